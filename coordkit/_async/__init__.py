@@ -1,0 +1,1 @@
+"""The asyncio facade: signatures, and one line each."""

@@ -1,0 +1,128 @@
+"""The runtime of the asyncio flavour: ports that suspend.
+
+Everything belongs to the event loop that is running when it is used, so objects may be built at import time, before
+there is a loop, and used under one loop after another. No thread is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from coordkit._ports import Event, Runtime, Timer, Worker
+from coordkit._threads.runtime import new_holder, now
+
+
+class LoopEvent:
+    """An event of one loop, with a timeout that costs one timer entry and no task."""
+
+    __slots__ = ("_actions", "_happened", "_waiting")
+
+    def __init__(self) -> None:
+        self._happened = False
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._actions: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        self._happened = True
+        for future in self._waiting:
+            _settle(future)
+        actions, self._actions = self._actions, []
+        for action in actions:
+            action()
+
+    def call_when_set(self, action: Callable[[], None]) -> None:
+        if self._happened:
+            action()
+        else:
+            self._actions.append(action)
+
+    def is_set(self) -> bool:
+        return self._happened
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        if self._happened:
+            return True
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = None if timeout is None else loop.call_later(timeout, _settle, future)
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+            if timer is not None:
+                timer.cancel()
+        return self._happened
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class LoopWorker:
+    """A task that exists only while there is work."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
+        self._pending = False
+        self._task: asyncio.Task[None] | None = None
+
+    def poke(self) -> None:
+        self._pending = True
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            self._task = loop.create_task(self._serve(), name="coordkit-worker")
+
+    async def _serve(self) -> None:
+        while self._pending:
+            self._pending = False
+            await self._work()
+
+
+class LoopRuntime:
+    """Ports that suspend."""
+
+    def __init__(self) -> None:
+        self._finishing: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+
+    def now(self) -> float:
+        return now()
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def new_holder(self) -> str:
+        return new_holder()
+
+    def event(self) -> Event:
+        return LoopEvent()
+
+    def mutex(self) -> AbstractContextManager[Any]:
+        return _NOTHING  # between two awaits, nobody else runs
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(0.0, when - now()), action)
+
+    def worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Worker:
+        return LoopWorker(work)
+
+    async def finish(self, work: Coroutine[Any, Any, None], *, within: float) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="coordkit-finish")
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        await asyncio.wait([task], timeout=within)
+        if task.done() and not task.cancelled():
+            task.result()
+
+
+_NOTHING = nullcontext()
+
+RUNTIME: Runtime = LoopRuntime()

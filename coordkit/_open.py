@@ -1,0 +1,61 @@
+"""Which block is being left: the bookkeeping behind ``with lock``, when many threads and tasks share one lock.
+
+``with`` tells ``__exit__`` nothing about its ``__enter__``. The frame that holds the ``with`` statement is the same in
+both calls, wherever a generator or a web framework runs them, so it is asked first. Without it (an ``ExitStack``
+enters in one frame and leaves in another) the thread or task is asked, then whether there is only one candidate; a
+guess is never made, because it might give back somebody else's lease.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import Generic, NamedTuple, TypeVar
+
+from coordkit.errors import CoordError
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple, Generic[T]):
+    frame: int
+    place: object
+    block: T
+
+
+class OpenBlocks(Generic[T]):
+    """The blocks of one lock that were entered and not yet left."""
+
+    __slots__ = ("_entries", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._entries: deque[Entry[T]] = deque()
+
+    def entered(self, place: object, block: T) -> None:
+        """Remember a block, by its frame and by ``place``, its thread or task."""
+        self._entries.append(Entry(_statement(), place, block))
+
+    def left(self, place: object) -> T:
+        """Return the block that is being left; raise ``CoordError`` if that cannot be known."""
+        entries, frame = list(self._entries), _statement()
+        here = [entry for entry in entries if entry.frame == frame]
+        if here:
+            return self._take(here[-1])  # nested in one frame: the inner one first
+        for candidates in ([entry for entry in entries if entry.place == place], entries):
+            if len(candidates) == 1:
+                return self._take(candidates[0])
+        raise CoordError(
+            self._name,
+            "a block was left in another thread or task than it was entered in, while others are open: its lease is "
+            "renewed until max_hold or the end of the process; use `with lock.hold()` there, which knows its own lease",
+        )
+
+    def _take(self, entry: Entry[T]) -> T:
+        self._entries.remove(entry)
+        return entry.block
+
+
+def _statement() -> int:
+    """Return the identity of the frame that holds the ``with``: above this, entered/left and the lock's own method."""
+    return id(sys._getframe(3))  # noqa: SLF001  the documented way to ask CPython and PyPy for a frame

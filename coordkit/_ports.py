@@ -1,0 +1,111 @@
+"""What the core may await: time, events, workers, and the two stores.
+
+Three runtimes implement these protocols: ``_threads`` (ports that block), ``_asyncio`` (ports that suspend), and the
+simulator of the test suite (virtual time, seeded order, lossy servers). The core knows nothing else of the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+
+class Event(Protocol):
+    """Something that happens once, and can be waited for."""
+
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
+    def call_when_set(self, action: Callable[[], None]) -> None:
+        """Run ``action`` once it happens, at once if it has; whoever sets the event runs it, so it must be short."""
+        ...
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most ``timeout`` seconds (None: for ever); return whether it happened."""
+        ...
+
+
+class Timer(Protocol):
+    """An action that will run later, unless it is cancelled."""
+
+    def cancel(self) -> None: ...
+
+
+class Worker(Protocol):
+    """Background work of one kind: at most one run at a time, and none while there is nothing to do."""
+
+    def poke(self) -> None:
+        """Make sure that a whole run of the work begins after this call; never blocks."""
+        ...
+
+
+class Runtime(Protocol):
+    """Time, events and background work, in one flavour."""
+
+    def now(self) -> float:
+        """Return seconds on a clock that never steps and runs on while the machine is suspended, where there is one."""
+        ...
+
+    def process(self) -> int:
+        """Return what changes in a forked child: a lease belongs to the process that acquired it."""
+        ...
+
+    def new_holder(self) -> str:
+        """Return a fresh holder id: who asks (host and process, for a person to read), and 128 random bits."""
+        ...
+
+    def event(self) -> Event: ...
+
+    def mutex(self) -> AbstractContextManager[Any]:
+        """Return a guard for a few lines that never await; the guard may be entered many times, one at a time."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        """Run ``action`` once ``now()`` has reached ``when``. It must be short and must not block or raise."""
+        ...
+
+    def worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Worker:
+        """Return a worker whose runs are ``work()``."""
+        ...
+
+    async def finish(self, work: Coroutine[Any, Any, None], *, within: float) -> None:
+        """Run ``work`` to its end even if the caller is cancelled; stop waiting for it after ``within`` seconds."""
+        ...
+
+
+class Script(NamedTuple):
+    """A Lua script: its name for messages, its text, and the SHA-1 by which Redis knows it."""
+
+    name: str
+    source: str
+    sha: str
+
+
+class Call(NamedTuple):
+    """One run of a script."""
+
+    script: Script
+    keys: Sequence[bytes]
+    args: Sequence[bytes | str | int]
+
+
+class Store(Protocol):
+    """One Redis (or Cluster, or Sentinel's master), spoken to in scripts that stand being asked twice.
+
+    No answer is ``StoreUnavailable``, a no is ``StoreRefused``; both name ``where`` and keep their cause. A request is
+    sent once: whoever asks decides whether to ask again.
+    """
+
+    def __str__(self) -> str:
+        """Say which server this is, for messages."""
+        ...
+
+    async def run(self, name: str, call: Call) -> Any:
+        """Run one script for the resource ``name``; return the reply as the client decodes it."""
+        ...
+
+    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+        """Run many in one pipeline; a reply that is an error stands in the list in its place."""
+        ...

@@ -1,0 +1,149 @@
+"""What both Redis ports share: which clients they accept, how they connect, and what an error of redis-py means.
+
+A store speaks over connections of its own, made by the recipe of the client's pool (host, password, TLS, Sentinel's
+present master ...), because the client's generic path cannot be bounded in time: redis-py 8 connects and sends up to
+eleven times by itself. Ours connect once and send once; every script stands being asked twice, so the core decides.
+Clients whose traffic is more than one pool (Cluster, a sharded client, a subclass with its own ``execute_command``)
+or less than one (a single connection, a bounded pool) are spoken to through ``execute_command``, with its retries.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis import exceptions
+
+from coordkit._ports import Call, Script
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
+
+IDLE = 30.0
+"""Seconds a connection is kept without work."""
+
+MAX_AGE = 60.0
+"""Seconds a connection is kept at all: then it is made anew, with present credentials, at Sentinel's present master."""
+
+PATIENCE = 5.0
+"""Seconds to connect or to wait for a reply where the client itself sets no bound."""
+
+_REFUSALS = (
+    exceptions.AuthenticationError,  # redis-py counts it among the connection errors
+    exceptions.AuthorizationError,
+    exceptions.AuthenticationWrongNumberOfArgsError,
+)
+_NO_ANSWER = (
+    exceptions.ConnectionError,  # also BusyLoadingError
+    exceptions.TimeoutError,
+    exceptions.ClusterDownError,
+    exceptions.RedisClusterException,
+    OSError,
+    EOFError,
+)
+_ADVICE = (
+    ("NOAUTH", "the server wants a password: give the client one"),
+    ("WRONGPASS", "wrong user name or password: correct the client's"),
+    ("NOPERM", "the user lacks a right: grant it the commands of coordkit's scripts and the keys coordkit:*"),
+    ("READONLY", "this server is a read-only replica: point the client at the primary"),
+    ("OOM", "the server is out of memory: raise maxmemory, or free some"),
+    ("MISCONF", "the server stopped accepting writes because it cannot save: look at its log and its disk"),
+    ("NOREPLICAS", "too few replicas are connected: see min-replicas-to-write"),
+    (
+        "WRONGTYPE",
+        "the key holds another kind of value: choose another name, or delete the key",
+    ),
+    ("CROSSSLOT", "the keys lie on different slots: let them share a {hash tag}"),
+    ("unknown command", "this server lacks a command that coordkit needs: see the supported versions in the README"),
+)
+
+
+def check_client(client: Any, *, flavour: str) -> None:
+    """Raise ``TypeError`` unless ``client`` is a redis-py client of the flavour, "blocking" or "asyncio"."""
+    execute = getattr(client, "execute_command", None)
+    if not callable(execute):
+        raise TypeError(f"redis must be a redis-py client, got {client!r}")
+    found = "asyncio" if inspect.iscoroutinefunction(execute) else "blocking"
+    if found != flavour:
+        home = {"asyncio": "coordkit.aio", "blocking": "coordkit"}[found]
+        raise TypeError(f"redis must be a client of the {flavour} flavour, got {client!r}: import from {home} instead")
+
+
+def keeps_connections(client: Any) -> bool:
+    """Whether a store may make connections of its own by the recipe of this client's pool."""
+    plain = (redis.Redis.execute_command, redis.asyncio.Redis.execute_command)
+    if getattr(type(client), "execute_command", None) not in plain:
+        return False
+    pool = client.connection_pool
+    bounded = (redis.BlockingConnectionPool, redis.asyncio.BlockingConnectionPool)
+    single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
+    caching = getattr(pool, "cache", None) is not None
+    return not (single or caching or isinstance(pool, bounded))
+
+
+def recipe(pool: Any, retry: Any, network: type) -> dict[str, Any]:
+    """Return the pool's own arguments for a connection, bounded in time and without retries."""
+    # Maintenance notices concern the client's pool, of which our connections are no part.
+    kwargs = {k: v for k, v in pool.connection_kwargs.items() if not k.startswith(("maint_", "oss_cluster_maint_"))}
+    kwargs.update(retry=retry, retry_on_timeout=False, retry_on_error=[])
+    bounds = ["socket_timeout"]
+    if issubclass(pool.connection_class, network):  # a Unix socket has no connect timeout
+        bounds.append("socket_connect_timeout")
+    for bound in bounds:
+        if kwargs.get(bound) is None:
+            kwargs[bound] = PATIENCE
+    return kwargs
+
+
+def where(client: Any) -> str:
+    """Say which server a client speaks to, without its password."""
+    pool = getattr(client, "connection_pool", None)
+    kwargs = getattr(pool, "connection_kwargs", {})
+    if "host" in kwargs:
+        return f"Redis at {kwargs['host']}:{kwargs.get('port', 6379)}"
+    if "path" in kwargs:
+        return f"Redis at {kwargs['path']}"
+    if service := getattr(pool, "service_name", None):
+        return f"Redis master {service!r}"
+    return type(client).__name__
+
+
+def translated(error: BaseException, name: str, server: str) -> CoordError | None:
+    """Return what an error of redis-py means for the resource ``name``; None if it is none of Redis's."""
+    if isinstance(error, CoordError):
+        return error
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS):
+        return StoreUnavailable(name, f"no answer from {server}: {said}; whether it was carried out is unknown")
+    if isinstance(error, exceptions.RedisError):
+        advice = next((text for mark, text in _ADVICE if mark in said), "see the cause")
+        return StoreRefused(name, f"{server} answered no: {said}; {advice}")
+    return None
+
+
+def evalsha(call: Call) -> tuple[Any, ...]:
+    """Return the command that runs a script which the server knows."""
+    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+
+
+def evals(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
+    """Return the commands that teach the server each script once, and run it by name from then on."""
+    taught: set[Script] = set()
+    commands: list[tuple[Any, ...]] = []
+    for call in calls:
+        if call.script in taught:
+            commands.append(evalsha(call))
+        else:
+            taught.add(call.script)
+            commands.append(("EVAL", call.script.source, len(call.keys), *call.keys, *call.args))
+    return commands
+
+
+def named(reply: Any, name: str, server: str) -> Any:
+    """Return a reply, or the error of coordkit that an error among the replies means."""
+    if not isinstance(reply, Exception):
+        return reply
+    meant = translated(reply, name, server) or reply
+    meant.__cause__ = reply
+    return meant

@@ -1,0 +1,1 @@
+"""The blocking facade: signatures, and one line each."""

@@ -1,0 +1,149 @@
+"""The Redis port of the blocking flavour."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from coordkit import _redis
+from coordkit._ports import Call
+from coordkit._threads.runtime import RUNTIME, now
+from coordkit.core.keeper import Keeper
+
+
+class RedisStore:
+    """One client's Redis, spoken to over connections that are kept while there is work; safe for many threads."""
+
+    def __init__(self, client: Any) -> None:
+        self.keeper = Keeper(RUNTIME, self)
+        self._client = client
+        self._keeps = _redis.keeps_connections(client)
+        self._where = _redis.where(client)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._mutex = threading.Lock()
+        self._idle: list[tuple[Any, float]] = []  # connection, when it was made; the one used last is last
+        self._used = 0.0
+        self._sweeping = False
+
+    def __str__(self) -> str:
+        return self._where
+
+    async def run(self, name: str, call: Call) -> Any:
+        reply = (await self.run_many([(name, call)]))[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+        name = calls[0][0]
+        try:
+            replies = (
+                self._speak([call for _, call in calls]) if self._keeps else self._ask([call for _, call in calls])
+            )
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
+        return [_redis.named(reply, calls[i][0], self._where) for i, reply in enumerate(replies)]
+
+    # -- over a connection of our own
+
+    def _speak(self, calls: list[Call]) -> list[Any]:
+        connection, made = self._borrow()
+        try:
+            replies = _exchange(connection, [_redis.evalsha(call) for call in calls])
+            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+                again = _exchange(connection, _redis.evals([calls[i] for i in unknown]))
+                for i, reply in zip(unknown, again, strict=True):
+                    replies[i] = reply
+        except BaseException as error:
+            connection.disconnect()  # a reply may still be on its way
+            if isinstance(error, exceptions.ConnectionError):
+                self._drop_idle()  # the server went away: what is idle is dead as well
+            raise
+        self._keep(connection, made)
+        return replies
+
+    def _borrow(self) -> tuple[Any, float]:
+        if os.getpid() != self._process:
+            self._reset()  # forked: the sockets are the parent's
+        with self._mutex:
+            while self._idle:
+                connection, made = self._idle.pop()
+                if now() - made < _redis.MAX_AGE:
+                    return connection, made
+                connection.disconnect()
+        pool = self._client.connection_pool
+        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
+        connection.connect()
+        return connection, now()
+
+    def _keep(self, connection: Any, made: float) -> None:
+        with self._mutex:
+            self._idle.append((connection, made))
+            self._used = now()
+            if not self._sweeping:
+                self._sweeping = True
+                RUNTIME.call_at(self._used + _redis.IDLE, self._sweep)
+
+    def _sweep(self) -> None:
+        with self._mutex:
+            rest = self._used + _redis.IDLE - now()
+            self._sweeping = rest > 0
+            if rest > 0:
+                RUNTIME.call_at(now() + rest, self._sweep)
+                return
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        with self._mutex:
+            idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            connection.disconnect()
+
+    # -- through the client, where it must be
+
+    def _ask(self, calls: list[Call]) -> list[Any]:
+        replies: list[Any] = []
+        for call in calls:
+            try:
+                replies.append(self._client.execute_command(*_redis.evalsha(call)))
+            except exceptions.NoScriptError:
+                replies.append(self._client.execute_command(*_redis.evals([call])[0]))
+            except exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
+
+
+def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
+    connection.send_packed_command(connection.pack_commands(commands))
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(connection.read_response())
+        except exceptions.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+def store_for(client: Any) -> RedisStore:
+    """Return the store of a blocking client: one for all locks on it, so that they share connections and a keeper."""
+    _redis.check_client(client, flavour="blocking")
+    store: RedisStore | None = vars(client).get(_ATTRIBUTE)
+    if store is None:
+        store = vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with the client
+    return store
+
+
+_ATTRIBUTE = "_coordkit_store"

@@ -1,0 +1,210 @@
+"""The runtime of the blocking flavour: ports that block.
+
+One timer thread per process announces what is due and does no I/O; one worker thread per kind of background work
+lives only while there is something to do. All are daemons and none is created before it is needed. After a fork the
+child starts with no timers and no workers: what its parent held is not the child's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from itertools import count
+from typing import Any
+
+from coordkit._ports import Event, Runtime, Timer, Worker
+from coordkit._run import run
+
+# CLOCK_MONOTONIC stands still while the machine is suspended, and a server's ttl does not.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_IDLE = 1.0  # seconds a worker thread waits for more work before it ends
+
+
+def now() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
+def new_holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(16)}"
+
+
+class ThreadEvent:
+    """A ``threading.Event`` as a port."""
+
+    __slots__ = ("_actions", "_event")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._actions: deque[Callable[[], None]] = deque()
+
+    def set(self) -> None:
+        self._event.set()
+        self._run_actions()
+
+    def call_when_set(self, action: Callable[[], None]) -> None:
+        self._actions.append(action)
+        if self._event.is_set():
+            self._run_actions()
+
+    def _run_actions(self) -> None:
+        # Two threads may come here at once; each action is popped, and so run, by one of them.
+        while self._actions:
+            try:
+                action = self._actions.popleft()
+            except IndexError:
+                return
+            action()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        return self._event.wait(timeout)
+
+
+class Entry:
+    """One action on the timer's heap; cancelling it leaves an empty shell that is skipped or swept out later."""
+
+    __slots__ = ("action", "clock")
+
+    def __init__(self, clock: Clock, action: Callable[[], None]) -> None:
+        self.clock = clock
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        if self.action is not None:
+            self.action = None
+            self.clock.cancelled += 1  # a lost count under a race only delays a sweep
+
+
+class Clock:
+    """The one timer thread of a process."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a forked child inherits the heap but not the thread."""
+        self._changed = threading.Condition()
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._order = count()
+        self._thread: threading.Thread | None = None
+        self.cancelled = 0
+
+    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        entry = Entry(self, action)
+        with self._changed:
+            if self.cancelled > 64 and self.cancelled * 2 > len(self._heap):
+                self._sweep()
+            heapq.heappush(self._heap, (when, next(self._order), entry))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
+                self._thread.start()
+            elif self._heap[0][2] is entry:
+                self._changed.notify()
+        return entry
+
+    def _sweep(self) -> None:
+        self._heap = [item for item in self._heap if item[2].action is not None]
+        heapq.heapify(self._heap)
+        self.cancelled = 0
+
+    def _tick(self) -> None:
+        while True:
+            with self._changed:
+                while not self._heap or (wait := self._heap[0][0] - now()) > 0:
+                    self._changed.wait(wait if self._heap else None)
+                _, _, entry = heapq.heappop(self._heap)
+                action, entry.action = entry.action, None
+                if action is None:
+                    self.cancelled = max(0, self.cancelled - 1)
+            if action is not None:
+                action()
+
+
+class ThreadWorker:
+    """A daemon thread that exists only while it is poked at least once a second."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
+        self.reset()
+        _workers.add(self)
+
+    def reset(self) -> None:
+        self._changed = threading.Condition()
+        self._pending = False
+        self._alive = False
+
+    def poke(self) -> None:
+        with self._changed:
+            self._pending = True
+            if self._alive:
+                self._changed.notify()
+                return
+            self._alive = True
+        threading.Thread(target=self._serve, name="coordkit-worker", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                if not self._pending:
+                    self._changed.wait(_IDLE)
+                if not self._pending:
+                    self._alive = False
+                    return
+                self._pending = False
+            run(self._work())
+
+
+class ThreadRuntime:
+    """Ports that block."""
+
+    def __init__(self) -> None:
+        self._clock = Clock()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._clock.reset()
+        for worker in list(_workers):
+            worker.reset()
+
+    def now(self) -> float:
+        return now()
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def new_holder(self) -> str:
+        return new_holder()
+
+    def event(self) -> Event:
+        return ThreadEvent()
+
+    def mutex(self) -> AbstractContextManager[Any]:
+        return threading.Lock()
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(max(0.0, seconds))
+
+    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        return self._clock.call_at(when, action)
+
+    def worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Worker:
+        return ThreadWorker(work)
+
+    async def finish(self, work: Coroutine[Any, Any, None], *, within: float) -> None:  # noqa: ARG002  blocking work cannot be left before its own socket timeouts
+        run(work)
+
+
+_workers: weakref.WeakSet[ThreadWorker] = weakref.WeakSet()
+
+RUNTIME: Runtime = ThreadRuntime()

@@ -1,0 +1,45 @@
+"""The asyncio API: the same names as ``coordkit``, awaited.
+
+Losing what one holds cancels the body of its ``async with``, as ``asyncio.timeout`` does, and raises the loss.
+"""
+
+from coordkit._async.locks import Fence, Hold, Lease, Lock
+from coordkit._async.lost import Lost
+from coordkit.core.token import Token
+from coordkit.errors import (
+    AcquireTimeout,
+    CoordError,
+    CrossShardError,
+    LeadershipLost,
+    LeaseLost,
+    NoNodes,
+    NoQuorum,
+    NotAcquired,
+    PartialFailure,
+    ShardDown,
+    StaleToken,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "AcquireTimeout",
+    "CoordError",
+    "CrossShardError",
+    "Fence",
+    "Hold",
+    "LeadershipLost",
+    "Lease",
+    "LeaseLost",
+    "Lock",
+    "Lost",
+    "NoNodes",
+    "NoQuorum",
+    "NotAcquired",
+    "PartialFailure",
+    "ShardDown",
+    "StaleToken",
+    "StoreRefused",
+    "StoreUnavailable",
+    "Token",
+]

@@ -1,0 +1,59 @@
+"""Arguments that can only be mistakes are refused where they are given, not where they hurt."""
+
+from __future__ import annotations
+
+import math
+
+MIN_TTL = 0.05
+
+
+def check_name(argument: str, value: object) -> str:
+    """Return ``value`` if it is a name of a lock or a fence, which becomes part of a Redis key."""
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be a str, got {value!r}")
+    if not value:
+        raise ValueError(f"{argument} must not be empty")
+    if value.startswith("}"):
+        # '{}' is no hash tag: the keys of this name would lie on different slots of a Redis Cluster.
+        raise ValueError(f"{argument} must not start with '}}', got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{argument} must be text that UTF-8 can encode, got {value!r}") from None
+    return value
+
+
+def _number(argument: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} must be a number of seconds, got {value!r}")
+    if math.isnan(value):
+        raise ValueError(f"{argument} must be a number of seconds, got nan")
+    return float(value)
+
+
+def check_ttl(value: object) -> float:
+    """Return ``value`` if a server can keep a lease so long: finite, and long enough for a round trip and a pause."""
+    ttl = _number("ttl", value)
+    if not MIN_TTL <= ttl <= 10**9:
+        raise ValueError(f"ttl must be between {MIN_TTL} and 1e9 seconds, got {value!r}")
+    return ttl
+
+
+def check_max_hold(value: object, ttl: float) -> float | None:
+    """Return ``value`` if it is None or a bound that leaves room for one ttl."""
+    if value is None:
+        return None
+    bound = _number("max_hold", value)
+    if not bound >= ttl:
+        raise ValueError(f"max_hold must be None or at least ttl ({ttl} seconds), got {value!r}")
+    return bound
+
+
+def check_timeout(value: object) -> float | None:
+    """Return ``value`` if it is somebody's patience: None for ever, 0 once, else seconds."""
+    if value is None:
+        return None
+    timeout = _number("timeout", value)
+    if timeout < 0:
+        raise ValueError(f"timeout must be None (for ever), 0 (once) or more seconds, got {value!r}")
+    return None if math.isinf(timeout) else timeout

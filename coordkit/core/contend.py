@@ -1,0 +1,152 @@
+"""Ask for a lease until it is granted, refused for good, or no longer wanted.
+
+A refused contender asks again after a pause that grows, is jittered, and never ends later than the holder's ttl or the
+caller's timeout. Whatever way an acquisition ends, what it may have been granted is given back: a request that got no
+answer may have been carried out. (A request that is still on its way when we give back may land afterwards: then its
+ttl ends it.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_base, wait_random_exponential
+
+from coordkit._ports import Runtime
+from coordkit.core.lease import Granted, Grantor, Lease, Refused
+from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreUnavailable
+
+T = TypeVar("T")
+
+PAUSES = wait_random_exponential(multiplier=0.005, max=0.1)
+"""Between two asks of a refused contender: at random up to 5, 10, 20 ... 100 ms."""
+
+_HICCUP = wait_random_exponential(multiplier=0.02, max=0.5)
+_TRIES = 3  # of one request that gets no answer: a dropped connection heals, an outage is told soon
+_GIVE_BACK = 1.0  # seconds a cancelled acquire waits for its own give-back
+
+
+class Contender:
+    """Asks for leases of one kind; holds no state of any of them, so it may be shared."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        grantor: Grantor,
+        ttl: float,
+        *,
+        renew: bool = True,
+        max_hold: float | None = None,
+        wait: wait_base = PAUSES,
+    ) -> None:
+        self.name = grantor.name
+        self._runtime = runtime
+        self._grantor = grantor
+        self._ttl = ttl
+        self._renew = renew
+        self._max_hold = max_hold
+        self._wait = wait
+
+    async def try_acquire(self) -> Lease | None:
+        """Ask once: a lease, or None if another holds it."""
+        got = await self._contend(0.0)
+        return got if isinstance(got, Lease) else None
+
+    async def acquire(self, timeout: float | None) -> Lease:
+        """Wait for the grant: None for ever, 0 ask once."""
+        got = await self._contend(timeout)
+        if isinstance(got, Lease):
+            return got
+        who = f"held by {got.holder}"
+        if timeout == 0:
+            raise NotAcquired(self.name, who)
+        raise AcquireTimeout(self.name, f"{who}; waited {timeout} s", timeout=timeout or 0.0)
+
+    async def _contend(self, timeout: float | None) -> Lease | Refused:
+        runtime = self._runtime
+        holder = runtime.new_holder()
+        deadline = math.inf if timeout is None else runtime.now() + timeout
+        attempt: RetryCallState | None = None
+        try:
+            while True:
+                answer = await self._ask(holder, deadline)
+                if isinstance(answer, Lease):
+                    return answer
+                left = deadline - runtime.now()
+                if left <= 0:
+                    return answer
+                attempt = attempt or RetryCallState(_NOT_RUN, None, (), {})
+                await runtime.sleep(min(self._wait(attempt), left, max(0.001, answer.left)))
+                attempt.attempt_number += 1
+        except (StoreUnavailable, GeneratorExit):
+            # No answer, or nobody left to wait for one: see to it in the background.
+            self._give_back_later(holder)
+            raise
+        except BaseException:
+            await runtime.finish(self._give_back(holder), within=_GIVE_BACK)
+            raise
+
+    async def _ask(self, holder: str, deadline: float) -> Lease | Refused:
+        asked = self._runtime.now()  # the server starts the ttl later than this: err on the short side
+
+        async def ask() -> Granted | Refused:
+            nonlocal asked
+            asked = self._runtime.now()  # asked again, a granted holder gets its ttl anew
+            return await self._grantor.grant(holder, self._ttl)
+
+        answer = await answered(self._runtime, ask, deadline)
+        if isinstance(answer, Refused):
+            return answer
+        lease = Lease(
+            self._runtime,
+            self._grantor,
+            holder,
+            answer.token,
+            self._ttl,
+            asked=asked,
+            renewing=self._renew,
+            max_hold=self._max_hold,
+        )
+        if lease.remaining() > 0:
+            return lease
+        await lease.release()
+        raise StoreUnavailable(
+            self.name, f"the answer took longer than the ttl ({self._ttl} s); use a longer ttl or a nearer server"
+        )
+
+    async def _give_back(self, holder: str) -> None:
+        try:
+            await self._grantor.revoke(holder)
+        except CoordError:
+            self._give_back_later(holder)
+
+    def _give_back_later(self, holder: str) -> None:
+        self._grantor.keeper.give_back(self._grantor, holder, until=self._runtime.now() + self._ttl)
+
+
+async def answered(runtime: Runtime, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
+    """Ask, and ask again a little later if no answer came; only for requests that stand being carried out twice."""
+    try:
+        return await ask()
+    except StoreUnavailable:
+        if runtime.now() >= deadline:
+            raise
+
+    async def again() -> T:  # tenacity awaits only what it recognises as a coroutine function
+        return await ask()
+
+    retrying = AsyncRetrying(
+        sleep=runtime.sleep,
+        wait=_HICCUP,
+        stop=lambda state: _LAST(state) or runtime.now() >= deadline,
+        retry=retry_if_exception_type(StoreUnavailable),
+        reraise=True,
+    )
+    return await retrying(again)
+
+
+_LAST = stop_after_attempt(_TRIES - 1)
+_NOT_RUN = AsyncRetrying()  # wait strategies read the attempt's number from a state, and a state wants an owner

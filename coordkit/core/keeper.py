@@ -1,0 +1,101 @@
+"""Renew what is held, and give back what is no longer wanted: the background work of one client.
+
+One keeper per client; its worker (a thread, or a task) lives only while something is due. What is due together goes to
+the server in one pipeline, so that a thousand leases cost a few round trips, and a stalled server delays no other's.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from coordkit._ports import Runtime, Store
+from coordkit.errors import CoordError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from coordkit.core.lease import Grantor, Lease
+
+_log = logging.getLogger("coordkit")
+
+BATCH = 500
+"""Renewals in one pipeline: enough to hide the round trip, few enough to keep the server's other clients going."""
+
+
+class Unwanted(NamedTuple):
+    """A holder id that may have been granted something that nobody will use."""
+
+    grantor: Grantor
+    holder: str
+    until: float
+    pause: float
+
+
+class Keeper:
+    """Renews the leases of one client in batches, and gives back what was left."""
+
+    def __init__(self, runtime: Runtime, store: Store) -> None:
+        self._runtime = runtime
+        self._store = store
+        self._due: deque[Lease] = deque()
+        self._unwanted: deque[Unwanted] = deque()
+        self._worker = runtime.worker(self._work)
+
+    def renew(self, lease: Lease) -> None:
+        """Renew ``lease`` in the next round."""
+        self._due.append(lease)
+        self._worker.poke()
+
+    def give_back(self, grantor: Grantor, holder: str, *, until: float, pause: float = 0.01) -> None:
+        """Revoke whatever ``holder`` may have got, again and again until an answer comes or the ttl has ended it."""
+        self._unwanted.append(Unwanted(grantor, holder, until, pause))
+        self._worker.poke()
+
+    async def _work(self) -> None:
+        while self._due or self._unwanted:
+            if self._due:
+                await self._renew_batch()
+            if self._unwanted:
+                await self._revoke(self._unwanted.popleft())
+
+    async def _renew_batch(self) -> None:
+        batch = [self._due.popleft() for _ in range(min(BATCH, len(self._due)))]
+        asked = self._runtime.now()
+        rounds = [(lease, lease.next_ttl()) for lease in batch if lease.held]
+        if not rounds:
+            return
+        calls = [(lease.name, lease.grantor.renewal(lease.holder, ttl)) for lease, ttl in rounds]
+        try:
+            replies = await self._store.run_many(calls)
+        except CoordError as error:
+            replies = [error] * len(rounds)
+        for (lease, ttl), reply in zip(rounds, replies, strict=True):
+            if isinstance(reply, Exception):
+                self._again(lease, reply)
+            elif reply == 1:
+                lease.renewed(asked, ttl)
+            else:
+                lease.lose("the server no longer has it: it expired early, or was taken away")
+
+    def _again(self, lease: Lease, error: Exception) -> None:
+        """Ask again soon; the lease's own timer says when it is too late."""
+        if not lease.held:
+            return
+        _log.warning("%s: renewal failed, %.1f s left: %s", lease.name, lease.remaining(), error)
+        pause = min(lease.ttl / 10, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries, guards nothing
+        self._runtime.call_at(self._runtime.now() + pause, lambda: self.renew(lease))
+
+    async def _revoke(self, unwanted: Unwanted) -> None:
+        grantor, holder, until, pause = unwanted
+        if self._runtime.now() >= until:
+            return  # its ttl has ended it
+        try:
+            await grantor.revoke(holder)
+        except StoreUnavailable:
+            self._runtime.call_at(
+                self._runtime.now() + pause,
+                lambda: self.give_back(grantor, holder, until=until, pause=min(pause * 2, 1.0)),
+            )
+        except CoordError as error:
+            _log.warning("%s: could not be given back, it ends with its ttl: %s", grantor.name, error)

@@ -1,0 +1,252 @@
+"""What one holds: a lease with a deadline, a token, and a loud end.
+
+Everything that can be held answers the three questions of a ``Grantor``; holding, renewing, losing and giving back
+are written here, once, for all of them.
+
+What is promised: the lease never counts itself valid longer than a server does whose clock runs at most ``DRIFT``
+faster than ours, because it counts from before the request was sent; its end is announced no later than its own local
+deadline, whether or not the server answers. What is not: that nobody else holds it while we are paused between a look
+at the lease and what we do next. Only the resource can refuse us then, by the token.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from coordkit._ports import Call, Runtime, Timer
+from coordkit.core.token import Token
+from coordkit.errors import CoordError, LeaseLost, StoreUnavailable
+
+if TYPE_CHECKING:
+    from coordkit.core.keeper import Keeper
+
+_log = logging.getLogger("coordkit")
+
+DRIFT = 0.01
+"""How much faster than ours a server's clock may run: a lease of 10 s counts as 9.9 s."""
+
+
+class Granted(NamedTuple):
+    """It is yours."""
+
+    token: int
+
+
+class Refused(NamedTuple):
+    """It is another's, for ``left`` seconds more unless renewed or given back."""
+
+    holder: str
+    left: float
+
+
+class Returned(Enum):
+    """What a server says to a lease that is given back."""
+
+    GIVEN_BACK = 1
+    GONE = 0
+    ANOTHERS = -1
+
+
+class Grantor(Protocol):
+    """The questions a lease puts to its servers; each stands being asked twice."""
+
+    name: str
+    keeper: Keeper
+
+    async def grant(self, holder: str, ttl: float) -> Granted | Refused: ...
+    def renewal(self, holder: str, ttl: float) -> Call: ...
+    async def renew(self, holder: str, ttl: float) -> bool: ...
+    async def revoke(self, holder: str) -> Returned: ...
+
+
+class State(Enum):
+    HELD = "held"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Lease:
+    """A grant that is ours until it is given back, lost, or its deadline passes."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        grantor: Grantor,
+        holder: str,
+        token: int,
+        ttl: float,
+        *,
+        asked: float,
+        renewing: bool,
+        max_hold: float | None,
+    ) -> None:
+        self.name = grantor.name
+        self.token = Token(token, holder)
+        self.holder = holder
+        self.ttl = ttl
+        self.grantor = grantor
+        self.lost = runtime.event()
+        self.expires = asked + ttl * (1 - DRIFT)
+        self._runtime = runtime
+        self._process = runtime.process()
+        self._renewing = renewing
+        self._until = None if max_hold is None else asked + max_hold
+        self._mutex = runtime.mutex()
+        self._state = State.HELD
+        self._why = ""
+        self._timer: Timer | None = None
+        self._schedule(asked)
+
+    # -- looking at it
+
+    def remaining(self) -> float:
+        """Return the seconds until the local deadline; 0.0 once it is over."""
+        if self._state is not State.HELD or self._runtime.process() != self._process:
+            return 0.0
+        return max(0.0, self.expires - self._runtime.now())
+
+    def ensure(self) -> Literal[True]:
+        """Return True if the lease holds; raise ``LeaseLost`` if it does not."""
+        if self.remaining() > 0:
+            return True
+        if self._state is State.HELD and self._runtime.process() == self._process:
+            self.lose("its ttl ran out before a renewal was answered")
+        raise self.loss()
+
+    @property
+    def held(self) -> bool:
+        """Whether it was neither given back nor lost; unlike ``remaining`` it does not look at the clock."""
+        return self._state is State.HELD
+
+    @property
+    def given_back(self) -> bool:
+        return self._state is State.RELEASED
+
+    def loss(self) -> LeaseLost:
+        """Return the error that says what became of this lease."""
+        if self._runtime.process() != self._process:
+            why = f"it belongs to process {self._process}; a forked child holds nothing of its parent's"
+        elif self._state is State.RELEASED:
+            why = "it was given back"
+        else:
+            why = f"{self._why}; stop working on what it protects"
+        return LeaseLost(self.name, why, token=self.token)
+
+    # -- keeping it
+
+    def _schedule(self, asked: float) -> None:
+        """Set the one timer: to renew after a third of the ttl, else to announce the end."""
+        if self._renewing and (self._until is None or asked + self.ttl < self._until):
+            self._timer = self._runtime.call_at(asked + self.ttl / 3, self._due)
+        else:
+            self._timer = self._runtime.call_at(self.expires, self._expire)
+
+    def _due(self) -> None:
+        with self._mutex:
+            if self._state is not State.HELD:
+                return
+            self._timer = self._runtime.call_at(self.expires, self._expire)
+        self.grantor.keeper.renew(self)
+
+    def _expire(self) -> None:
+        if self._runtime.now() < self.expires:  # renewed since this timer was set
+            with self._mutex:
+                if self._state is State.HELD:
+                    self._timer = self._runtime.call_at(self.expires, self._expire)
+            return
+        if not self._renewing:
+            self.lose("its ttl ran out, and it is not renewed")
+        elif self._until is not None and self._runtime.now() >= self._until - self.ttl * DRIFT:
+            self.lose("it was held as long as max_hold allows")
+        else:
+            self.lose("its ttl ran out before a renewal was answered")
+
+    def next_ttl(self) -> float:
+        """Return the ttl to ask for now: all of it, or what ``max_hold`` leaves."""
+        if self._until is None:
+            return self.ttl
+        return max(0.001, min(self.ttl, self._until - self._runtime.now()))
+
+    def renewed(self, asked: float, ttl: float) -> None:
+        """Count on from a renewal that the server granted; ``asked`` is when it was sent."""
+        with self._mutex:
+            if self._state is not State.HELD:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self.expires = max(self.expires, asked + ttl * (1 - DRIFT))
+            self._schedule(asked)
+
+    async def renew(self) -> None:
+        """Renew now. Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came."""
+        self.ensure()
+        asked, ttl = self._runtime.now(), self.next_ttl()
+        if not await self.grantor.renew(self.holder, ttl):
+            self.lose("the server no longer has it: it expired early, or was taken away")
+        self.ensure()  # an answer that came after the deadline renews nothing
+        self.renewed(asked, ttl)
+
+    # -- ending it
+
+    def lose(self, why: str) -> None:
+        """End it, loudly."""
+        if self._end(State.LOST, why):
+            self.lost.set()
+            # A renewal that is still on its way may yet prolong at the server what we have given up.
+            self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
+
+    def _end(self, state: State, why: str = "") -> bool:
+        if self._runtime.process() != self._process:
+            return False
+        with self._mutex:
+            if self._state is not State.HELD:
+                return False
+            self._state = state
+            self._why = why
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        return True
+
+    async def release(self) -> bool:
+        """Give it back; return whether it was still ours. Raises ``StoreUnavailable`` if no answer came."""
+        if self.held and self.expires <= self._runtime.now():
+            self.lose("its ttl ran out before it was given back")
+        if not self._end(State.RELEASED):
+            return False
+        sure = True
+        try:
+            try:
+                said = await self.grantor.revoke(self.holder)
+            except StoreUnavailable:
+                sure = False
+                said = await self.grantor.revoke(self.holder)
+        except BaseException:
+            # Interrupted, or no answer: somebody else will see to it, and the ttl is the backstop.
+            self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
+            raise
+        if said is Returned.GONE and not sure:
+            # Before our deadline nothing but our own first request can have taken it away.
+            return self._runtime.now() < self.expires
+        return said is Returned.GIVEN_BACK
+
+
+async def leave(lease: Lease, error: BaseException | None) -> None:
+    """Give ``lease`` back at the end of a block that ended with ``error``; the block's own error always wins."""
+    if lease.given_back:
+        return  # inside the block, by hand
+    try:
+        held = await lease.release()
+    except CoordError as problem:
+        if error is None:
+            raise
+        _log.warning("%s: not given back at the end of its block, its ttl ends it: %s", lease.name, problem)
+        return
+    if not held:
+        if error is None:
+            raise lease.loss()
+        if isinstance(error, LeaseLost):
+            return
+        _log.warning("%s: lost before the end of its block, which failed by itself: %r", lease.name, error)

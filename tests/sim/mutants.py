@@ -1,0 +1,162 @@
+"""Bugs that others shipped, put into coordkit one at a time: the simulator must find each of them.
+
+A simulator that stays silent when the code is wrong proves nothing when the code is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sim.histories import CALM, Settings
+
+from coordkit._ports import Script
+from coordkit.core import contend, fence, keeper, lock
+from coordkit.core.lease import Granted, Lease
+
+Patch = pytest.MonkeyPatch
+
+
+def _edit(patch: Patch, module: Any, name: str, old: str, new: str) -> None:
+    script: Script = getattr(module, name)
+    assert old in script.source, f"{script.name}.lua changed: this mutant must be rewritten"
+    patch.setattr(module, name, script._replace(source=script.source.replace(old, new)))
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None: ...
+
+
+def ttl_counted_from_the_reply(patch: Patch) -> None:
+    """kazoo's, redis-py's and everybody's: the server has been counting since it got the request."""
+    born = Lease.__init__
+
+    def init(self: Lease, runtime: Any, *args: Any, asked: float, **kwargs: Any) -> None:
+        born(self, runtime, *args, asked=runtime.now(), **kwargs)
+
+    patch.setattr(Lease, "__init__", init)
+
+
+def renewal_counted_from_the_reply(patch: Patch) -> None:
+    """The same, on renewal."""
+    was = Lease.renewed
+
+    def renewed(self: Lease, _asked: float, ttl: float) -> None:
+        was(self, self._runtime.now(), ttl)
+
+    patch.setattr(Lease, "renewed", renewed)
+
+
+def asked_again_without_a_new_ttl(patch: Patch) -> None:
+    """The reply was lost, the second ask is answered "already yours", and the ttl is older than we think."""
+    _edit(patch, lock, "_ACQUIRE", "redis.call('PEXPIRE', KEYS[1], ARGV[2])", "")
+
+
+def acquire_is_not_idempotent(patch: Patch) -> None:
+    """redis-py: a lost reply makes the lock wait for itself."""
+    _edit(patch, lock, "_ACQUIRE", "if holder ~= ARGV[1] then", "if true then")
+
+
+def release_without_compare(patch: Patch) -> None:
+    """DEL, whoever holds it."""
+    _edit(patch, lock, "_RELEASE", "if holder ~= ARGV[1] then", "if false then")
+
+
+def renew_without_compare(patch: Patch) -> None:
+    """PEXPIRE, whoever holds it: the loser never learns."""
+    _edit(patch, lock, "_RENEW", "if holder ~= ARGV[1] then", "if false then")
+
+
+def renew_makes_it_again(patch: Patch) -> None:
+    """aioredlock, redsync: extending a lock that expired takes it, behind somebody's back."""
+    _edit(patch, lock, "_RENEW", "return 0", "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1")
+
+
+def loss_is_not_announced(patch: Patch) -> None:
+    """python-redis-lock, kazoo: the holder is not told."""
+    patch.setattr(Lease, "_expire", _nothing)
+
+
+def cancelled_acquire_keeps_what_it_got(patch: Patch) -> None:
+    """redis.asyncio: 40 of 40."""
+
+    async def keep(self: Any, holder: str) -> None: ...
+
+    patch.setattr(contend.Contender, "_give_back", keep)
+    patch.setattr(contend.Contender, "_give_back_later", _nothing)
+
+
+def gives_up_early(patch: Patch) -> None:
+    """redis-py: the wait ends a pause before its time."""
+    was = contend.Contender.acquire
+
+    async def acquire(self: Any, timeout: float | None) -> Lease:
+        return await was(self, timeout and timeout * 0.9)
+
+    patch.setattr(contend.Contender, "acquire", acquire)
+
+
+def token_without_the_clock(patch: Patch) -> None:
+    """A bare INCR: it falls when the server forgets."""
+    _edit(patch, lock, "_ACQUIRE", "time[1] * 1000000 + time[2]", "0")
+
+
+def token_without_the_counter(patch: Patch) -> None:
+    """The time alone: it falls when the clock is set back."""
+    _edit(patch, lock, "_ACQUIRE", "math.max(last + 1, ", "math.max(0, ")
+
+
+def token_minted_before_asking(patch: Patch) -> None:
+    """INCR first, SET NX after, in two requests: two contenders may pass each other in between."""
+
+    async def grant(self: lock.Mutex, holder: str, ttl: float) -> Any:
+        mint = Script("mint", "return redis.call('TIME')", "")
+        seconds, micros = await self._store.run(self.name, lock.Call(mint, (), ()))
+        answer = await was(self, holder, ttl)
+        if isinstance(answer, Granted):
+            token = int(seconds) * 1_000_000 + int(micros)
+            grants = self._store.server.grants  # type: ignore[attr-defined]  the simulated store
+            grants[-1] = (*grants[-1][:2], token)
+            return Granted(token)
+        return answer
+
+    was = lock.Mutex.grant
+    patch.setattr(lock.Mutex, "grant", grant)
+
+
+def fence_does_not_compare(patch: Patch) -> None:
+    """No fence at the resource."""
+    for name in ("_GET", "_SET"):
+        _edit(patch, fence, name, "if token < highest or", "if")
+
+
+def fence_compares_on_write_only(patch: Patch) -> None:
+    """The trap: the new holder read, the late one wrote, the new one overwrites."""
+    _edit(patch, fence, "_GET", "redis.call('SET', fence, token .. ' ' .. holder)", "")
+
+
+def renewal_failure_is_final(patch: Patch) -> None:
+    """python-redis-lock: one ConnectionError ends renewal, and nobody is told (here: the deadline timer is off too)."""
+    patch.setattr(keeper.Keeper, "_again", _nothing)
+    patch.setattr(Lease, "_expire", _nothing)
+
+
+STORMY = Settings()
+MUTANTS: list[tuple[Callable[[Patch], None], Settings]] = [
+    (ttl_counted_from_the_reply, STORMY),
+    (renewal_counted_from_the_reply, STORMY),
+    (asked_again_without_a_new_ttl, STORMY),
+    (acquire_is_not_idempotent, STORMY),
+    (release_without_compare, STORMY),
+    (renew_without_compare, Settings(evictions=True)),
+    (renew_makes_it_again, Settings(evictions=True)),
+    (loss_is_not_announced, STORMY),
+    (cancelled_acquire_keeps_what_it_got, CALM),
+    (gives_up_early, STORMY),
+    (token_without_the_clock, Settings(wipes=True)),
+    (token_without_the_counter, Settings(clock_steps=True)),
+    (token_minted_before_asking, STORMY),
+    (fence_does_not_compare, STORMY),
+    (fence_compares_on_write_only, STORMY),
+    (renewal_failure_is_final, STORMY),
+]

@@ -1,0 +1,234 @@
+"""A simulated Redis that runs coordkit's own Lua, and a network that loses, delays and repeats.
+
+The scripts are executed by Lua 5.1, the version inside Redis, against a dictionary with expiry. What the dictionary
+answers is held against a real server by ``tests/contract/test_simulated_redis.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from lupa import lua51
+from sim.world import Process, Wait, World
+
+from coordkit._ports import Call
+from coordkit.core.keeper import Keeper
+from coordkit.errors import StoreRefused, StoreUnavailable
+
+_LUA = lua51.LuaRuntime(encoding=None, unpack_returned_tuples=True)
+_TABLE = _LUA.eval("function() return {} end")
+
+
+@cache
+def _compiled(source: str) -> Any:
+    return _LUA.execute(f"return function(KEYS, ARGV, redis) {source}\nend".encode())
+
+
+class ReplyError(Exception):
+    """An error reply of the simulated server."""
+
+
+class SimRedis:
+    """One server: keys with expiry, a clock of its own, and a log of every grant."""
+
+    def __init__(self, world: World, *, epoch: float = 1.7e9, rate: float = 1.0) -> None:
+        self.world = world
+        self.rate = rate
+        self.offset = epoch
+        self.stopped_until = 0.0
+        self.data: dict[bytes, tuple[bytes, float | None]] = {}
+        self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
+        self._api = _TABLE()
+        self._api[b"call"] = self._call
+        self._api[b"error_reply"] = self._error_reply
+
+    # -- faults
+
+    def stop(self, seconds: float) -> None:
+        self.stopped_until = max(self.stopped_until, self.world.time + seconds)
+
+    def wipe(self) -> None:
+        self.data.clear()
+
+    def step_clock(self, seconds: float) -> None:
+        self.offset += seconds
+
+    # -- the server
+
+    def now(self) -> float:
+        return self.offset + self.world.time * self.rate
+
+    def get(self, key: str) -> bytes | None:
+        return self._get(key.encode())
+
+    def ends(self, key: str) -> float:
+        """Return the world's time at which a key expires by itself."""
+        expires = self.data[key.encode()][1]
+        return float("inf") if expires is None else (expires - self.offset) / self.rate
+
+    def run(self, call: Call) -> Any:
+        keys, args = _TABLE(), _TABLE()
+        for i, key in enumerate(call.keys, 1):
+            keys[i] = key
+        for i, arg in enumerate(call.args, 1):
+            args[i] = _bytes(arg)
+        reply = _value(_compiled(call.script.source)(keys, args, self._api))
+        if call.script.name == "lock_acquire" and reply[0] == 1:
+            self.grants.append((self.world.time, _bytes(call.args[0]), int(reply[1])))
+        return reply
+
+    def _error_reply(self, text: bytes) -> Any:
+        raise ReplyError(text.decode())
+
+    def _get(self, key: bytes) -> bytes | None:
+        entry = self.data.get(key)
+        if entry is None:
+            return None
+        if entry[1] is not None and entry[1] <= self.now():
+            del self.data[key]
+            return None
+        return entry[0]
+
+    def _call(self, command: bytes, *args: Any) -> Any:
+        words = [_bytes(arg) for arg in args]
+        return getattr(self, f"_do_{command.decode().lower()}")(*words)
+
+    def _do_get(self, key: bytes) -> Any:
+        value = self._get(key)
+        return False if value is None else value
+
+    def _do_set(self, key: bytes, value: bytes, *options: bytes) -> Any:
+        upper = [option.upper() for option in options]
+        if b"NX" in upper and self._get(key) is not None:
+            return False
+        expires = None
+        if b"PX" in upper:
+            expires = self.now() + int(options[upper.index(b"PX") + 1]) / 1000
+        self.data[key] = (value, expires)
+        return b"OK"
+
+    def _do_del(self, key: bytes) -> int:
+        gone = self._get(key) is not None
+        self.data.pop(key, None)
+        return int(gone)
+
+    def _do_pexpire(self, key: bytes, ms: bytes) -> int:
+        value = self._get(key)
+        if value is None:
+            return 0
+        self.data[key] = (value, self.now() + int(ms) / 1000)
+        return 1
+
+    def _do_pttl(self, key: bytes) -> int:
+        if self._get(key) is None:
+            return -2
+        expires = self.data[key][1]
+        return -1 if expires is None else int((expires - self.now()) * 1000)
+
+    def _do_time(self) -> Any:
+        seconds, micros = divmod(int(self.now() * 1_000_000), 1_000_000)
+        reply = _TABLE()
+        reply[1], reply[2] = str(seconds).encode(), str(micros).encode()
+        return reply
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return (format(value, ".17g") if isinstance(value, float) else str(value)).encode()
+
+
+def _value(reply: Any) -> Any:
+    """Turn what Lua returned into a reply, as Redis does: lists end at nil, false is nil, numbers are cut."""
+    if reply is None or reply is False:
+        return None
+    if isinstance(reply, float | int):
+        return int(reply)
+    if isinstance(reply, bytes):
+        return reply
+    items: list[Any] = []
+    while (item := reply[len(items) + 1]) is not None:
+        items.append(_value(item))
+    return items
+
+
+class Weather:
+    """What the network does, and for how long: after ``until`` (world time) the sun shines."""
+
+    def __init__(
+        self,
+        *,
+        latency: float = 0.001,
+        lost_requests: float = 0.0,
+        lost_replies: float = 0.0,
+        repeated: float = 0.0,
+        slow: float = 0.0,
+        until: float = float("inf"),
+    ) -> None:
+        self.latency = latency
+        self.lost_requests = lost_requests
+        self.lost_replies = lost_replies
+        self.repeated = repeated
+        self.slow = slow
+        self.until = until
+
+
+class SimStore:
+    """The Store port of one process, over a network with weather."""
+
+    def __init__(self, process: Process, server: SimRedis, weather: Weather, *, patience: float = 0.3) -> None:
+        self.process = process
+        self.server = server
+        self.weather = weather
+        self.patience = patience
+        self.keeper = Keeper(process, self)
+
+    def __str__(self) -> str:
+        return "simulated Redis"
+
+    async def run(self, name: str, call: Call) -> Any:
+        reply = (await self.run_many([(name, call)]))[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+        world, chance = self.process.world, self.process.world.random
+        stormy = world.time < self.weather.until
+        answer = Wait()
+
+        def hit(share: float) -> bool:
+            return stormy and chance.random() < share
+
+        def carry_out(answering: bool) -> None:
+            if self.server.stopped_until > world.time:  # its socket buffers keep what comes; it answers later
+                world.after(self.server.stopped_until - world.time, lambda: carry_out(answering))
+                return
+            replies = [self._one(name, call) for name, call in calls]
+            if answering and not hit(self.weather.lost_replies):
+                self._later(lambda: answer.settle(replies), to_us=True)
+
+        if not hit(self.weather.lost_requests):
+            self._later(lambda: carry_out(True))
+            if hit(self.weather.repeated):
+                self._later(lambda: carry_out(False))
+        self.process.after(self.patience, lambda: answer.settle(None))
+        replies = await answer
+        if replies is None:
+            raise StoreUnavailable(calls[0][0], "no answer")
+        return list(replies)
+
+    def _later(self, action: Any, *, to_us: bool = False) -> None:
+        world, chance = self.process.world, self.process.world.random
+        delay = self.weather.latency * chance.uniform(0.5, 2.0)
+        if world.time < self.weather.until and chance.random() < self.weather.slow:
+            delay += chance.uniform(0, 2 * self.patience)
+        world.after(delay, action, self.process if to_us else None)
+
+    def _one(self, name: str, call: Call) -> Any:
+        try:
+            return self.server.run(call)
+        except ReplyError as error:
+            return StoreRefused(name, str(error))
