@@ -1,0 +1,111 @@
+"""Bad arguments are refused where they are given, and the message names argument, value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+import coordkit
+import coordkit.aio
+from coordkit import Token
+
+BLOCKING = redis.Redis(host="localhost", port=1)  # never connected: construction asks nobody
+AWAITED = redis.asyncio.Redis(host="localhost", port=1)
+FLAVOURS = [(coordkit, BLOCKING), (coordkit.aio, AWAITED)]
+flavours = pytest.mark.parametrize(("module", "client"), FLAVOURS, ids=["blocking", "asyncio"])
+
+
+@flavours
+@pytest.mark.parametrize("ttl", [0, -1, 0.0005, 0.049, math.nan, math.inf, 1e12])
+def test_a_ttl_that_no_server_can_keep(module: Any, client: Any, ttl: float) -> None:
+    with pytest.raises(ValueError, match=rf"ttl must be .*{ttl!r}"):
+        module.Lock(client, "jobs", ttl=ttl)
+
+
+@flavours
+@pytest.mark.parametrize("ttl", [None, "10", True])
+def test_a_ttl_that_is_no_number(module: Any, client: Any, ttl: Any) -> None:
+    with pytest.raises(TypeError, match="ttl must be a number of seconds"):
+        module.Lock(client, "jobs", ttl=ttl)
+
+
+@flavours
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("", ValueError),
+        ("}x", ValueError),
+        ("\ud800", ValueError),
+        (None, TypeError),
+        (b"a", TypeError),
+        (7, TypeError),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Lock", "Fence"])
+def test_a_name_that_cannot_be_a_key(module: Any, client: Any, kind: str, name: Any, error: type[Exception]) -> None:
+    arguments = {"ttl": 10} if kind == "Lock" else {}
+
+    with pytest.raises(error, match="name must"):
+        getattr(module, kind)(client, name, **arguments)
+
+
+@flavours
+@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan])
+def test_a_timeout_that_is_negative(module: Any, client: Any, timeout: float) -> None:
+    lock = module.Lock(client, "jobs", ttl=10)
+
+    with pytest.raises(ValueError, match="timeout must"):
+        lock.hold(timeout=timeout)
+
+
+@flavours
+@pytest.mark.parametrize("max_hold", [0, 9.9, -5, math.nan])
+def test_a_bound_that_leaves_no_room_for_one_ttl(module: Any, client: Any, max_hold: float) -> None:
+    with pytest.raises(ValueError, match="max_hold must"):
+        module.Lock(client, "jobs", ttl=10, max_hold=max_hold)
+
+
+@pytest.mark.parametrize("kind", ["Lock", "Fence"])
+@pytest.mark.parametrize(("module", "client"), [(coordkit, AWAITED), (coordkit.aio, BLOCKING)])
+def test_a_client_of_the_other_flavour(module: Any, client: Any, kind: str) -> None:
+    arguments = {"ttl": 10} if kind == "Lock" else {}
+
+    with pytest.raises(TypeError, match=r"redis must be a client of the .* flavour.*import from coordkit"):
+        getattr(module, kind)(client, "jobs", **arguments)
+
+
+@pytest.mark.parametrize("client", [None, "redis://localhost", object()])
+@pytest.mark.parametrize("module", [coordkit, coordkit.aio])
+def test_something_that_is_no_client(module: Any, client: Any) -> None:
+    with pytest.raises(TypeError, match="redis must be a redis-py client"):
+        module.Lock(client, "jobs", ttl=10)
+
+
+@pytest.mark.parametrize("token", [0, -1, 1 << 63])
+def test_a_token_out_of_range(token: int) -> None:
+    fence = coordkit.Fence(BLOCKING, "ledger")
+
+    with pytest.raises(ValueError, match="token must be between"):
+        fence.claim(token=token)
+
+
+@pytest.mark.parametrize("token", [None, "7", 7.0, True])
+def test_a_token_that_is_no_integer(token: Any) -> None:
+    fence = coordkit.Fence(BLOCKING, "ledger")
+
+    with pytest.raises(TypeError, match="token must be an int"):
+        fence.claim(token=token)
+
+
+def test_a_token_is_an_int_that_knows_its_holder() -> None:
+    token = Token(7, "host:1:abc")
+
+    assert (token, token + 1, str(token), repr(token)) == (7, 8, "7", "7")
+    assert pickle.loads(pickle.dumps(token)).holder == "host:1:abc"
+    with pytest.raises(ValueError, match="value must be between"):
+        Token(0)

@@ -1,0 +1,79 @@
+"""The two flavours are one library: same names, same signatures, same documentation of what can go wrong."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import coordkit
+import coordkit.aio
+
+PAIRS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "__next__": "__anext__"}
+CLASSES = [name for name in coordkit.__all__ if inspect.isclass(getattr(coordkit, name))]
+
+
+def members(kind: type) -> dict[str, Any]:
+    """Return what a user can call or read, by its blocking name."""
+    back = {awaited: name for name, awaited in PAIRS.items()}
+    own = {}
+    for base in reversed(kind.__mro__):
+        if base.__module__.startswith("coordkit"):
+            own.update(vars(base))
+    public = {back.get(name, name): value for name, value in own.items() if not name.startswith("_") or name in SPECIAL}
+    return {name: value for name, value in public.items() if callable(value) or isinstance(value, property)}
+
+
+SPECIAL = {"__init__", "__call__", "__len__", "__contains__", "__bool__", *PAIRS, *PAIRS.values()}
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    """Return names, kinds and defaults; annotations differ where one flavour awaits."""
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def test_the_names_are_the_same() -> None:
+    assert coordkit.aio.__all__ == coordkit.__all__
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_methods_are_the_same(name: str) -> None:
+    blocking, awaited = members(getattr(coordkit, name)), members(getattr(coordkit.aio, name))
+
+    assert sorted(awaited) == sorted(blocking)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_signatures_are_the_same(name: str) -> None:
+    blocking, awaited = members(getattr(coordkit, name)), members(getattr(coordkit.aio, name))
+    functions = [method for method in blocking if inspect.isfunction(blocking[method])]
+
+    assert {method: parameters(awaited[method]) for method in functions} == {
+        method: parameters(blocking[method]) for method in functions
+    }
+
+
+def test_the_parity_test_can_fail() -> None:
+    """redis-py's own twins: the asyncio lock's acquire lacks ``sleep``."""
+    from redis.asyncio.lock import Lock as AwaitedLock
+    from redis.lock import Lock as BlockingLock
+
+    assert parameters(AwaitedLock.acquire) != parameters(BlockingLock.acquire)
+
+
+@pytest.mark.parametrize("module", [coordkit, coordkit.aio])
+def test_every_name_exists(module: Any) -> None:
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("module", [coordkit, coordkit.aio])
+def test_everything_public_is_documented(module: Any) -> None:
+    undocumented = [
+        f"{name}.{method}"
+        for name in CLASSES
+        for method, value in members(getattr(module, name)).items()
+        if not method.startswith("__") and not inspect.getdoc(value)
+    ]
+
+    assert undocumented == []

@@ -1,0 +1,152 @@
+"""The ports that block and the ports that suspend: timers, workers and events do what the core counts on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from coordkit._asyncio.runtime import RUNTIME as LOOPS
+from coordkit._run import run
+from coordkit._threads.runtime import RUNTIME as THREADS
+from coordkit._threads.runtime import Clock, now
+
+
+def test_a_coroutine_that_suspends_is_named() -> None:
+    """The one way in which the blocking flavour could go wrong is found by its first test."""
+
+    async def forgot_a_port() -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(AssertionError, match=r"forgot_a_port.*suspended"):
+        run(forgot_a_port())
+
+
+def test_timers_fire_in_order_and_cancelled_ones_never() -> None:
+    clock, fired, done = Clock(), [], threading.Event()
+    start = now()
+    for delay in (0.06, 0.02, 0.04):
+        clock.call_at(start + delay, lambda delay=delay: fired.append(delay))
+    clock.call_at(start + 0.03, lambda: fired.append("cancelled")).cancel()
+    clock.call_at(start + 0.08, done.set)
+
+    assert done.wait(10)
+    assert fired == [0.02, 0.04, 0.06]
+
+
+def test_cancelled_timers_do_not_pile_up() -> None:
+    """A lock that is taken a million times a day leaves no million dead entries until their ttl."""
+    clock = Clock()
+    for _ in range(10_000):
+        clock.call_at(now() + 3600, lambda: None).cancel()
+
+    assert len(clock._heap) < 200
+
+
+def timer_threads() -> int:
+    return [thread.name for thread in threading.enumerate()].count("coordkit-timer")
+
+
+def test_one_timer_thread_serves_the_process() -> None:
+    THREADS.call_at(now(), lambda: None)
+    before, fired = timer_threads(), threading.Event()
+    for _ in range(100):
+        THREADS.call_at(now() + 3600, lambda: None).cancel()
+    THREADS.call_at(now(), fired.set)
+
+    assert fired.wait(10)
+    assert timer_threads() == before
+
+
+def test_a_poke_during_a_run_makes_another_run() -> None:
+    runs, inside, go_on, done = [], threading.Event(), threading.Event(), threading.Event()
+
+    async def work() -> None:
+        runs.append(threading.get_ident())
+        inside.set()
+        go_on.wait(10)
+        if len(runs) == 2:
+            done.set()
+
+    worker = THREADS.worker(work)
+    worker.poke()
+    assert inside.wait(10)
+    worker.poke()
+    worker.poke()
+    go_on.set()
+
+    assert done.wait(10)
+    assert len(runs) == 2
+
+
+def test_a_worker_thread_ends_when_idle() -> None:
+    done = threading.Event()
+
+    async def work() -> None:
+        threads.append(threading.current_thread())
+        done.set()
+
+    threads: list[threading.Thread] = []
+    worker = THREADS.worker(work)
+    worker.poke()
+    assert done.wait(10)
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+
+    done.clear()
+    worker.poke()  # and a new one comes when there is work again
+    assert done.wait(10)
+
+
+@pytest.mark.parametrize("runtime", [THREADS, LOOPS], ids=["blocking", "asyncio"])
+def test_an_event_calls_back_once_early_or_late(runtime: object) -> None:
+    event, calls = runtime.event(), []
+    event.call_when_set(lambda: calls.append("early"))
+    assert calls == []
+    event.set()
+    event.set()
+    event.call_when_set(lambda: calls.append("late"))
+
+    assert calls == ["early", "late"]
+
+
+def test_an_asyncio_event_wakes_all_and_times_out() -> None:
+    async def story() -> list[bool]:
+        event = LOOPS.event()
+        waits = [asyncio.create_task(event.wait(timeout)) for timeout in (None, 60, 0.001)]
+        assert await waits[2] is False
+        event.set()
+        return [await wait for wait in waits]
+
+    assert asyncio.run(story()) == [True, True, False]
+
+
+def test_finish_outlives_the_cancellation_of_its_caller() -> None:
+    """What a cancelled acquire may have got is given back although nobody waits for it any more."""
+
+    async def story() -> bool:
+        begun, done = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            begun.set()
+            await asyncio.sleep(0.02)
+            done.set()
+
+        caller = asyncio.create_task(LOOPS.finish(work(), within=10))
+        await begun.wait()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        await asyncio.wait_for(done.wait(), 10)
+        return True
+
+    assert asyncio.run(story())
+
+
+@pytest.mark.parametrize("clock", [THREADS.now, LOOPS.now])
+def test_the_clock_rises(clock: Callable[[], float]) -> None:
+    readings = [clock() for _ in range(1000)]
+
+    assert readings == sorted(readings)
