@@ -42,20 +42,26 @@ _NO_ANSWER = (
     OSError,
     EOFError,
 )
-_ADVICE = (
-    ("NOAUTH", "the server wants a password: give the client one"),
-    ("WRONGPASS", "wrong user name or password: correct the client's"),
-    ("NOPERM", "the user lacks a right: grant it the commands of coordkit's scripts and the keys coordkit:*"),
-    ("READONLY", "this server is a read-only replica: point the client at the primary"),
-    ("OOM", "the server is out of memory: raise maxmemory, or free some"),
-    ("MISCONF", "the server stopped accepting writes because it cannot save: look at its log and its disk"),
-    ("NOREPLICAS", "too few replicas are connected: see min-replicas-to-write"),
+_ADVICE: tuple[tuple[type[Exception] | None, str, str], ...] = (  # redis-py takes the code off some messages
+    (exceptions.AuthenticationError, "WRONGPASS", "give the client the right user name and password"),
+    (None, "NOAUTH", "the server wants a password: give the client one"),
+    (None, "HELLO must be called", "the server wants a password: give the client one"),
     (
-        "WRONGTYPE",
-        "the key holds another kind of value: choose another name, or delete the key",
+        exceptions.NoPermissionError,
+        "NOPERM",
+        "grant the user EVALSHA, EVAL, what the scripts call, and keys coordkit:*",
     ),
-    ("CROSSSLOT", "the keys lie on different slots: let them share a {hash tag}"),
-    ("unknown command", "this server lacks a command that coordkit needs: see the supported versions in the README"),
+    (exceptions.ReadOnlyError, "READONLY", "this server is a read-only replica: point the client at the primary"),
+    (exceptions.OutOfMemoryError, "maxmemory", "the server is out of memory: raise maxmemory, or free some"),
+    (None, "MISCONF", "the server takes no writes because it cannot save: look at its log and its disk"),
+    (None, "NOREPLICAS", "too few replicas are connected: see min-replicas-to-write"),
+    (None, "WRONGTYPE", "the key holds another kind of value: choose another name, or delete the key"),
+    (None, "CROSSSLOT", "the keys lie on different slots: let them share a {hash tag}"),
+    (
+        None,
+        "nknown command",
+        "this server lacks a command that coordkit needs: see the supported versions in the README",
+    ),
 )
 
 
@@ -117,7 +123,10 @@ def translated(error: BaseException, name: str, server: str) -> CoordError | Non
     if isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS):
         return StoreUnavailable(name, f"no answer from {server}: {said}; whether it was carried out is unknown")
     if isinstance(error, exceptions.RedisError):
-        advice = next((text for mark, text in _ADVICE if mark in said), "see the cause")
+        advice = next(
+            (text for kind, mark, text in _ADVICE if mark in said or (kind and isinstance(error, kind))),
+            "see the cause",
+        )
         return StoreRefused(name, f"{server} answered no: {said}; {advice}")
     return None
 

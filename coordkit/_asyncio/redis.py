@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
-from coordkit._asyncio.runtime import RUNTIME
+from coordkit._asyncio.runtime import RUNTIME, loop_end
 from coordkit._ports import Call
 from coordkit._threads.runtime import now
 from coordkit.core.keeper import Keeper
@@ -30,14 +30,7 @@ class Home:
         self.turns = asyncio.Semaphore(_AT_ONCE)
         self.used = 0.0
         self.sweep: asyncio.TimerHandle | None = None
-        self.farewell = self._close_with_loop()
-
-    async def _close_with_loop(self) -> AsyncGenerator[None, None]:
-        # A loop that ends closes its async generators: the one moment at which we are told.
-        try:
-            yield
-        finally:
-            await self.drop_idle()
+        loop_end().actions.append(self.drop_idle)
 
     async def drop_idle(self) -> None:
         idle, self.idle = self.idle, []
@@ -79,7 +72,7 @@ class RedisStore:
     # -- over a connection of our own
 
     async def _speak(self, calls: list[Call]) -> list[Any]:
-        home = await self._home()
+        home = self._home()
         async with home.turns:
             connection, made = await self._borrow(home)
             try:
@@ -96,12 +89,11 @@ class RedisStore:
             self._keep(home, connection, made)
         return replies
 
-    async def _home(self) -> Home:
+    def _home(self) -> Home:
         loop = asyncio.get_running_loop()
         home = self._homes.get(loop)
         if home is None:
             home = self._homes[loop] = Home()
-            await anext(home.farewell)
         return home
 
     async def _borrow(self, home: Home) -> tuple[Any, float]:
@@ -133,7 +125,7 @@ class RedisStore:
             home.sweep = loop.call_later(rest, self._sweep, home)
             return
         home.sweep = None
-        self._closing = loop.create_task(home.drop_idle())  # kept: asyncio itself holds only a weak reference
+        loop_end().spawn(home.drop_idle())
 
     # -- through the client, where it must be
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._threads.runtime import new_holder, now
@@ -64,6 +65,51 @@ def _settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+class LoopEnd:
+    """What is to be done when an event loop ends: the background tasks end first, then connections are closed.
+
+    A loop that ends closes its async generators (``asyncio.run`` sees to it): the one moment at which we are told.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self.actions: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+        self._told = self._tell()
+        with suppress(StopIteration):
+            self._told.__anext__().send(None)  # up to the yield: from here on the loop knows of it
+
+    async def _tell(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.over = True
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+            for action in self.actions:
+                await action()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` in the background, until the loop ends at the latest."""
+        task = asyncio.get_running_loop().create_task(work, name="coordkit")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+_ends: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopEnd] = WeakKeyDictionary()
+
+
+def loop_end() -> LoopEnd:
+    """Return the end of the running loop."""
+    loop = asyncio.get_running_loop()
+    end = _ends.get(loop)
+    if end is None:
+        end = _ends[loop] = LoopEnd()
+    return end
+
+
 class LoopWorker:
     """A task that exists only while there is work."""
 
@@ -74,9 +120,10 @@ class LoopWorker:
 
     def poke(self) -> None:
         self._pending = True
-        loop = asyncio.get_running_loop()
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            self._task = loop.create_task(self._serve(), name="coordkit-worker")
+        loop, end = asyncio.get_running_loop(), loop_end()
+        idle = self._task is None or self._task.done() or self._task.get_loop() is not loop
+        if idle and not end.over:
+            self._task = end.spawn(self._serve())
 
     async def _serve(self) -> None:
         while self._pending:
@@ -86,9 +133,6 @@ class LoopWorker:
 
 class LoopRuntime:
     """Ports that suspend."""
-
-    def __init__(self) -> None:
-        self._finishing: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
 
     def now(self) -> float:
         return now()
@@ -115,9 +159,7 @@ class LoopRuntime:
         return LoopWorker(work)
 
     async def finish(self, work: Coroutine[Any, Any, None], *, within: float) -> None:
-        task = asyncio.get_running_loop().create_task(work, name="coordkit-finish")
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
+        task = loop_end().spawn(work)
         await asyncio.wait([task], timeout=within)
         if task.done() and not task.cancelled():
             task.result()

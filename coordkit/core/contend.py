@@ -9,23 +9,17 @@ ttl ends it.)
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base, wait_random_exponential
 
 from coordkit._ports import Runtime
+from coordkit.core.answer import answered, attempts
 from coordkit.core.lease import Granted, Grantor, Lease, Refused
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreUnavailable
-
-T = TypeVar("T")
 
 PAUSES = wait_random_exponential(multiplier=0.005, max=0.1)
 """Between two asks of a refused contender: at random up to 5, 10, 20 ... 100 ms."""
 
-_HICCUP = wait_random_exponential(multiplier=0.02, max=0.5)
-_TRIES = 3  # of one request that gets no answer: a dropped connection heals, an outage is told soon
 _GIVE_BACK = 1.0  # seconds a cancelled acquire waits for its own give-back
 
 
@@ -69,7 +63,7 @@ class Contender:
         runtime = self._runtime
         holder = runtime.new_holder()
         deadline = math.inf if timeout is None else runtime.now() + timeout
-        attempt: RetryCallState | None = None
+        attempt = None
         try:
             while True:
                 answer = await self._ask(holder, deadline)
@@ -78,7 +72,7 @@ class Contender:
                 left = deadline - runtime.now()
                 if left <= 0:
                     return answer
-                attempt = attempt or RetryCallState(_NOT_RUN, None, (), {})
+                attempt = attempt or attempts()
                 await runtime.sleep(min(self._wait(attempt), left, max(0.001, answer.left)))
                 attempt.attempt_number += 1
         except (StoreUnavailable, GeneratorExit):
@@ -125,28 +119,3 @@ class Contender:
 
     def _give_back_later(self, holder: str) -> None:
         self._grantor.keeper.give_back(self._grantor, holder, until=self._runtime.now() + self._ttl)
-
-
-async def answered(runtime: Runtime, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
-    """Ask, and ask again a little later if no answer came; only for requests that stand being carried out twice."""
-    try:
-        return await ask()
-    except StoreUnavailable:
-        if runtime.now() >= deadline:
-            raise
-
-    async def again() -> T:  # tenacity awaits only what it recognises as a coroutine function
-        return await ask()
-
-    retrying = AsyncRetrying(
-        sleep=runtime.sleep,
-        wait=_HICCUP,
-        stop=lambda state: _LAST(state) or runtime.now() >= deadline,
-        retry=retry_if_exception_type(StoreUnavailable),
-        reraise=True,
-    )
-    return await retrying(again)
-
-
-_LAST = stop_after_attempt(_TRIES - 1)
-_NOT_RUN = AsyncRetrying()  # wait strategies read the attempt's number from a state, and a state wants an owner

@@ -14,7 +14,7 @@ from typing import Any
 
 from coordkit import scripts
 from coordkit._ports import Call, Runtime, Script, Store
-from coordkit.core.contend import answered
+from coordkit.core.answer import answered
 from coordkit.core.lock import text
 from coordkit.core.token import Token
 from coordkit.errors import StaleToken

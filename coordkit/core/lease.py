@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime, Timer
+from coordkit.core.answer import answered
 from coordkit.core.token import Token
 from coordkit.errors import CoordError, LeaseLost, StoreUnavailable
 
@@ -182,8 +183,14 @@ class Lease:
     async def renew(self) -> None:
         """Renew now. Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came."""
         self.ensure()
-        asked, ttl = self._runtime.now(), self.next_ttl()
-        if not await self.grantor.renew(self.holder, ttl):
+        asked = ttl = 0.0
+
+        async def ask() -> bool:
+            nonlocal asked, ttl
+            asked, ttl = self._runtime.now(), self.next_ttl()
+            return await self.grantor.renew(self.holder, ttl)
+
+        if not await answered(self._runtime, ask, self.expires):
             self.lose("the server no longer has it: it expired early, or was taken away")
         self.ensure()  # an answer that came after the deadline renews nothing
         self.renewed(asked, ttl)
@@ -222,7 +229,7 @@ class Lease:
                 said = await self.grantor.revoke(self.holder)
             except StoreUnavailable:
                 sure = False
-                said = await self.grantor.revoke(self.holder)
+                said = await answered(self._runtime, lambda: self.grantor.revoke(self.holder), self._runtime.now())
         except BaseException:
             # Interrupted, or no answer: somebody else will see to it, and the ttl is the backstop.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)

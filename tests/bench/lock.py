@@ -1,0 +1,128 @@
+"""What does an uncontended lock cost?  Acquire + release, beside redis-py's own Lock and two bare round trips.
+
+    python tests/bench/lock.py [--rounds 15] [--pairs 300]
+
+Every row of one table comes from the same interleaved run, on one private server. The client and the server share one
+core, so that a round trip does not wait for a halted core to wake. Read the ratios: absolute times drift by a factor
+of two between runs and machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis
+import redis.asyncio
+
+import coordkit
+import coordkit.aio
+from coordkit.testing.processes import start_redis
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+Step = Callable[[], Any]
+AwaitedStep = Callable[[], Awaitable[Any]]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--pairs", type=int, default=300, help="acquisitions per row and round")
+    options = arguments.parse_args()
+    with start_redis() as server:
+        core = min(os.sched_getaffinity(0))
+        for pid in (0, server.pid):
+            os.sched_setaffinity(pid, {core})
+        print(f"redis-py {redis.__version__}, client and server on core {core}; medians of {options.rounds} rounds")
+        show("blocking", blocking(server.port, options.rounds, options.pairs))
+        show("asyncio", asyncio.run(awaited(server.port, options.rounds, options.pairs)))
+
+
+def blocking(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
+    client = redis.Redis(port=port)
+    lock = coordkit.Lock(client, "coordkit", ttl=10)
+    theirs = client.lock("redis-py", timeout=10)
+    with socket.create_connection(("127.0.0.1", port)) as bare:
+        bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def two_pings() -> None:
+            for _ in range(2):
+                bare.sendall(PING)
+                bare.recv(64)
+
+        def ours() -> None:
+            with lock:
+                pass
+
+        def redis_py() -> None:
+            with theirs:
+                pass
+
+        steps: dict[str, Step] = {"two bare round trips": two_pings, "redis.lock.Lock": redis_py, "coordkit.Lock": ours}
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for round_ in range(rounds + 1):  # the first warms up and does not count
+            for name, step in steps.items():
+                began = time.perf_counter()
+                for _ in range(pairs):
+                    step()
+                if round_:
+                    times[name].append((time.perf_counter() - began) / pairs)
+    client.close()
+    return times
+
+
+async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
+    client = redis.asyncio.Redis(port=port)
+    lock = coordkit.aio.Lock(client, "coordkit", ttl=10)
+    theirs = client.lock("redis-py", timeout=10)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def two_pings() -> None:
+        for _ in range(2):
+            writer.write(PING)
+            await reader.readline()
+
+    async def ours() -> None:
+        async with lock:
+            pass
+
+    async def redis_py() -> None:
+        async with theirs:
+            pass
+
+    steps: dict[str, AwaitedStep] = {
+        "two bare round trips": two_pings,
+        "redis.asyncio.lock.Lock": redis_py,
+        "coordkit.aio.Lock": ours,
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(rounds + 1):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            for _ in range(pairs):
+                await step()
+            if round_:
+                times[name].append((time.perf_counter() - began) / pairs)
+    writer.close()
+    await writer.wait_closed()
+    await client.aclose()
+    return times
+
+
+def show(flavour: str, times: dict[str, list[float]]) -> None:
+    floor, theirs, _ = times.values()
+    print(f"\n{flavour:<26}{'us/pair':>9}{'x floor':>9}{'x redis-py':>12}")
+    for name, row in times.items():
+        to_floor = statistics.median(a / b for a, b in zip(row, floor, strict=True))
+        to_theirs = statistics.median(a / b for a, b in zip(row, theirs, strict=True))
+        print(f"{name:<26}{statistics.median(row) * 1e6:>9.1f}{to_floor:>9.2f}{to_theirs:>12.2f}")
+
+
+if __name__ == "__main__":
+    main()

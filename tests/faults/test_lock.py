@@ -1,0 +1,559 @@
+"""What a lock promises when things go wrong: lost answers, dead and paused servers, killed clients, forks.
+
+Most of these break a peer; the line under the name says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+import coordkit
+import coordkit.aio
+from coordkit import CoordError, LeaseLost, StoreRefused, StoreUnavailable
+from coordkit._threads.runtime import now
+from coordkit.testing import FaultProxy, expire
+from coordkit.testing.processes import start_redis
+
+ACQUIRED, RELEASED = b"*2\r\n:1\r\n", b":1\r\n"  # the replies that say so
+
+
+@pytest.fixture
+def proxy(coordkit_faults: Any, coordkit_redis_server: Any) -> FaultProxy:
+    return coordkit_faults.proxy(coordkit_redis_server)
+
+
+@pytest.fixture
+def through(flavour: Any, proxy: FaultProxy, coordkit_namespace: str) -> Any:
+    """Give a lock whose client speaks through the proxy."""
+    client = flavour.redis(proxy.url, socket_timeout=2)
+    return flavour.Lock(client, f"{coordkit_namespace}:job", ttl=10)
+
+
+# -- lost answers
+
+
+async def test_a_lost_answer_to_acquire_costs_nothing(flavour: Any, through: Any, proxy: Any, maybe: Any) -> None:
+    """redis-py, python-redis-lock, sherlock: the lock waits for itself until its ttl, or for ever."""
+    proxy.drop_reply_matching(ACQUIRED)
+    lease = await maybe(through.acquire(timeout=0))
+
+    assert proxy.hits["drop_reply_matching"] == 1
+    assert lease.remaining() > 9
+    assert await maybe(lease.release()) is True
+
+
+async def test_a_lost_request_costs_nothing(flavour: Any, through: Any, proxy: Any, maybe: Any) -> None:
+    async with flavour.within(through):
+        pass
+    proxy.drop_request_matching(b"EVALSHA")
+    lease = await maybe(through.acquire(timeout=0))
+
+    assert proxy.hits["drop_request_matching"] == 1
+    assert await maybe(lease.release()) is True
+
+
+async def test_a_lost_answer_to_release_is_no_loss(
+    flavour: Any, through: Any, proxy: Any, maybe: Any, coordkit_redis: Any
+) -> None:
+    """redis-py, sherlock: LockNotOwnedError although it was released correctly."""
+    async with flavour.within(through):
+        proxy.drop_reply_matching(RELEASED)
+
+    assert proxy.hits["drop_reply_matching"] == 1
+    assert not coordkit_redis.exists(through.key)
+
+
+async def test_a_lost_answer_to_a_renewal_is_no_loss(
+    flavour: Any, proxy: Any, maybe: Any, coordkit_namespace: str
+) -> None:
+    """python-redis-lock: one error ends renewal for good, and the holder is not told."""
+    lock = flavour.Lock(flavour.redis(proxy.url, socket_timeout=2), f"{coordkit_namespace}:job", ttl=0.6)
+    async with flavour.within(lock) as lease:
+        proxy.drop_reply_matching(RELEASED)
+        await flavour.until(lambda: proxy.hits["drop_reply_matching"] == 1)
+        await flavour.sleep(0.8)
+        lease.ensure()
+
+
+async def test_a_connection_that_died_idle_is_made_anew(
+    flavour: Any, through: Any, maybe: Any, coordkit_redis: Any
+) -> None:
+    """CLIENT KILL, a server's idle timeout, a restarted proxy."""
+    async with flavour.within(through):
+        coordkit_redis.client_kill_filter(_type="normal", skipme=True)
+    async with flavour.within(through):
+        coordkit_redis.client_kill_filter(_type="normal", skipme=True)
+
+
+# -- no answer at all, and answers that say no
+
+
+async def test_a_server_that_is_down(flavour: Any, proxy: Any, maybe: Any, coordkit_namespace: str) -> None:
+    """No answer is an incident, not "held by another"; the client's cause is kept."""
+    lock = flavour.Lock(flavour.redis(proxy.url), f"{coordkit_namespace}:job", ttl=10)
+    proxy.cut()
+    for attempt in (lock.try_acquire, lambda: lock.acquire(timeout=1), lock.acquire):
+        with pytest.raises(StoreUnavailable, match=rf"{coordkit_namespace}:job: no answer from Redis at") as caught:
+            await maybe(attempt())
+        assert isinstance(caught.value.__cause__, redis.ConnectionError)
+
+
+async def test_a_server_that_hangs_is_told_within_the_clients_own_timeout(
+    flavour: Any, proxy: Any, maybe: Any, coordkit_namespace: str
+) -> None:
+    client = flavour.redis(proxy.url, socket_timeout=0.3, socket_connect_timeout=0.3)
+    lock = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=10)
+    proxy.drop_requests = True
+    began = now()
+    with pytest.raises(StoreUnavailable, match="unknown"):
+        await maybe(lock.acquire(timeout=0.2))
+
+    assert now() - began < 0.2 + 0.3 + 5  # far below redis-py's eleven tries; the margin is for a busy machine
+
+
+async def test_what_a_hanging_server_may_have_granted_is_given_back(
+    flavour: Any, proxy: Any, maybe: Any, coordkit_redis: Any, coordkit_namespace: str
+) -> None:
+    """The caller got StoreUnavailable; the request may yet be carried out; nobody waits a whole ttl for that."""
+    client = flavour.redis(proxy.url, socket_timeout=0.3)
+    lock = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+    async with flavour.within(lock):
+        pass
+    proxy.drop_replies = True
+    with pytest.raises(StoreUnavailable):
+        await maybe(lock.acquire(timeout=0))
+    assert coordkit_redis.exists(lock.key)
+    proxy.drop_replies = False
+
+    await flavour.until(lambda: not coordkit_redis.exists(lock.key))
+
+
+async def test_a_release_without_an_answer_is_seen_to(
+    flavour: Any, proxy: Any, maybe: Any, coordkit_redis: Any, coordkit_namespace: str
+) -> None:
+    lock = flavour.Lock(flavour.redis(proxy.url, socket_timeout=0.3), f"{coordkit_namespace}:job", ttl=60)
+    with pytest.raises(StoreUnavailable):
+        async with flavour.within(lock):
+            proxy.drop_requests = True
+    assert coordkit_redis.exists(lock.key)
+    proxy.drop_requests = False
+
+    await flavour.until(lambda: not coordkit_redis.exists(lock.key))
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "said"),
+    [
+        ({"password": "right"}, {"password": "wrong"}, "WRONGPASS|invalid username-password|password"),
+        ({"password": "right"}, {}, "password|NOAUTH|Authentication"),
+        ({"args": ["--maxmemory", "1", "--maxmemory-policy", "noeviction"]}, {}, "out of memory"),
+        ({"args": ["--min-replicas-to-write", "1"]}, {}, "too few replicas"),
+    ],
+    ids=["wrong password", "no password", "out of memory", "too few replicas"],
+)
+async def test_a_server_that_says_no(
+    flavour: Any, maybe: Any, server: dict[str, Any], client: dict[str, Any], said: str
+) -> None:
+    """An answer is not silence: StoreRefused says what to do, at once, and leaves nothing behind."""
+    with start_redis(**server) as refusing:
+        redis_client = flavour.redis(f"redis://127.0.0.1:{refusing.port}", **client)
+        lock, fence = flavour.Lock(redis_client, "job", ttl=10), flavour.Fence(redis_client, "ledger")
+        for attempt in (lock.try_acquire, lock.acquire, lambda: fence.claim(token=1)):
+            with pytest.raises(StoreRefused, match=said) as caught:
+                await maybe(attempt())
+            assert isinstance(caught.value.__cause__, redis.RedisError)
+
+
+async def test_a_read_only_replica(flavour: Any, maybe: Any) -> None:
+    """Also while it shows somebody's lock: "held" would be a wrong answer there."""
+    with start_redis() as primary, start_redis(replica_of=primary) as replica:
+        there = flavour.Lock(flavour.redis(primary.url), "job", ttl=10)
+        here = flavour.Lock(flavour.redis(replica.url), "job", ttl=10)
+        with pytest.raises(StoreRefused, match="read-only replica"):
+            await maybe(here.try_acquire())
+        async with flavour.within(there):
+            with pytest.raises(StoreRefused, match="read-only replica"):
+                await maybe(here.acquire(timeout=5))
+
+
+async def test_a_key_of_another_type(flavour: Any, through: Any, maybe: Any, coordkit_redis: Any) -> None:
+    coordkit_redis.rpush(through.key, "a list")
+    with pytest.raises(StoreRefused, match=r"WRONGTYPE.*another kind of value"):
+        await maybe(through.acquire())
+
+
+async def test_a_release_works_on_a_server_that_ran_out_of_memory(flavour: Any, maybe: Any) -> None:
+    with start_redis(args=["--maxmemory-policy", "noeviction"]) as server:
+        client = flavour.redis(server.url)
+        lock = flavour.Lock(client, "job", ttl=10)
+        async with flavour.within(lock) as lease:
+            await maybe(client.config_set("maxmemory", 1))
+            await maybe(lease.renew())
+
+        assert await maybe(client.exists(lock.key)) == 0
+
+
+# -- servers that pause and restart
+
+
+async def test_a_paused_server_ends_no_lease_early_and_none_late(flavour: Any, maybe: Any) -> None:
+    """A pause shorter than the ttl costs nothing; a longer one ends the lease at its own deadline, loudly."""
+    with start_redis() as server:
+        client = flavour.redis(server.url, socket_timeout=0.1)
+        lock = flavour.Lock(client, "job", ttl=1.5)
+        lease = await maybe(lock.acquire())
+        server.pause()
+        await flavour.sleep(0.6)
+        server.resume()
+        await flavour.sleep(1.2)
+        lease.ensure()
+        server.pause()
+        assert await maybe(lease.lost.wait(10))
+        with pytest.raises(LeaseLost, match="before a renewal was answered"):
+            lease.ensure()
+        server.resume()
+
+
+async def test_a_restarted_server_that_kept_the_lock(flavour: Any, maybe: Any) -> None:
+    with start_redis(appendonly="always") as server:
+        lock = flavour.Lock(flavour.redis(server.url), "job", ttl=10)
+        lease = await maybe(lock.acquire())
+        server.kill()
+        server.restart()
+        await maybe(lease.renew())
+        assert await maybe(lock.try_acquire()) is None
+
+        assert await maybe(lease.release()) is True
+
+
+async def test_a_restarted_server_that_forgot_the_lock(flavour: Any, maybe: Any) -> None:
+    """The holder is told by the next renewal; the next token is higher all the same."""
+    with start_redis() as server:
+        lock = flavour.Lock(flavour.redis(server.url), "job", ttl=3)
+        lease = await maybe(lock.acquire())
+        server.kill()
+        server.restart()
+        assert await maybe(lease.lost.wait(20))
+        with pytest.raises(LeaseLost):
+            lease.ensure()
+        async with flavour.within(lock) as after:
+            assert after.token > lease.token
+
+
+# -- cancelled, interrupted, killed
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_cancelled_acquire_leaves_nothing(
+    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, steps: int
+) -> None:
+    """redis.asyncio leaks the lock 40 times of 40; here the cancellation comes at every one of its awaits in turn."""
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+    task = asyncio.create_task(lock.acquire())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+    if isinstance(outcome, coordkit.aio.Lease):  # it was quicker
+        await outcome.release()
+    for _ in range(500):
+        if not coordkit_redis.exists(lock.key):
+            break
+        await asyncio.sleep(0.01)
+
+    assert not coordkit_redis.exists(lock.key)
+    await client.aclose()
+
+
+async def test_a_cancelled_acquire_gives_back_what_was_on_its_way(
+    coordkit_faults: Any, coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str
+) -> None:
+    """The server has granted, the answer is held up in the network, and the caller loses patience."""
+    proxy = coordkit_faults.proxy(coordkit_redis_server)
+    client = redis.asyncio.Redis.from_url(proxy.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+    async with lock:
+        pass
+    proxy.latency = 0.1
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(lock.acquire(), 0.15)
+    proxy.latency = 0
+    for _ in range(500):
+        if not coordkit_redis.exists(lock.key):
+            break
+        await asyncio.sleep(0.01)
+
+    assert not coordkit_redis.exists(lock.key)
+    await client.aclose()
+
+
+async def test_a_cancelled_waiter_leaves_nothing(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+    async with lock:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(lock.acquire(), 0.05)
+    assert await client.exists(lock.key) == 0
+    await client.aclose()
+
+
+async def test_losing_the_lease_cancels_the_body_and_nothing_else(
+    coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    """The task can be used on afterwards; a cancellation from outside stays one."""
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.3)
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            async with lock:
+                await expire(lock)
+                await asyncio.sleep(30)
+        await asyncio.sleep(0)
+    entered = asyncio.Event()
+
+    async def body() -> None:
+        async with lock:
+            entered.set()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(body())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await client.exists(lock.key) == 0
+    await client.aclose()
+
+
+async def test_a_loss_that_the_task_itself_finds_hits_once(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
+    """ensure() raises in the body; no second cancellation waits for whatever the task awaits next."""
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.05, renew=False)
+    with pytest.raises(LeaseLost):
+        async with lock as lease:
+            while now() < lease._core.expires:
+                pass  # the loop has no chance to tell us first
+            lease.ensure()
+    await asyncio.sleep(0.01)
+    await client.aclose()
+
+
+def test_one_lock_under_one_loop_after_another(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
+    """Modules build their locks at import; tests and workers run a loop each. No socket is left to complain."""
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=10)
+
+    async def turn() -> int:
+        async with lock as lease:
+            token = lease.token
+        await client.aclose()
+        return token
+
+    tokens = [asyncio.run(turn()) for _ in range(3)]
+    gc.collect()
+    assert tokens == sorted(set(tokens))
+
+
+HOLDER = """
+import sys, redis, coordkit
+lock = coordkit.Lock(redis.Redis(port=int(sys.argv[1])), sys.argv[2], ttl=float(sys.argv[3]))
+lease = lock.acquire()
+print(lease.token, flush=True)
+try:
+    sys.stdin.readline()
+    lease.ensure()
+    print("held", flush=True)
+except coordkit.LeaseLost as error:
+    print("lost:", error, flush=True)
+"""
+
+
+@contextmanager
+def holder(port: int, name: str, ttl: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a process that holds a lock, and give it with its token."""
+    command = [sys.executable, "-c", HOLDER, str(port), name, str(ttl)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+async def test_a_killed_holder_costs_a_ttl(flavour: Any, maybe: Any) -> None:
+    with start_redis() as server, holder(server.port, "job", 0.5) as (process, token):
+        lock = flavour.Lock(flavour.redis(server.url), "job", ttl=10)
+        assert await maybe(lock.try_acquire()) is None
+        process.kill()
+        lease = await maybe(lock.acquire(timeout=20))
+
+        assert lease.token > token
+
+
+async def test_a_stopped_holder_learns_that_it_lost(flavour: Any, maybe: Any) -> None:
+    """SIGSTOP for longer than the ttl: the next one has a higher token, and the sleeper knows when it wakes."""
+    with start_redis() as server, holder(server.port, "job", 0.5) as (process, token):
+        lock = flavour.Lock(flavour.redis(server.url), "job", ttl=10)
+        process.send_signal(signal.SIGSTOP)
+        lease = await maybe(lock.acquire(timeout=20))
+        assert lease.token > token
+        process.send_signal(signal.SIGCONT)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+        assert process.stdout.readline().startswith("lost: job:")
+        lease.ensure()
+        assert await maybe(lease.release()) is True
+
+
+def forked(child: Any) -> int:
+    """Run ``child`` in a forked process; return its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            status = child()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_holds_nothing(coordkit_redis: Any, coordkit_namespace: str) -> None:
+    """python-redis-lock: the child's exit releases the parent's lock."""
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=0.5)
+    with lock as lease:
+
+        def child() -> int:
+            try:
+                lease.ensure()
+            except LeaseLost as error:
+                told = "forked child" in str(error)
+            return 0 if told and lease.remaining() == 0 and lease.release() is False else 1
+
+        assert forked(child) == 0
+        assert coordkit_redis.get(lock.key).decode() == lease.holder
+        threading.Event().wait(0.8)
+        lease.ensure()  # and the parent is renewed on
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_locks_for_itself(coordkit_redis: Any, coordkit_namespace: str) -> None:
+    """With connections, timer and worker of its own: renewal works in the child, and in the parent."""
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=0.3)
+    other = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:other", ttl=0.3)
+    with other as parents:
+
+        def child() -> int:
+            with lock as lease:
+                if lease.lost.wait(0.8):
+                    return 1
+                lease.ensure()
+            return 0
+
+        assert forked(child) == 0
+        parents.ensure()
+        with lock:
+            pass
+
+
+# -- `with lock` left elsewhere than it was entered
+
+
+def test_a_block_left_in_another_thread_gives_back_its_own(coordkit_redis: Any, coordkit_namespace: str) -> None:
+    """A generator entered in one thread and closed in another, as web frameworks do, beside a block of that thread."""
+    slow = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=60)
+
+    def request() -> Iterator[Any]:
+        with slow as lease:
+            yield lease
+
+    first = request()
+    lost = next(first)
+    expire(slow)  # so that a second block of the same lock can be open at once
+    outcome: list[Any] = []
+
+    def elsewhere() -> None:
+        with slow as mine:
+            try:
+                first.close()
+            except LeaseLost as error:
+                outcome.append(error.token)
+            outcome.append(mine.ensure())
+            outcome.append(coordkit_redis.get(slow.key).decode() == mine.holder)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(20)
+    assert outcome in ([True, True], [lost.token, True, True])  # a generator that is closed may swallow nothing else
+    assert not coordkit_redis.exists(slow.key)
+
+
+def test_an_exit_stack_that_moves_gives_back_the_only_one(coordkit_redis: Any, coordkit_namespace: str) -> None:
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=60)
+    stack = ExitStack()
+    stack.enter_context(lock)
+    thread = threading.Thread(target=stack.close)
+    thread.start()
+    thread.join(20)
+
+    assert not coordkit_redis.exists(lock.key)
+
+
+def test_where_it_cannot_be_known_it_is_said(coordkit_redis: Any, coordkit_namespace: str) -> None:
+    """Two blocks are open, neither was entered by this thread: nobody's lease is given back by guess."""
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=60)
+    stacks = [ExitStack(), ExitStack()]
+    lease = stacks[0].enter_context(lock)
+    expire(lock)
+    current = stacks[1].enter_context(lock)
+    caught: list[BaseException] = []
+
+    def leave() -> None:
+        try:
+            stacks[0].close()
+        except CoordError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    thread.join(20)
+
+    assert "use `with lock.hold()`" in str(caught[0])
+    assert coordkit_redis.get(lock.key).decode() == current.holder
+    lease.release()
+    current.release()
+
+
+async def test_a_task_that_leaves_for_another_gives_back_the_only_one(
+    coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    """A fixture or dependency that is set up in one task and torn down in another."""
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+
+    async def dependency() -> Any:
+        async with lock:
+            yield
+
+    entered = dependency()
+    await asyncio.create_task(anext(entered))
+    await asyncio.create_task(entered.aclose())
+    assert await client.exists(lock.key) == 0
+    await client.aclose()
