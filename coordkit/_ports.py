@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 
@@ -108,4 +109,151 @@ class Store(Protocol):
 
     async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
         """Run many in one pipeline; a reply that is an error stands in the list in its place."""
+        ...
+
+
+# -- ZooKeeper
+
+
+class Link(Enum):
+    """What a client is to its ensemble."""
+
+    CONNECTED = "connected"
+    CONNECTING = "not connected"  # suspended or expired: it connects by itself, perhaps with a new session
+    CLOSED = "not running"  # never started, or stopped
+    REFUSED = "refused"  # authentication failed
+    FORKED = "forked"  # it was started by the parent of this process
+
+
+class Kind(Enum):
+    """How long a znode lives."""
+
+    PERSISTENT = 0
+    EPHEMERAL = 1  # as long as the session that made it
+    SEQUENTIAL = 3  # ephemeral, and its name ends with a number that rises
+    CONTAINER = 4  # until it is empty
+
+
+class Stat(NamedTuple):
+    """What ZooKeeper knows of a znode; ``owner`` is the session of an ephemeral one, else 0."""
+
+    created: int
+    modified: int
+    version: int
+    owner: int
+
+
+Watch = Callable[[bool], None]
+"""Called once when the znode changed or the connection was lost; its argument says whether the znode is gone."""
+
+
+class Create(NamedTuple):
+    """Answered by ``(path, Stat)``; in a ``Multi`` by the path."""
+
+    path: str
+    data: bytes = b""
+    kind: Kind = Kind.PERSISTENT
+
+
+class Delete(NamedTuple):
+    path: str
+    version: int = -1
+
+
+class SetData(NamedTuple):
+    """Answered by a ``Stat``."""
+
+    path: str
+    data: bytes
+    version: int = -1
+
+
+class Check(NamedTuple):
+    """Part of a ``Multi``: it fails unless the znode is there (and has this version)."""
+
+    path: str
+    version: int = -1
+
+
+class GetData(NamedTuple):
+    """Answered by ``(data, Stat)``."""
+
+    path: str
+    watch: Watch | None = None
+
+
+class GetStat(NamedTuple):
+    """Answered by a ``Stat``, or None; its watch hears of a creation as well."""
+
+    path: str
+    watch: Watch | None = None
+
+
+class GetChildren(NamedTuple):
+    """Answered by a list of names, in no order."""
+
+    path: str
+    watch: Watch | None = None
+
+
+class Multi(NamedTuple):
+    """All or nothing, and always through the quorum; answered by the list of answers."""
+
+    steps: tuple[Create | Delete | SetData | Check, ...]
+
+
+Request = Create | Delete | SetData | GetData | GetStat | GetChildren | Multi
+
+
+class NodeError(Exception):
+    """An answer that the core expects and handles; ``path`` is the znode it is about."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class NoNode(NodeError):
+    """There is no such znode (or, creating one, no such parent)."""
+
+
+class NodeExists(NodeError):
+    """There is such a znode already."""
+
+
+class BadVersion(NodeError):
+    """The znode has changed since."""
+
+
+class Ensemble(Protocol):
+    """One client's ZooKeeper. Every call ends in a bounded time, connected or not."""
+
+    def __str__(self) -> str:
+        """Say which servers these are, for messages."""
+        ...
+
+    def link(self) -> Link: ...
+
+    def session(self) -> int | None:
+        """Return the id of the session, or None while there is no connection."""
+        ...
+
+    def session_timeout(self) -> float:
+        """Return the seconds of silence after which the servers end the session, as negotiated with them."""
+        ...
+
+    def listen(self, listener: Callable[[Link], None]) -> None:
+        """Have every change of the link told to ``listener``, in order; it must be short and must not block."""
+        ...
+
+    def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
+        """Forget the watch of a request that was made."""
+        ...
+
+    async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
+        """Send all requests at once, for the resource ``name``; return the answers in order.
+
+        An answer that is an error stands in its place: a ``NodeError``, ``StoreRefused``, or ``StoreUnavailable`` where
+        no answer came ``within`` seconds or the connection was lost, so that it may have been carried out, now or later.
+        """
         ...

@@ -64,9 +64,7 @@ def test_the_same_calls_get_the_same_replies(pair: Pair, seed: int) -> None:
     for _ in range(200):
         name = chance.choice(sorted(SCRIPTS))
         holder = chance.choice([b"me", b"you"])
-        if name == "lock_acquire":
-            keys, args = [lock, token], [holder, 10_000, 60_000]
-        elif name == "lock_renew":
+        if name in {"lock_acquire", "lock_renew"}:
             keys, args = [lock, token], [holder, 10_000, 60_000]
         elif name == "lock_release":
             keys, args = [lock], [holder]
