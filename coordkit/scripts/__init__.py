@@ -10,5 +10,5 @@ from coordkit._ports import Script
 
 def load(*names: str) -> Script:
     """Return one script made of the named files in order; all but the last define functions for the last."""
-    source = "".join(files(__package__).joinpath(f"{name}.lua").read_text("utf-8") for name in names)
+    source = "".join(files("coordkit.scripts").joinpath(f"{name}.lua").read_text("utf-8") for name in names)
     return Script(names[-1], source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
