@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from coordkit.errors import CoordError
 
 T = TypeVar("T")
 
 
-class Entry(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Entry(Generic[T]):
     frame: int
     place: object
     block: T

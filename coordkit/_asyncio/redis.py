@@ -157,9 +157,8 @@ async def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[An
 def store_for(client: Any) -> RedisStore:
     """Return the store of an asyncio client: one for all locks on it, so that they share connections and a keeper."""
     _redis.check_client(client, flavour="asyncio")
-    store: RedisStore | None = vars(client).get(_ATTRIBUTE)
-    if store is None:
-        store = vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with the client
+    known: RedisStore | None = vars(client).get(_ATTRIBUTE)
+    store: RedisStore = known or vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with it
     return store
 
 

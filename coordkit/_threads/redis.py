@@ -140,9 +140,8 @@ def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
 def store_for(client: Any) -> RedisStore:
     """Return the store of a blocking client: one for all locks on it, so that they share connections and a keeper."""
     _redis.check_client(client, flavour="blocking")
-    store: RedisStore | None = vars(client).get(_ATTRIBUTE)
-    if store is None:
-        store = vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with the client
+    known: RedisStore | None = vars(client).get(_ATTRIBUTE)
+    store: RedisStore = known or vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with it
     return store
 
 

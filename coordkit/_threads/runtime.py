@@ -121,8 +121,8 @@ class Clock:
     def _tick(self) -> None:
         while True:
             with self._changed:
-                while not self._heap or (wait := self._heap[0][0] - now()) > 0:
-                    self._changed.wait(wait if self._heap else None)
+                while (wait := self._heap[0][0] - now() if self._heap else None) is None or wait > 0:
+                    self._changed.wait(wait)
                 _, _, entry = heapq.heappop(self._heap)
                 action, entry.action = entry.action, None
                 if action is None:

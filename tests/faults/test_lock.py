@@ -30,6 +30,10 @@ from coordkit.testing.processes import start_redis
 ACQUIRED, RELEASED = b"*2\r\n:1\r\n", b":1\r\n"  # the replies that say so
 
 
+async def close(client: redis.asyncio.Redis) -> None:
+    await (getattr(client, "aclose", None) or client.close)()  # aclose came with redis-py 5.0.1
+
+
 @pytest.fixture
 def proxy(coordkit_faults: Any, coordkit_redis_server: Any) -> FaultProxy:
     return coordkit_faults.proxy(coordkit_redis_server)
@@ -276,7 +280,7 @@ async def test_a_cancelled_acquire_leaves_nothing(
         await asyncio.sleep(0.01)
 
     assert not coordkit_redis.exists(lock.key)
-    await client.aclose()
+    await close(client)
 
 
 async def test_a_cancelled_acquire_gives_back_what_was_on_its_way(
@@ -298,7 +302,7 @@ async def test_a_cancelled_acquire_gives_back_what_was_on_its_way(
         await asyncio.sleep(0.01)
 
     assert not coordkit_redis.exists(lock.key)
-    await client.aclose()
+    await close(client)
 
 
 async def test_a_cancelled_waiter_leaves_nothing(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
@@ -308,7 +312,7 @@ async def test_a_cancelled_waiter_leaves_nothing(coordkit_redis_server: Any, coo
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(lock.acquire(), 0.05)
     assert await client.exists(lock.key) == 0
-    await client.aclose()
+    await close(client)
 
 
 async def test_losing_the_lease_cancels_the_body_and_nothing_else(
@@ -336,7 +340,7 @@ async def test_losing_the_lease_cancels_the_body_and_nothing_else(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await client.exists(lock.key) == 0
-    await client.aclose()
+    await close(client)
 
 
 async def test_a_loss_that_the_task_itself_finds_hits_once(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
@@ -349,7 +353,7 @@ async def test_a_loss_that_the_task_itself_finds_hits_once(coordkit_redis_server
                 pass  # the loop has no chance to tell us first
             lease.ensure()
     await asyncio.sleep(0.01)
-    await client.aclose()
+    await close(client)
 
 
 def test_one_lock_under_one_loop_after_another(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
@@ -360,7 +364,7 @@ def test_one_lock_under_one_loop_after_another(coordkit_redis_server: Any, coord
     async def turn() -> int:
         async with lock as lease:
             token = lease.token
-        await client.aclose()
+        await close(client)
         return token
 
     tokens = [asyncio.run(turn()) for _ in range(3)]
@@ -556,4 +560,4 @@ async def test_a_task_that_leaves_for_another_gives_back_the_only_one(
     await asyncio.create_task(anext(entered))
     await asyncio.create_task(entered.aclose())
     assert await client.exists(lock.key) == 0
-    await client.aclose()
+    await close(client)
