@@ -10,19 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from coordkit.errors import CoordError
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Entry(Generic[T]):
-    frame: int
-    place: object
-    block: T
 
 
 class OpenBlocks(Generic[T]):
@@ -32,19 +24,20 @@ class OpenBlocks(Generic[T]):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._entries: deque[Entry[T]] = deque()
+        # The frame that holds the `with`, the thread or task, the block.
+        self._entries: deque[tuple[int, object, T]] = deque()
 
     def entered(self, place: object, block: T) -> None:
         """Remember a block, by its frame and by ``place``, its thread or task."""
-        self._entries.append(Entry(_statement(), place, block))
+        self._entries.append((_statement(), place, block))
 
     def left(self, place: object) -> T:
         """Return the block that is being left; raise ``CoordError`` if that cannot be known."""
         entries, frame = list(self._entries), _statement()
-        here = [entry for entry in entries if entry.frame == frame]
+        here = [entry for entry in entries if entry[0] == frame]
         if here:
             return self._take(here[-1])  # nested in one frame: the inner one first
-        for candidates in ([entry for entry in entries if entry.place == place], entries):
+        for candidates in ([entry for entry in entries if entry[1] == place], entries):
             if len(candidates) == 1:
                 return self._take(candidates[0])
         raise CoordError(
@@ -53,9 +46,9 @@ class OpenBlocks(Generic[T]):
             "renewed until max_hold or the end of the process; use `with lock.hold()` there, which knows its own lease",
         )
 
-    def _take(self, entry: Entry[T]) -> T:
+    def _take(self, entry: tuple[int, object, T]) -> T:
         self._entries.remove(entry)
-        return entry.block
+        return entry[2]
 
 
 def _statement() -> int:

@@ -58,16 +58,18 @@ class RedisStore:
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
-        name = calls[0][0]
         asked = [call for _, call in calls]
         try:
             replies = await (self._speak(asked) if self._keeps else self._ask(asked))
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
                 raise
             raise meant from error
-        return [_redis.named(reply, calls[i][0], self._where) for i, reply in enumerate(replies)]
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[i] = _redis.named(reply, calls[i][0], self._where)
+        return replies
 
     # -- over a connection of our own
 
@@ -76,10 +78,12 @@ class RedisStore:
         async with home.turns:
             connection, made = await self._borrow(home)
             try:
-                replies = await _exchange(connection, [_redis.evalsha(call) for call in calls])
+                await connection.send_packed_command([_redis.packed(call) for call in calls])
+                replies = await _replies(connection, len(calls))
                 if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                    again = await _exchange(connection, _redis.evals([calls[i] for i in unknown]))
-                    for i, reply in zip(unknown, again, strict=True):
+                    evals = connection.pack_commands(_redis.evals([calls[i] for i in unknown]))
+                    await connection.send_packed_command(evals)
+                    for i, reply in zip(unknown, await _replies(connection, len(unknown)), strict=True):
                         replies[i] = reply
             except BaseException as error:
                 await connection.disconnect(nowait=True)  # a reply may still be on its way
@@ -143,10 +147,9 @@ class RedisStore:
         return replies
 
 
-async def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-    await connection.send_packed_command(connection.pack_commands(commands))
+async def _replies(connection: Any, count: int) -> list[Any]:
     replies: list[Any] = []
-    for _ in commands:
+    for _ in range(count):
         try:
             replies.append(await connection.read_response())
         except exceptions.ResponseError as error:

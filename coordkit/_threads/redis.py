@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +30,7 @@ class RedisStore:
 
     def _reset(self) -> None:
         self._process = os.getpid()
-        self._mutex = threading.Lock()
-        self._idle: list[tuple[Any, float]] = []  # connection, when it was made; the one used last is last
+        self._idle: deque[tuple[Any, float]] = deque()  # connection, when it was made; the one used last is last
         self._used = 0.0
         self._sweeping = False
 
@@ -45,71 +44,72 @@ class RedisStore:
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
-        name = calls[0][0]
+        asked = [call for _, call in calls]
         try:
-            replies = (
-                self._speak([call for _, call in calls]) if self._keeps else self._ask([call for _, call in calls])
-            )
+            replies = self._speak(asked) if self._keeps else self._ask(asked)
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
                 raise
             raise meant from error
-        return [_redis.named(reply, calls[i][0], self._where) for i, reply in enumerate(replies)]
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[i] = _redis.named(reply, calls[i][0], self._where)
+        return replies
 
     # -- over a connection of our own
 
     def _speak(self, calls: list[Call]) -> list[Any]:
         connection, made = self._borrow()
         try:
-            replies = _exchange(connection, [_redis.evalsha(call) for call in calls])
+            connection.send_packed_command([_redis.packed(call) for call in calls])
+            replies = _replies(connection, len(calls))
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                again = _exchange(connection, _redis.evals([calls[i] for i in unknown]))
-                for i, reply in zip(unknown, again, strict=True):
+                connection.send_packed_command(connection.pack_commands(_redis.evals([calls[i] for i in unknown])))
+                for i, reply in zip(unknown, _replies(connection, len(unknown)), strict=True):
                     replies[i] = reply
         except BaseException as error:
             connection.disconnect()  # a reply may still be on its way
             if isinstance(error, exceptions.ConnectionError):
                 self._drop_idle()  # the server went away: what is idle is dead as well
             raise
-        self._keep(connection, made)
+        self._idle.append((connection, made))
+        self._used = now()
+        if not self._sweeping:
+            self._sweeping = True
+            RUNTIME.call_at(self._used + _redis.IDLE, self._sweep)
         return replies
 
     def _borrow(self) -> tuple[Any, float]:
         if os.getpid() != self._process:
             self._reset()  # forked: the sockets are the parent's
-        with self._mutex:
-            while self._idle:
+        while True:
+            try:
                 connection, made = self._idle.pop()
-                if now() - made < _redis.MAX_AGE:
-                    return connection, made
-                connection.disconnect()
+            except IndexError:
+                break
+            if now() - made < _redis.MAX_AGE:
+                return connection, made
+            connection.disconnect()
         pool = self._client.connection_pool
         connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
         connection.connect()
         return connection, now()
 
-    def _keep(self, connection: Any, made: float) -> None:
-        with self._mutex:
-            self._idle.append((connection, made))
-            self._used = now()
-            if not self._sweeping:
-                self._sweeping = True
-                RUNTIME.call_at(self._used + _redis.IDLE, self._sweep)
-
     def _sweep(self) -> None:
-        with self._mutex:
-            rest = self._used + _redis.IDLE - now()
-            self._sweeping = rest > 0
-            if rest > 0:
-                RUNTIME.call_at(now() + rest, self._sweep)
-                return
+        rest = self._used + _redis.IDLE - now()
+        if rest > 0:
+            RUNTIME.call_at(now() + rest, self._sweep)
+            return
+        self._sweeping = False
         self._drop_idle()
 
     def _drop_idle(self) -> None:
-        with self._mutex:
-            idle, self._idle = self._idle, []
-        for connection, _ in idle:
+        while True:
+            try:
+                connection, _ = self._idle.pop()
+            except IndexError:
+                return
             connection.disconnect()
 
     # -- through the client, where it must be
@@ -126,10 +126,9 @@ class RedisStore:
         return replies
 
 
-def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-    connection.send_packed_command(connection.pack_commands(commands))
+def _replies(connection: Any, count: int) -> list[Any]:
     replies: list[Any] = []
-    for _ in commands:
+    for _ in range(count):
         try:
             replies.append(connection.read_response())
         except exceptions.ResponseError as error:

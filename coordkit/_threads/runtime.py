@@ -26,7 +26,13 @@ from coordkit._run import run
 # CLOCK_MONOTONIC stands still while the machine is suspended, and a server's ttl does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
+_HOST = socket.gethostname()
+
 _IDLE = 1.0  # seconds a worker thread waits for more work before it ends
+
+
+_EVENTS = threading.Lock()
+"""Guards the few lines in which an event gets its first waiter; held for no longer."""
 
 
 def now() -> float:
@@ -34,41 +40,60 @@ def now() -> float:
 
 
 def new_holder() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(16)}"
+    return f"{_HOST}:{os.getpid()}:{secrets.token_hex(16)}"
 
 
 class ThreadEvent:
-    """A ``threading.Event`` as a port."""
+    """An event that costs nothing until somebody waits for it; ``threading.Event`` makes a lock and a condition."""
 
-    __slots__ = ("_actions", "_event")
+    __slots__ = ("_actions", "_happened", "_waiting")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._actions: deque[Callable[[], None]] = deque()
+        self._happened = False
+        self._waiting: deque[threading.Lock] | None = None
+        self._actions: deque[Callable[[], None]] | None = None
 
     def set(self) -> None:
-        self._event.set()
-        self._run_actions()
-
-    def call_when_set(self, action: Callable[[], None]) -> None:
-        self._actions.append(action)
-        if self._event.is_set():
-            self._run_actions()
-
-    def _run_actions(self) -> None:
-        # Two threads may come here at once; each action is popped, and so run, by one of them.
-        while self._actions:
-            try:
-                action = self._actions.popleft()
-            except IndexError:
-                return
-            action()
+        self._happened = True
+        self._tell()
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._happened
+
+    def call_when_set(self, action: Callable[[], None]) -> None:
+        with _EVENTS:
+            if self._actions is None:
+                self._actions = deque()
+            self._actions.append(action)
+        if self.is_set():
+            self._tell()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        return self._event.wait(timeout)
+        if self._happened:
+            return True
+        gate = threading.Lock()
+        gate.acquire()
+        with _EVENTS:
+            if self._waiting is None:
+                self._waiting = deque()
+            self._waiting.append(gate)
+        if self.is_set():  # between the look above and the line before
+            self._tell()
+        if not gate.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
+            with _EVENTS:
+                if self._waiting is not None and gate in self._waiting:
+                    self._waiting.remove(gate)
+        return self._happened
+
+    def _tell(self) -> None:
+        # Two threads may come here at once; each waiter and each action is taken, and so told, by one of them.
+        with _EVENTS:
+            waiting, self._waiting = self._waiting or (), None
+            actions, self._actions = self._actions or (), None
+        for gate in waiting:
+            gate.release()
+        for action in actions:
+            action()
 
 
 class Entry:
@@ -173,6 +198,8 @@ class ThreadRuntime:
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
+        global _EVENTS  # noqa: PLW0603  another thread may have held it when the process forked
+        _EVENTS = threading.Lock()
         self._clock.reset()
         for worker in list(_workers):
             worker.reset()

@@ -112,6 +112,23 @@ def test_an_event_calls_back_once_early_or_late(runtime: object) -> None:
     assert calls == ["early", "late"]
 
 
+def test_a_blocking_event_wakes_all_and_times_out() -> None:
+    event = THREADS.event()
+    assert run(event.wait(0)) is False
+    assert run(event.wait(0.001)) is False
+    assert not event._waiting  # whoever polls leaves nothing behind
+    woken: list[bool] = []
+    threads = [threading.Thread(target=lambda: woken.append(run(event.wait(60)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    event.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert woken == [True, True, True]
+    assert run(event.wait()) is True
+
+
 def test_an_asyncio_event_wakes_all_and_times_out() -> None:
     async def story() -> list[bool]:
         event = LOOPS.event()
