@@ -25,6 +25,8 @@ from coordkit.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
+from coordkit.routing.client import ShardedPipeline, ShardedRedis
 
 __version__ = "0.1.0"
 
@@ -43,9 +45,16 @@ __all__ = [
     "NoQuorum",
     "NotAcquired",
     "PartialFailure",
+    "Placement",
+    "Random",
+    "RoundRobin",
     "ShardDown",
+    "ShardedPipeline",
+    "ShardedRedis",
+    "SmoothWeightedRoundRobin",
     "StaleToken",
     "StoreRefused",
     "StoreUnavailable",
     "Token",
+    "rendezvous",
 ]

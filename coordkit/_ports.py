@@ -254,6 +254,6 @@ class Ensemble(Protocol):
         """Send all requests at once, for the resource ``name``; return the answers in order.
 
         An answer that is an error stands in its place: a ``NodeError``, ``StoreRefused``, or ``StoreUnavailable`` where
-        no answer came ``within`` seconds or the connection was lost, so that it may have been carried out, now or later.
+        no answer came ``within`` seconds or the connection was lost: it may have been carried out, or may yet be.
         """
         ...

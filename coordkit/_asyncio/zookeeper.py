@@ -54,17 +54,21 @@ class KazooEnsemble:
         results = [self._wire.submit(request, self._bells) for request in requests]
         left = set(range(len(results)))
 
-        def settle(index: int) -> None:
-            left.discard(index)  # kazoo may tell twice
-            if not left and not answered.done():
+        def settle() -> None:
+            if not answered.done():
                 answered.set_result(None)
 
+        def one(index: int) -> None:
+            left.discard(index)  # kazoo may tell twice
+            if not left:
+                settle()
+
         def link(index: int) -> None:
-            results[index].rawlink(lambda _: self._soon(lambda: settle(index)))
+            results[index].rawlink(lambda _: self._soon(lambda: one(index)))
 
         for index in range(len(results)):
             link(index)
-        timer = self._loop.call_later(within, lambda: answered.done() or answered.set_result(None))
+        timer = self._loop.call_later(within, settle)
         try:
             await answered
         finally:

@@ -81,8 +81,7 @@ class ThreadEvent:
             self._tell()
         if not gate.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
             with _EVENTS:
-                if self._waiting is not None and gate in self._waiting:
-                    self._waiting.remove(gate)
+                self._waiting = deque(other for other in self._waiting or () if other is not gate)
         return self._happened
 
     def _tell(self) -> None:

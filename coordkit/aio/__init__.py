@@ -21,6 +21,8 @@ from coordkit.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
+from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 
 __all__ = [
     "AcquireTimeout",
@@ -37,9 +39,16 @@ __all__ = [
     "NoQuorum",
     "NotAcquired",
     "PartialFailure",
+    "Placement",
+    "Random",
+    "RoundRobin",
     "ShardDown",
+    "ShardedPipeline",
+    "ShardedRedis",
+    "SmoothWeightedRoundRobin",
     "StaleToken",
     "StoreRefused",
     "StoreUnavailable",
     "Token",
+    "rendezvous",
 ]

@@ -2,8 +2,8 @@
 
 A refused contender asks again after a pause that grows, is jittered, and never ends later than the holder's ttl or the
 caller's timeout. Whatever way an acquisition ends, what it may have been granted is given back: a request that got no
-answer may have been carried out. (A request that is still on its way when we give back may land afterwards: then its
-ttl ends it.)
+answer may have been carried out. A request that is still on its way when we give back may land afterwards, so we look
+again, twice; what lands later still is ended by its ttl.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tenacity.wait import wait_base, wait_random_exponential
 
 from coordkit._ports import Runtime
 from coordkit.core.answer import answered, attempts
-from coordkit.core.lease import Granted, Grantor, Lease, Refused
+from coordkit.core.grantor import Granted, Grantor, Refused, Returned
+from coordkit.core.lease import Lease
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreUnavailable
 
 PAUSES = wait_random_exponential(multiplier=0.005, max=0.1)
@@ -64,9 +65,12 @@ class Contender:
         holder = runtime.new_holder()
         deadline = math.inf if timeout is None else runtime.now() + timeout
         attempt = None
+        asking = True
         try:
             while True:
+                asking = True
                 answer = await self._ask(holder, deadline)
+                asking = False
                 if isinstance(answer, Lease):
                     return answer
                 left = deadline - runtime.now()
@@ -80,7 +84,7 @@ class Contender:
             self._give_back_later(holder)
             raise
         except BaseException:
-            await runtime.finish(self._give_back(holder), within=_GIVE_BACK)
+            await runtime.finish(self._give_back(holder, asking), within=_GIVE_BACK)
             raise
 
     async def _ask(self, holder: str, deadline: float) -> Lease | Refused:
@@ -111,11 +115,14 @@ class Contender:
             self.name, f"the answer took longer than the ttl ({self._ttl} s); use a longer ttl or a nearer server"
         )
 
-    async def _give_back(self, holder: str) -> None:
+    async def _give_back(self, holder: str, asking: bool) -> None:
         try:
-            await self._grantor.revoke(holder)
+            said = await self._grantor.revoke(holder)
         except CoordError:
             self._give_back_later(holder)
+        else:
+            if asking and said is not Returned.GIVEN_BACK:
+                self._give_back_later(holder)  # what we asked for may arrive after what we sent to undo it
 
     def _give_back_later(self, holder: str) -> None:
         self._grantor.keeper.give_back(self._grantor, holder, until=self._runtime.now() + self._ttl)

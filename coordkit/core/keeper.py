@@ -12,15 +12,21 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordkit._ports import Runtime, Store
+from coordkit.core.grantor import Grantor, Returned
 from coordkit.errors import CoordError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from coordkit.core.lease import Grantor, Lease
+    from coordkit.core.lease import Lease
 
 _log = logging.getLogger("coordkit")
 
 BATCH = 500
 """Renewals in one pipeline: enough to hide the round trip, few enough to keep the server's other clients going."""
+
+
+LOOK_AGAIN = (0.1, 1.0)
+"""Seconds after which what was not there is looked for again: a request that its sender gave up may overtake nothing,
+but it may be overtaken, by our giving back over another connection."""
 
 
 class Unwanted(NamedTuple):
@@ -29,7 +35,8 @@ class Unwanted(NamedTuple):
     grantor: Grantor
     holder: str
     until: float
-    pause: float
+    pause: float = 0.01
+    looked: int = 0
 
 
 class Keeper:
@@ -47,10 +54,19 @@ class Keeper:
         self._due.append(lease)
         self._worker.poke()
 
-    def give_back(self, grantor: Grantor, holder: str, *, until: float, pause: float = 0.01) -> None:
-        """Revoke whatever ``holder`` may have got, again and again until an answer comes or the ttl has ended it."""
-        self._unwanted.append(Unwanted(grantor, holder, until, pause))
-        self._worker.poke()
+    def give_back(self, grantor: Grantor, holder: str, *, until: float) -> None:
+        """Revoke whatever ``holder`` may have got, until an answer comes or the ttl has ended it (at ``until``)."""
+        self._later(Unwanted(grantor, holder, until), 0.0)
+
+    def _later(self, unwanted: Unwanted, delay: float) -> None:
+        def now() -> None:
+            self._unwanted.append(unwanted)
+            self._worker.poke()
+
+        if delay:
+            self._runtime.call_at(self._runtime.now() + delay, now)
+        else:
+            now()
 
     async def _work(self) -> None:
         while self._due or self._unwanted:
@@ -87,15 +103,14 @@ class Keeper:
         self._runtime.call_at(self._runtime.now() + pause, lambda: self.renew(lease))
 
     async def _revoke(self, unwanted: Unwanted) -> None:
-        grantor, holder, until, pause = unwanted
-        if self._runtime.now() >= until:
+        if self._runtime.now() >= unwanted.until:
             return  # its ttl has ended it
         try:
-            await grantor.revoke(holder)
+            said = await unwanted.grantor.revoke(unwanted.holder)
         except StoreUnavailable:
-            self._runtime.call_at(
-                self._runtime.now() + pause,
-                lambda: self.give_back(grantor, holder, until=until, pause=min(pause * 2, 1.0)),
-            )
+            self._later(unwanted._replace(pause=min(unwanted.pause * 2, 1.0)), unwanted.pause)
         except CoordError as error:
-            _log.warning("%s: could not be given back, it ends with its ttl: %s", grantor.name, error)
+            _log.warning("%s: could not be given back, it ends with its ttl: %s", unwanted.grantor.name, error)
+        else:
+            if said is not Returned.GIVEN_BACK and unwanted.looked < len(LOOK_AGAIN):
+                self._later(unwanted._replace(looked=unwanted.looked + 1), LOOK_AGAIN[unwanted.looked])

@@ -13,53 +13,18 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal
 
-from coordkit._ports import Call, Runtime, Timer
+from coordkit._ports import Runtime, Timer
 from coordkit.core.answer import answered
+from coordkit.core.grantor import Grantor, Returned
 from coordkit.core.token import Token
 from coordkit.errors import CoordError, LeaseLost, StoreUnavailable
-
-if TYPE_CHECKING:
-    from coordkit.core.keeper import Keeper
 
 _log = logging.getLogger("coordkit")
 
 DRIFT = 0.01
 """How much faster than ours a server's clock may run: a lease of 10 s counts as 9.9 s."""
-
-
-class Granted(NamedTuple):
-    """It is yours."""
-
-    token: int
-
-
-class Refused(NamedTuple):
-    """It is another's, for ``left`` seconds more unless renewed or given back."""
-
-    holder: str
-    left: float
-
-
-class Returned(Enum):
-    """What a server says to a lease that is given back."""
-
-    GIVEN_BACK = 1
-    GONE = 0
-    ANOTHERS = -1
-
-
-class Grantor(Protocol):
-    """The questions a lease puts to its servers; each stands being asked twice."""
-
-    name: str
-    keeper: Keeper
-
-    async def grant(self, holder: str, ttl: float) -> Granted | Refused: ...
-    def renewal(self, holder: str, ttl: float) -> Call: ...
-    async def renew(self, holder: str, ttl: float) -> bool: ...
-    async def revoke(self, holder: str) -> Returned: ...
 
 
 class State(Enum):

@@ -16,8 +16,8 @@ from typing import Any
 
 from coordkit import scripts
 from coordkit._ports import Call, Store
+from coordkit.core.grantor import Granted, Refused, Returned
 from coordkit.core.keeper import Keeper
-from coordkit.core.lease import Granted, Refused, Returned
 
 _ACQUIRE = scripts.load("lock_acquire")
 _RENEW = scripts.load("lock_renew")

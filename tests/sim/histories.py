@@ -204,7 +204,7 @@ class History:
             self._violated(f"{holder.decode()} holds again after a later one did")
         if self.settings == CALM and holder.decode() not in self.wanted | self._asking():
             since = self.unwanted.setdefault(holder.decode(), self.world.time)
-            if self.world.time - since > 0.35:
+            if self.world.time - since > 0.5:
                 self._violated(f"{holder.decode()} wants it no more, the server still keeps it")
 
     def _asking(self) -> set[str]:

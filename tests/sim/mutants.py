@@ -13,7 +13,8 @@ from sim.histories import CALM, Settings
 
 from coordkit._ports import Script
 from coordkit.core import contend, fence, keeper, lock
-from coordkit.core.lease import Granted, Lease
+from coordkit.core.grantor import Granted
+from coordkit.core.lease import Lease
 
 Patch = pytest.MonkeyPatch
 
@@ -80,10 +81,19 @@ def loss_is_not_announced(patch: Patch) -> None:
 def cancelled_acquire_keeps_what_it_got(patch: Patch) -> None:
     """redis.asyncio: 40 of 40."""
 
-    async def keep(self: Any, holder: str) -> None: ...
+    async def keep(self: Any, holder: str, asking: bool) -> None: ...
 
     patch.setattr(contend.Contender, "_give_back", keep)
     patch.setattr(contend.Contender, "_give_back_later", _nothing)
+
+
+def gives_back_once(patch: Patch) -> None:
+    """Found by the simulator (seed 183): the give-back overtook the request it should undo, on another connection."""
+
+    async def once(self: Any, holder: str, asking: bool) -> None:
+        await self._grantor.revoke(holder)
+
+    patch.setattr(contend.Contender, "_give_back", once)
 
 
 def gives_up_early(patch: Patch) -> None:
@@ -152,6 +162,7 @@ MUTANTS: list[tuple[Callable[[Patch], None], Settings]] = [
     (renew_makes_it_again, Settings(evictions=True)),
     (loss_is_not_announced, STORMY),
     (cancelled_acquire_keeps_what_it_got, CALM),
+    (gives_back_once, CALM),
     (gives_up_early, STORMY),
     (token_without_the_clock, Settings(wipes=True)),
     (token_without_the_counter, Settings(clock_steps=True)),

@@ -1,0 +1,48 @@
+"""The ZooKeeper port of the blocking flavour.
+
+Watches and changes of the link are told in kazoo's own threads: what they call only sets events and pokes workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from coordkit import _kazoo
+from coordkit._ports import GetChildren, GetData, GetStat, Link, Request
+from coordkit._threads.runtime import RUNTIME, now
+from coordkit.core.session import Session
+
+
+class KazooEnsemble:
+    """One KazooClient's ZooKeeper; safe for many threads."""
+
+    def __init__(self, client: Any) -> None:
+        self._wire = _kazoo.wire_of(client)
+        self._bells = _kazoo.Bells(lambda ring: ring())
+        self.link = self._wire.link
+        self.session = self._wire.session
+        self.session_timeout = self._wire.session_timeout
+
+    def __str__(self) -> str:
+        return str(self._wire)
+
+    def listen(self, listener: Callable[[Link], None]) -> None:
+        self._wire.client.add_listener(lambda state: listener(self._wire.heard(state)))
+
+    def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
+        self._bells.unhang(request)
+
+    async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
+        until = now() + within
+        results = [self._wire.submit(request, self._bells) for request in requests]
+        for result in results:
+            result.wait(max(0.0, until - now()))
+        return [
+            self._wire.answer(name, request, result, within) for request, result in zip(requests, results, strict=True)
+        ]
+
+
+def session_of(client: Any) -> Session:
+    """Return the session of a client: one for all elections and groups on it."""
+    return _kazoo.once_per_client(client, "_coordkit_session", lambda: Session(RUNTIME, KazooEnsemble(client)))

@@ -1,0 +1,236 @@
+"""One client's session, as its elections and groups see it: connected, suspended, lost.
+
+What is promised: every call ends in a bounded time, also while there is no connection (kazoo would queue it for ever);
+what must not stay in ZooKeeper is removed in the background, again and again, until it is gone or the session has
+ended; one worker proves the leaderships of a client to the quorum. What is not: that CONNECTED means anything. Only an
+answered write proves a session, and only at the time it was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from coordkit._ports import Check, Ensemble, GetData, Link, Multi, NoNode, Request, Runtime
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from coordkit.core.leadership import Leadership
+
+_log = logging.getLogger("coordkit")
+
+GRACE = 1.0
+"""Seconds that one request may take although the caller's time is up: to ask once, and to give back."""
+
+PROVEN = 2 / 3
+"""The share of the session timeout for which an answered write proves the session: the rest covers what a follower
+may keep from the leader of the ensemble (half a tick, and the timeout is two ticks at least) and the round trip."""
+
+_PAUSE = 0.2  # seconds before an unanswered background request is made again
+
+
+class Wake:
+    """Something that may happen again and again, and is waited for by one."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._event = runtime.event()
+
+    def ring(self, *_: object) -> None:
+        self._event.set()
+
+    def reset(self) -> None:
+        """Forget what happened; look at the world after this, then wait."""
+        self._event = self._runtime.event()
+
+    async def wait(self, until: float) -> None:
+        await self._event.wait(None if math.isinf(until) else max(0.0, until - self._runtime.now()))
+
+
+class Unwanted(NamedTuple):
+    """Something that must not stay in ZooKeeper."""
+
+    name: str
+    remove: Callable[[], Awaitable[None]]
+
+
+class Session:
+    """The session of one client (under asyncio: of one client in one loop)."""
+
+    def __init__(self, runtime: Runtime, ensemble: Ensemble) -> None:
+        self.runtime = runtime
+        self.ensemble = ensemble
+        self._listeners: set[Callable[[Link], None]] = set()
+        self._due: deque[Leadership] = deque()
+        self._unwanted: deque[Unwanted] = deque()
+        self._prover = runtime.worker(self._prove)
+        self._remover = runtime.worker(self._remove)
+        ensemble.listen(self._changed)
+
+    # -- the link
+
+    @property
+    def proven(self) -> float:
+        """Seconds for which an answered write proves that the session lives."""
+        return self.ensemble.session_timeout() * PROVEN
+
+    def alive_as(self, session: int) -> bool:
+        """Return whether the client is connected, now, with this session."""
+        return self.ensemble.link() is Link.CONNECTED and self.ensemble.session() == session
+
+    def subscribe(self, listener: Callable[[Link], None]) -> None:
+        """Have every change of the link told to ``listener``, from wherever it was noticed; it must be short."""
+        self._listeners.add(listener)
+
+    def unsubscribe(self, listener: Callable[[Link], None]) -> None:
+        self._listeners.discard(listener)
+
+    def _changed(self, link: Link) -> None:
+        for listener in list(self._listeners):
+            listener(link)
+        if self._unwanted and link is not Link.CONNECTING:
+            self._remover.poke()
+
+    async def connected(self, name: str, until: float = math.inf) -> int:
+        """Return the session's id; wait for a connection until ``until``, and never longer than one session timeout.
+
+        Raises ``StoreUnavailable`` if none comes or the client does not run, ``StoreRefused`` if it may not connect.
+        """
+        session = self._session(name)
+        if session is not None:
+            return session
+        patience = self.ensemble.session_timeout()
+        until = min(until, self.runtime.now() + patience)
+        wake = Wake(self.runtime)
+        self.subscribe(wake.ring)
+        try:
+            while True:
+                wake.reset()
+                session = self._session(name)
+                if session is not None:
+                    return session
+                if self.runtime.now() >= until:
+                    raise StoreUnavailable(
+                        name, f"no connection to {self.ensemble} within the time given (at most {patience:.1f} s)"
+                    )
+                await wake.wait(until)
+        finally:
+            self.unsubscribe(wake.ring)
+
+    def _session(self, name: str) -> int | None:
+        link = self.ensemble.link()
+        if link is Link.CONNECTED:
+            return self.ensemble.session()
+        if link is Link.CLOSED:
+            raise StoreUnavailable(name, f"the KazooClient of {self.ensemble} is not running: call its start() first")
+        if link is Link.REFUSED:
+            raise StoreRefused(name, f"{self.ensemble} refused the client's credentials; check its auth_data")
+        if link is Link.FORKED:
+            raise CoordError(
+                name, "the KazooClient was started before a fork: make and start one of its own in this process"
+            )
+        return None
+
+    # -- asking
+
+    async def ask(self, name: str, requests: Sequence[Request], until: float = math.inf) -> list[Any]:
+        """Send all requests at once; return the answers, with ``NodeError`` and ``StoreUnavailable`` in their places.
+
+        Each has until ``until``, at least ``GRACE`` and at most one session timeout. ``StoreRefused`` is raised.
+        """
+        now = self.runtime.now()
+        until = max(until, now + GRACE)
+        await self.connected(name, until)
+        within = min(max(until - self.runtime.now(), GRACE), max(GRACE, self.ensemble.session_timeout()))
+        answers = await self.ensemble.ask(name, requests, within=within)
+        for answer in answers:
+            if isinstance(answer, StoreRefused):
+                raise answer
+        return answers
+
+    async def read(self, name: str, requests: Sequence[Request], until: float = math.inf) -> list[Any]:
+        """Ask what may be asked twice, again if the connection was lost meanwhile; raises ``StoreUnavailable``."""
+        until = min(until, self.runtime.now() + self.ensemble.session_timeout())
+        while True:
+            answers = await self.ask(name, requests, until)
+            lost = next((each for each in answers if isinstance(each, StoreUnavailable)), None)
+            if lost is None:
+                return answers
+            if self.runtime.now() >= until:
+                raise lost
+            await self.runtime.sleep(_PAUSE / 10)
+
+    # -- proving leaderships
+
+    def renew(self, leadership: Leadership) -> None:
+        """Prove ``leadership`` to the quorum in the next round."""
+        self._due.append(leadership)
+        self._prover.poke()
+
+    async def _prove(self) -> None:
+        while self._due:
+            batch = [each for each in (self._due.popleft() for _ in range(len(self._due))) if each.held]
+            if not batch:
+                return
+            asked, proven = self.runtime.now(), self.proven
+            requests: list[Request] = []
+            for each in batch:
+                requests.append(Multi((Check(each.candidate.node),)))
+                requests.append(GetData(each.candidate.node, each.candidate.changed))
+            answers: list[Any]
+            within = max(GRACE, *(each.remaining() for each in batch))
+            answers = await self.ensemble.ask(batch[0].name, requests, within=within)
+            for leadership, answer in zip(batch, answers[::2], strict=True):
+                if isinstance(answer, list):
+                    leadership.renewed(asked, proven)
+                elif isinstance(answer, NoNode):
+                    leadership.lose("its znode is gone: deleted by hand, or with the session")
+                elif leadership.held:
+                    _log.warning("%s: not proven, %.1f s left: %s", leadership.name, leadership.remaining(), answer)
+                    self._again(leadership)
+
+    def _again(self, leadership: Leadership) -> None:
+        pause = min(leadership.ttl / 10, 1.0)
+        self.runtime.call_at(self.runtime.now() + pause, lambda: self.renew(leadership))
+
+    # -- removing
+
+    def give_back(self, grantor: Any, holder: str, *, until: float) -> None:  # noqa: ARG002  as a keeper of leases
+        """Remove a candidate in the background: what a lease calls when a release got no answer."""
+        self.remove_later(grantor.name, grantor.remove)
+
+    def remove_later(self, name: str, remove: Callable[[], Awaitable[None]]) -> None:
+        """Call ``remove`` in the background until it does not raise ``StoreUnavailable``, or the session has ended."""
+        self._unwanted.append(Unwanted(name, remove))
+        self._remover.poke()
+
+    async def remove(self, name: str, remove: Callable[[], Awaitable[None]]) -> None:
+        """Call ``remove`` now, and in the background if it got no answer."""
+        try:
+            if self.ensemble.link() is not Link.CONNECTED:
+                self.remove_later(name, remove)
+            else:
+                await remove()
+        except StoreUnavailable:
+            self.remove_later(name, remove)
+        except CoordError as error:
+            _log.warning("%s: could not be removed, it ends with the session: %s", name, error)
+
+    async def _remove(self) -> None:
+        for _ in range(len(self._unwanted)):
+            link = self.ensemble.link()
+            if link is Link.CONNECTING:
+                return  # poked again when that has changed
+            unwanted = self._unwanted.popleft()
+            if link is not Link.CONNECTED:
+                continue  # the session was closed, and all that is ephemeral with it
+            try:
+                await unwanted.remove()
+            except StoreUnavailable:
+                self._unwanted.append(unwanted)
+                self.runtime.call_at(self.runtime.now() + _PAUSE, self._remover.poke)
+            except CoordError as error:
+                _log.warning("%s: could not be removed, it ends with the session: %s", unwanted.name, error)

@@ -1,0 +1,152 @@
+"""What coordkit writes into ZooKeeper: paths, names and records. Pure code.
+
+::
+
+    <election>              persistent
+    ├── epoch               persistent; JSON: who leads, or who resigned last; its mzxid is the token
+    └── candidates          container
+        └── <guid>-<seq>    ephemeral, sequential; JSON: who stands
+    <group>                 container
+    └── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
+
+Records carry ``"v": 1``; what a later version adds is ignored here, and names of another form are not in the line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+from coordkit.core.token import Token
+
+_CANDIDATE = re.compile(r"([0-9a-f]{32})-(-?\d{10,})")
+
+LAST_SEQUENCE = 2_000_000_000
+"""ZooKeeper's counter sticks at 2**31 - 1, where all contenders would get one number: stop well before."""
+
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff]")
+_MAX_IDENTITY = 1024
+
+
+class Leader(NamedTuple):
+    """Who leads, and by which token."""
+
+    identity: str
+    token: Token
+
+
+class Record(NamedTuple):
+    """The epoch record: who took over last, and whether it has resigned since."""
+
+    candidate: str
+    identity: str
+    holder: str
+    resigned: bool = False
+
+
+def check_path(value: object) -> str:
+    """Return ``value`` if it is the path of a znode below the root."""
+    if not isinstance(value, str):
+        raise TypeError(f"path must be a str, got {value!r}")
+    parts = value.split("/")
+    if parts[0] or len(parts) < 2 or not all(parts[1:]):
+        raise ValueError(f"path must be absolute, without empty parts or a slash at its end, got {value!r}")
+    if "." in parts or ".." in parts:
+        raise ValueError(f"path must not have the parts '.' or '..', got {value!r}")
+    if _FORBIDDEN.search(value):
+        raise ValueError(f"path must not have characters that ZooKeeper forbids (control, surrogate), got {value!r}")
+    return value
+
+
+def check_identity(value: object) -> str:
+    """Return ``value`` if it can name a contender or a member."""
+    if not isinstance(value, str):
+        raise TypeError(f"identity must be a str, got {value!r}")
+    if not value:
+        raise ValueError("identity must not be empty")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"identity must be text that UTF-8 can encode, got {value!r}") from None
+    if length > _MAX_IDENTITY:
+        raise ValueError(f"identity must be at most {_MAX_IDENTITY} bytes of UTF-8, got {length}: {value[:40]!r}...")
+    return value
+
+
+def check_data(value: object) -> bytes:
+    """Return ``value`` if it can be a member's data: bytes, under ZooKeeper's limit of 1 MiB."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"data must be bytes, got {value!r}")
+    if len(value) > 1_000_000:
+        raise ValueError(f"data must be at most 1,000,000 bytes, got {len(value)}")
+    return value
+
+
+def member_name(identity: str) -> str:
+    """Return the name of the znode of ``identity``; ``identity_of`` turns it back."""
+    name = quote(identity, safe=" !#$&'()*+,:;=@[]")
+    return name.replace(".", "%2E") if name in (".", "..") else name
+
+
+def identity_of(name: str) -> str:
+    return unquote(name)
+
+
+def sequence_of(name: str) -> int | None:
+    """Return the number that ZooKeeper gave to a candidate, or None for a name that is none of ours."""
+    match = _CANDIDATE.fullmatch(name)
+    return int(match[2]) if match else None
+
+
+def line(names: Iterable[str]) -> list[str]:
+    """Return the candidates in order of succession: by number, never by text."""
+    numbered = [(number, name) for name in names if (number := sequence_of(name)) is not None]
+    return [name for _, name in sorted(numbered)]
+
+
+def ancestors(path: str) -> list[str]:
+    """Return ``path`` and every path above it, from the top."""
+    parts = path.split("/")[1:]
+    return ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def candidate_data(identity: str) -> bytes:
+    return _pack({"identity": identity})
+
+
+def candidate_identity(data: bytes) -> str:
+    """Return who stands, '?' where the data is none of ours."""
+    return str(_unpack(data).get("identity", "?"))
+
+
+def pack_record(record: Record) -> bytes:
+    state = "resigned" if record.resigned else "leading"
+    return _pack({"candidate": record.candidate, "identity": record.identity, "holder": record.holder, "state": state})
+
+
+def unpack_record(data: bytes) -> Record | None:
+    """Return the epoch record, or None before the first leader."""
+    values = _unpack(data)
+    if "candidate" not in values:
+        return None
+    return Record(
+        str(values["candidate"]),
+        str(values.get("identity", "?")),
+        str(values.get("holder", "")),
+        values.get("state") == "resigned",
+    )
+
+
+def _pack(values: dict[str, str]) -> bytes:
+    return json.dumps({"v": 1, **values}).encode()
+
+
+def _unpack(data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except ValueError:  # empty, or written by somebody else
+        return {}
+    return values if isinstance(values, dict) else {}

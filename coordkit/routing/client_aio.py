@@ -1,0 +1,348 @@
+"""`ShardedRedis`: redis-py's commands over many shards, asyncio. The same as `coordkit.routing.client`, which says what
+is promised and what is not; only the I/O differs: each shard is spoken to concurrently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import redis.asyncio as redis
+from redis.asyncio.client import Pipeline
+from redis.commands import AsyncCoreCommands
+from redis.exceptions import NoScriptError, ResponseError
+
+from coordkit.errors import StoreUnavailable
+from coordkit.routing.client_shards import (
+    NO_ANSWER,
+    RAW,
+    TAKE,
+    Directory,
+    Gathering,
+    has_no_keys,
+    no_such_command,
+    only,
+    sha_of,
+    unanswered,
+    without_errors,
+)
+from coordkit.routing.plan import Plan, Question, Router
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+Batch = Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore[misc]  # its mixins disagree
+    """Route redis-py's commands over shards that are named, not addressed.
+
+    ``shards`` maps names to `redis.asyncio.Redis` clients of your own (a Sentinel's master is one); ``weights`` are
+    positive numbers, 1 where a name is missing. All clients must agree on encoding, decode_responses and protocol.
+    Raise ValueError or TypeError, naming the argument, for anything else, and NoNodes for no shard at all. Tasks of one
+    event loop may share one ShardedRedis, as they may share its clients.
+
+    No answer raises StoreUnavailable with the shard's name (redis-py's error is its cause), a split that worked on some
+    shards only raises PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the
+    whole shard), ``.failed`` maps keys to (shard, error).
+    Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`.
+    """
+
+    _is_async_client: Literal[True] = True  # by which redis-py's annotations tell the flavours apart
+    _event_dispatcher: Any = None  # redis-py 7's mixins declare it, its own clients alone use it
+    _client_type = redis.Redis
+    _other_types = (Pipeline,)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
+        shard = self._router.shard_of_first_key(args)
+        if shard is not None:
+            return await self._send(shard, args, options)
+        plan = await self._plan(args, options)
+        if len(plan.parts) == 1:
+            part = plan.parts[0]
+            return await self._send(part.shard, part.args, part.options)
+        gathering = Gathering()
+        gathering.add(plan)
+        return only(gathering.settle(await exchange(self._shards, gathering)))
+
+    async def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
+        """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
+
+        Raise PartialFailure, by shard, if some did not carry it out.
+        """
+        gathering = Gathering()
+        gathering.add(self._everywhere(command, options))
+        replies: dict[str, Any] = only(gathering.settle(await exchange(self._shards, gathering)))
+        return replies
+
+    def pipeline(self, transaction: bool = False, shard_hint: None = None) -> ShardedPipeline:
+        """Return a pipeline; unlike redis-py's it is no transaction unless asked, and then stays on one shard."""
+        if shard_hint is not None:
+            raise ValueError(f"shard_hint={shard_hint!r}; None is allowed: shards follow from the keys")
+        return ShardedPipeline(self, self._router, self._plan, transaction=transaction)
+
+    def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # redis-py's own Script loads on one server
+        """Return a script to call with keys and args; it runs on the shard of its keys and is loaded where needed."""
+        return ShardedScript(self, script)
+
+    async def scan_iter(  # type: ignore[override]  # redis-py's mixin overrides its blocking one in the same way
+        self, match: Any = None, count: int | None = None, _type: str | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Yield the keys of all shards, one shard after the other; SCAN's own promises hold for each of them."""
+        for shard, client in self._shards.items():
+            try:
+                async for key in client.scan_iter(match=match, count=count, _type=_type, **kwargs):
+                    yield key
+            except NO_ANSWER as error:
+                raise unanswered(shard, error) from error
+
+    async def aclose(self) -> None:
+        """Close the clients that were passed in."""
+        for client in self._shards.values():
+            await client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _send(self, shard: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        client: Any = self._shards[shard]  # redis-py leaves execute_command untyped
+        try:
+            return await client.execute_command(*args, **options)
+        except NO_ANSWER as error:
+            raise unanswered(shard, error) from error
+
+    async def _plan(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
+        plan: Plan | Question | None = self._router.plan(args, options)
+        while isinstance(plan, Question):
+            question = plan
+            plan = self._router.answer(question, await self._ask(question))
+            if plan is None:
+                raise no_such_command(question)
+        assert plan is not None  # noqa: S101 - for the type checker: only a Question becomes None
+        return plan
+
+    async def _ask(self, question: Question) -> Any:
+        words = (f"{question.ask[0]}  {question.ask[1]}", *question.ask[2:])
+        last: StoreUnavailable | None = None
+        for shard in self._shards:
+            try:
+                return await self._send(shard, words, RAW)
+            except StoreUnavailable as error:
+                last = error
+            except ResponseError as error:
+                if not has_no_keys(error):
+                    raise
+                return []
+        assert last is not None  # noqa: S101 - for the type checker: there is at least one shard
+        raise last
+
+
+class ShardedPipeline(AsyncCoreCommands):
+    """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
+
+    Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
+    with it, all keys must be on one shard, else CrossShardError.
+    """
+
+    _is_async_client: Literal[True] = True
+    _event_dispatcher: Any = None
+
+    def __init__(
+        self, shards: ShardedRedis, router: Router, plan: Callable[..., Awaitable[Plan]], *, transaction: bool = False
+    ) -> None:
+        self._shards = shards
+        self._router = router
+        self._plan = plan
+        self.transaction = transaction
+        self.command_stack: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self.command_stack)
+
+    def __bool__(self) -> bool:
+        return True  # as redis-py's, and not the truth of its length
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reset()
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Queue a command; return the pipeline, so that calls can be chained."""
+        self.command_stack.append((args, options))
+        return self
+
+    def reset(self) -> None:  # type: ignore[override]  # as redis-py's own Pipeline does, it hides the command RESET
+        """Forget the queued commands."""
+        self.command_stack = []
+
+    def watch(self, *names: Any) -> Any:
+        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
+        self._shards.watch(*names)
+
+    def unwatch(self) -> Any:
+        """Refuse, as `watch` does."""
+        self._shards.unwatch()
+
+    def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # as in ShardedRedis
+        """Return a script that queues itself in this pipeline when it is called."""
+        return ShardedScript(self, script)
+
+    def get_encoder(self) -> Any:
+        """Return the encoder of the clients, as redis.Redis does."""
+        return self._shards.get_encoder()
+
+    def get_connection_kwargs(self) -> dict[str, Any]:
+        """Return what `ShardedRedis.get_connection_kwargs` does."""
+        return self._shards.get_connection_kwargs()
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send what is queued and return the replies in the order of the calls.
+
+        The first error is raised, after all replies were read; with ``raise_on_error=False`` every error stands in
+        the list in its place: ResponseError, StoreUnavailable for a shard that did not answer, PartialFailure.
+        """
+        commands, self.command_stack = self.command_stack, []
+        if not commands:
+            return []
+        gathering = await self._gather(commands)
+        if self.transaction:
+            return await self._execute_transaction(commands, gathering, raise_on_error)
+        replies = list(gathering.settle(await exchange(self._shards.shards(), gathering)))
+        return without_errors(commands, replies) if raise_on_error else replies
+
+    async def _gather(self, commands: Batch) -> Gathering:
+        gathering, router = Gathering(), self._router
+        for command in commands:
+            args, options = command
+            shard = router.shard_of_first_key(args)
+            if shard is not None:
+                gathering.add_simple(shard, command)
+            else:
+                gathering.add(await self._plan(args, options))
+        return gathering
+
+    async def _execute_transaction(self, commands: Batch, gathering: Gathering, raise_on_error: bool) -> list[Any]:
+        shard = gathering.only_shard()
+        pipe: Any = self._shards.on(shard).pipeline(transaction=True)
+        async with pipe:
+            for args, options in commands:
+                pipe.execute_command(*args, **options)
+            try:
+                replies: list[Any] = await pipe.execute(raise_on_error)
+            except NO_ANSWER as error:
+                raise unanswered(shard, error) from error
+            return replies
+
+
+class ShardedScript:
+    """A Lua script that runs on the shard of its keys, as redis-py's Script does on its one server."""
+
+    def __init__(self, registered_client: ShardedRedis | ShardedPipeline, script: str | bytes) -> None:
+        self.registered_client = registered_client
+        self.script: Any = script  # redis-py's eval() is annotated for str alone, and takes bytes
+        self.sha = sha_of(registered_client.get_encoder(), script)
+
+    async def __call__(
+        self,
+        keys: Sequence[Any] | None = None,
+        args: Iterable[Any] | None = None,
+        client: ShardedRedis | ShardedPipeline | None = None,
+    ) -> Any:
+        """Run it, or queue it in a pipeline given as ``client``; at least one key is needed, and all on one shard."""
+        target: Any = self.registered_client if client is None else client
+        words = (len(keys or ()), *(keys or ()), *(args or ()))
+        if isinstance(target, ShardedPipeline):  # where "not loaded" would be known too late
+            return target.eval(self.script, *words)
+        try:
+            return await target.evalsha(self.sha, *words)
+        except NoScriptError:
+            return await target.eval(self.script, *words)  # loads it as well, on this shard alone
+
+
+async def exchange(shards: Mapping[str, redis.Redis], gathering: Gathering) -> dict[str, list[Any]]:
+    """Send each shard its batch and read its replies; what a shard did not answer is an error in its place."""
+    sendings = [_Sending(shard, shards[shard], gathering.batches[shard]) for shard in sorted(gathering.batches)]
+    try:
+        await _together([sending.take() for sending in sendings])
+        await _together([sending.speak() for sending in sendings])
+    finally:
+        for sending in sendings:
+            await sending.give_back()
+    return {sending.shard: sending.replies for sending in sendings}
+
+
+async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    if len(works) == 1:  # a task would cost more than the wait
+        await works[0]
+        return
+    # Exceptions are awaited as results: none may leave while the others still use their connections.
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+class _Sending:
+    """One batch on its way to one shard, over a connection of its client's pool, as redis-py's Pipeline does it.
+
+    Redis-py's public pipeline sends and reads in one call, which would serve one shard after the other.
+    """
+
+    def __init__(self, shard: str, client: redis.Redis, batch: Batch) -> None:
+        self.shard = shard
+        self.replies: list[Any] = []
+        self._client: Any = client  # redis-py leaves what is used here untyped
+        self._batch = batch
+        self._connection: Any = None
+        self._packed: Any = None
+        self._sent = False
+        self._in_step = True  # the connection has no reply on its way
+
+    async def take(self) -> None:
+        """Take a connection and pack the batch, so that nothing is sent anywhere if an argument cannot be."""
+        try:
+            self._connection = await self._client.connection_pool.get_connection(*TAKE)
+        except NO_ANSWER as error:
+            self._fail(error)
+            return
+        self._packed = self._connection.pack_commands([args for args, _ in self._batch])
+
+    async def speak(self) -> None:
+        if self._packed is None:
+            return
+        self._sent, self._in_step = True, False
+        try:
+            await self._connection.send_packed_command(self._packed)
+            for args, options in self._batch:
+                try:
+                    self.replies.append(await self._client.parse_response(self._connection, args[0], **options))
+                except ResponseError as error:
+                    self.replies.append(error)
+        except NO_ANSWER as error:
+            self._fail(error)
+            return
+        self._in_step = True
+
+    async def give_back(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        # Replies that nobody will read must not be taken for those of the next command.
+        if not self._in_step or getattr(connection, "should_reconnect", bool)():
+            await connection.disconnect(nowait=True)
+        await self._client.connection_pool.release(connection)
+
+    def _fail(self, error: Exception) -> None:
+        answer = unanswered(self.shard, error, sent=self._sent)
+        self.replies += [answer] * (len(self._batch) - len(self.replies))

@@ -1,0 +1,33 @@
+"""The slot of a key: one of 16384, by exactly the rule of Redis Cluster.
+
+A key's bytes are hashed as they go on the wire, so ``"k"`` and ``b"k"`` are one key. Keys with the same ``{tag}`` share
+a slot and therefore a shard. A later move to Redis Cluster rehashes nothing.
+Source: the Redis Cluster specification, "Key distribution model" and "Hash tags".
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+
+SLOTS = 16384
+
+
+def tagged(key: bytes) -> bytes:
+    """Return the part of ``key`` that is hashed: what stands in its first ``{...}`` unless that is empty, else all."""
+    start = key.find(b"{")
+    if start >= 0:
+        end = key.find(b"}", start + 1)
+        if end > start + 1:
+            return key[start + 1 : end]
+    return key
+
+
+def slot_of(key: str | bytes) -> int:
+    """Return the slot (0 to 16383) of ``key``; a str is hashed as UTF-8, redis-py's default encoding.
+
+    A key in another encoding is passed as the bytes that the client sends.
+    """
+    if isinstance(key, str):
+        key = key.encode()
+    # CRC16/XMODEM; binascii has it in C.
+    return crc_hqx(tagged(key) if b"{" in key else key, 0) & 0x3FFF

@@ -1,0 +1,262 @@
+"""What coordkit's own tests need beyond the fixtures of the plugin: tests written once, run in both flavours.
+
+A contract test is an ``async def`` that asks for ``flavour``; it runs twice, over ``coordkit`` and ``coordkit.aio``:
+
+    async def test_a_second_holder_is_refused(flavour, coordkit_redis_server, coordkit_namespace):
+        client = flavour.redis(coordkit_redis_server.url)
+        lock = flavour.Lock(client, f"{coordkit_namespace}:a", ttl=5)
+        async with flavour.within(lock) as lease:
+            assert await flavour.maybe(lock.try_acquire()) is None
+
+In the blocking flavour the calls block and nothing suspends, so the body is driven by one ``send(None)``; under asyncio
+it runs in ``asyncio.run``. What ``flavour`` made is closed at the end of the test, inside the same loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+class Running:
+    """Work that was spawned; ``result`` waits for it."""
+
+    def __init__(self, wait: Callable[[float], Any], done: Callable[[], bool]) -> None:
+        self._wait = wait
+        self.done = done
+
+    async def result(self, timeout: float = 20.0) -> Any:
+        """Return what it returned or raise what it raised; TimeoutError when it still runs after so many seconds."""
+        outcome = self._wait(timeout)
+        return await outcome if inspect.isawaitable(outcome) else outcome
+
+
+class Within:
+    """``async with`` around a context manager of either flavour."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+
+    async def __aenter__(self) -> Any:
+        if hasattr(self._manager, "__aenter__"):
+            return await self._manager.__aenter__()
+        return self._manager.__enter__()
+
+    async def __aexit__(self, *error: object) -> Any:
+        if hasattr(self._manager, "__aexit__"):
+            return await self._manager.__aexit__(*error)
+        return self._manager.__exit__(*error)
+
+
+class Each:
+    """``async for`` over an iterable of either flavour."""
+
+    def __init__(self, iterable: Any) -> None:
+        self._is_async = hasattr(iterable, "__aiter__")
+        self._iterator = aiter(iterable) if self._is_async else iter(iterable)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._is_async:
+            return await anext(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+class Flavour:
+    """One flavour of the library: its names as attributes (``flavour.Lock``), and how to wait and run side by side."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._closing: list[Callable[[], Any]] = []
+        self._running: list[Running] = []
+
+    @property
+    def is_async(self) -> bool:
+        return self.name == "asyncio"
+
+    @property
+    def api(self) -> ModuleType:
+        """The facade: ``coordkit`` or ``coordkit.aio``."""
+        return importlib.import_module("coordkit.aio" if self.is_async else "coordkit")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return getattr(self.api, name)
+        except AttributeError:
+            return importlib.import_module(f"{self.api.__name__}.{name}")  # a submodule: flavour.zk
+
+    def redis(self, url: str, **options: Any) -> Any:
+        """Return a redis client of this flavour; it is closed at the end of the test."""
+        if self.is_async:
+            from redis.asyncio import Redis as AsyncRedis
+
+            client: Any = AsyncRedis.from_url(url, **options)
+            self.on_exit(getattr(client, "aclose", None) or client.close)
+        else:
+            from redis import Redis
+
+            client = Redis.from_url(url, **options)
+            self.on_exit(client.close)
+        return client
+
+    def on_exit(self, call: Callable[[], Any]) -> None:
+        """Have something called, and awaited where it wants that, at the end of the test; the last one first."""
+        self._closing.append(call)
+
+    @staticmethod
+    async def maybe(value: Any) -> Any:
+        """Await what an asyncio call gave; hand on what a blocking call gave."""
+        return await value if inspect.isawaitable(value) else value
+
+    @staticmethod
+    def within(manager: Any) -> Within:
+        return Within(manager)
+
+    @staticmethod
+    def each(iterable: Any) -> Each:
+        return Each(iterable)
+
+    async def sleep(self, seconds: float) -> None:
+        if self.is_async:
+            await asyncio.sleep(seconds)
+        else:
+            time.sleep(seconds)  # noqa: ASYNC251 - in the blocking flavour there is no loop to block
+
+    async def until(self, check: Callable[[], Any], timeout: float = 10.0) -> None:
+        """Wait until ``check()`` (awaited where it wants that) is true; fail after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while not await self.maybe(check()):
+            if time.monotonic() >= deadline:
+                pytest.fail(f"not so within {timeout} s: {_text(check)}")
+            await self.sleep(0.005)
+
+    def spawn(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Running:
+        """Run an ``async def`` at the side: in a thread, or as a task."""
+        running = self._task(work, args) if self.is_async else self._thread(work, args)
+        self._running.append(running)
+        return running
+
+    async def gather(self, *work: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Run coroutines side by side to their ends; return the results in order, or raise the first error."""
+        running = [self.spawn(lambda each=each: each) for each in work]
+        outcomes = [await _outcome(each) for each in running]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return outcomes
+
+    def run(self, body: Coroutine[Any, Any, Any]) -> None:
+        """Run a test body in this flavour, and close what it made."""
+
+        async def whole() -> None:
+            try:
+                await body
+            finally:
+                await self._close()
+
+        if self.is_async:
+            asyncio.run(whole())
+        else:
+            drive(whole())
+
+    async def _close(self) -> None:
+        for running in self._running:
+            await _outcome(running)
+        while self._closing:
+            await self.maybe(self._closing.pop()())
+
+    def _thread(self, work: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> Running:
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def run() -> None:
+            try:
+                outcome.append((drive(work(*args)), None))
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+                outcome.append((None, error))
+
+        thread = threading.Thread(target=run, name="spawned", daemon=True)
+        thread.start()
+
+        def wait(timeout: float) -> Any:
+            thread.join(timeout)
+            if not outcome:
+                raise TimeoutError(f"the spawned work still runs after {timeout} s")
+            value, error = outcome[0]
+            if error is not None:
+                raise error
+            return value
+
+        return Running(wait, lambda: not thread.is_alive())
+
+    def _task(self, work: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> Running:
+        task = asyncio.get_running_loop().create_task(work(*args))
+
+        async def wait(timeout: float) -> Any:
+            done, _ = await asyncio.wait({task}, timeout=timeout)
+            if not done:
+                raise TimeoutError(f"the spawned work still runs after {timeout} s")
+            return task.result()
+
+        return Running(wait, task.done)
+
+
+def _text(check: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(check).strip()
+    except (OSError, TypeError):
+        return repr(check)
+
+
+async def _outcome(running: Running) -> Any:
+    try:
+        return await running.result()
+    except Exception as error:  # noqa: BLE001 - the caller decides what to do with it
+        return error
+
+
+def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Carry a coroutine that never suspends to its return."""
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise AssertionError(f"{coroutine.__qualname__} awaited {awaited!r} in the blocking flavour")
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def flavour(request: pytest.FixtureRequest) -> Flavour:
+    """Give the flavour of the library that the test runs in."""
+    return Flavour(request.param)
+
+
+@pytest.fixture
+def maybe() -> Callable[[Any], Awaitable[Any]]:
+    """Give ``maybe``: await what an asyncio call gave, hand on what a blocking call gave."""
+    return Flavour.maybe
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an ``async def`` test in its flavour, or under asyncio when it asks for none."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    pyfuncitem.funcargs.get("flavour", Flavour("asyncio")).run(pyfuncitem.obj(**arguments))
+    return True

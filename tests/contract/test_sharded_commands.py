@@ -1,0 +1,191 @@
+"""Every command in the server's own COMMAND table is routed, split, broadcast or refused: none silently to one shard.
+
+The server is asked where the keys of a sample of each command are (COMMAND GETKEYS), and the router must agree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+
+from coordkit.errors import CrossShardError
+from coordkit.routing import rendezvous
+from coordkit.routing.client_shards import TAKE
+from coordkit.routing.commands import ASK, key_positions, word
+from coordkit.routing.plan import BROADCAST, SPLIT, Explanation, Plan, Question, Router
+
+PLACEMENT = rendezvous(["a", "b", "c"])
+# What is refused though the table knows a key for it, and why.
+NEEDS_A_CONNECTION = {"WATCH"}
+# A sample that the server's own parser accepts, where a row of plain words is none. K stands for a key.
+SAMPLES = {
+    "XREAD": "XREAD COUNT 1 STREAMS K K 0 0",
+    "XREADGROUP": "XREADGROUP GROUP g c STREAMS K K 0 0",
+    "MIGRATE": "MIGRATE host 6379 K 0 1000",
+    "SORT": "SORT K LIMIT 0 1 STORE K",
+    "GEORADIUS": "GEORADIUS K 1 2 3 m STORE K",
+    "GEORADIUSBYMEMBER": "GEORADIUSBYMEMBER K m 3 m STOREDIST K",
+}
+
+
+class Server:
+    """The server's table of commands, and its word on where keys are, without redis-py's parsing of either."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+
+    def raw(self, *words: Any) -> Any:
+        connection: Any = self.client.connection_pool.get_connection(*TAKE)
+        try:
+            connection.send_command(*words)
+            return connection.read_response()
+        finally:
+            self.client.connection_pool.release(connection)
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yield each command and subcommand; of a container (OBJECT) only the subcommands, which are what is sent."""
+        for entry in self.raw("COMMAND"):
+            subcommands = entry[9] if len(entry) > 9 else []
+            for called in subcommands or [entry]:
+                yield word(called[0]), called
+
+    def keys(self, args: list[str]) -> list[bytes] | None:
+        """Return the keys of a command as the server sees them, None when it says there are none."""
+        if len(args) == 1:  # GETKEYS wants an argument, and a bare name has no key
+            return None
+        try:
+            keys: list[bytes] = self.raw("COMMAND", "GETKEYS", *args)
+        except redis.ResponseError as error:
+            if "no key arguments" in str(error):
+                return None
+            raise AssertionError(f"{args}: {error}") from error
+        return keys
+
+
+@pytest.fixture
+def server(coordkit_redis_shards: Any) -> Iterator[Server]:
+    server = Server(coordkit_redis_shards[0].url)
+    yield server
+    server.client.close()
+
+
+def planned(router: Router, server: Server, args: list[str]) -> Plan | CrossShardError:
+    try:
+        plan: Any = router.plan(args, {})
+        while isinstance(plan, Question):
+            plan = router.answer(plan, server.raw(*plan.ask))
+    except CrossShardError as refused:
+        return refused
+    assert plan is not None, args
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def sample(router: Router, name: str, entry: Any, key: str, other: str) -> list[str]:
+    """Return a call of the command as long as its arity asks for, with ``key`` and ``other`` where it has keys."""
+    keys = iter([key, *[other] * 20])
+    if name in SAMPLES:
+        return [next(keys) if part == "K" else part for part in SAMPLES[name].split()]
+    words = name.split("|")
+    length = max(abs(entry[1]), len(words))
+    rule = router._rules.get(name, "")
+    if rule in {"", ASK}:
+        return words + ["1"] * (length - len(words))
+    counted = [int(part[1:]) for part in rule.split() if part.startswith("#")]
+    if counted:
+        length = max(length, counted[0] + 2)
+    if "-1:" in rule and not counted:
+        length += 2 if rule == "1:-1:2" else 1  # room for a second key
+    args = words + ["1"] * (length - len(words))
+    for at in key_positions(rule, args):
+        args[at] = next(keys)
+    return args
+
+
+def test_every_command_of_the_server_is_dealt_with_on_purpose(server: Server) -> None:
+    router = Router(PLACEMENT)
+    done = Counter[str]()
+    entries = dict(server.entries())
+    assert len(entries) > 200
+    for name, entry in entries.items():
+        args = sample(router, name, entry, "{tag}:key", "{tag}:other")
+        keys = None if name in BROADCAST else server.keys(args)
+        outcome = planned(router, server, args)
+        if isinstance(outcome, CrossShardError):
+            assert keys is None or name in NEEDS_A_CONNECTION or is_channel(name), (
+                f"{name} has keys {keys} but: {outcome}"
+            )
+            done["refused"] += 1
+        elif outcome.action == "broadcast":
+            assert keys is None
+            assert [part.shard for part in outcome.parts] == list(PLACEMENT.shards)
+            done["broadcast"] += 1
+        else:
+            assert keys, f"{name} has no key, but goes to {outcome.parts}"
+            [part] = outcome.parts
+            assert [part.shard] * len(keys) == [PLACEMENT.route(key) for key in keys], args
+            assert sorted(map(router.bytes_of, part.names)) == sorted(keys), args
+            assert list(part.args) == args
+            done["routed"] += 1
+    assert done["broadcast"] == len(BROADCAST)
+    assert done["routed"] > 120
+    assert done["refused"] > 80
+
+
+def test_every_command_with_keys_on_two_shards_is_split_or_refused(server: Server) -> None:
+    router = Router(PLACEMENT)
+    one, other = "key:1", next(f"key:{i}" for i in range(99) if PLACEMENT.route(f"key:{i}") != PLACEMENT.route("key:1"))
+    done = Counter[str]()
+    for name, entry in server.entries():
+        args = sample(router, name, entry, one, other)
+        keys = None if name in BROADCAST else server.keys(args)
+        if (
+            keys is None
+            or len({PLACEMENT.route(key) for key in keys}) < 2
+            or name in NEEDS_A_CONNECTION
+            or is_channel(name)
+        ):
+            continue
+        outcome = planned(router, server, args)
+        if isinstance(outcome, CrossShardError):
+            assert outcome.shards == {one: PLACEMENT.route(one), other: PLACEMENT.route(other)}, name
+            done["refused"] += 1
+        else:
+            assert name in SPLIT
+            assert outcome.action == "split"
+            sent = {key: part.shard for part in outcome.parts for key in part.names}
+            assert sent == {one: PLACEMENT.route(one), other: PLACEMENT.route(other)}, name
+            done[name] += 1
+    assert done["refused"] > 20
+    assert {name for name in done if name != "refused"} == set(SPLIT)
+
+
+def test_the_table_that_coordkit_ships_agrees_with_this_server(server: Server) -> None:
+    """Where both know a command; the server says it in its key specifications (7.0) or first and last key (6.2)."""
+    shipped, learned = Router(PLACEMENT), Router(PLACEMENT)
+    for name, entry in server.entries():
+        if name not in shipped._rules or len(entry) < 9:
+            continue
+        del learned._rules[name]
+        question = Question(("COMMAND", "INFO", name.lower()), tuple(name.split("|")), {})
+        with suppress(CrossShardError, ValueError):  # what was learned counts; without arguments it cannot be planned
+            learned.answer(question, [entry])
+        assert learned._rules[name] == shipped._rules[name], name
+
+
+def test_explain_never_raises_for_a_command_of_the_server(server: Server) -> None:
+    router = Router(PLACEMENT)
+    for name, entry in server.entries():
+        explained = router.explain(sample(router, name, entry, "key:1", "key:2"))
+        assert isinstance(explained, Explanation)
+        assert explained.action in {"route", "split", "broadcast", "refuse", "ask"}
+        assert explained.why
+
+
+def is_channel(name: str) -> bool:
+    return "SUBSCRIBE" in name or name in {"PUBLISH", "SPUBLISH"}

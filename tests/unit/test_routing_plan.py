@@ -1,0 +1,270 @@
+"""Keys of commands and what is done with a command: pure decisions, no server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordkit.errors import CrossShardError, PartialFailure
+from coordkit.routing.commands import entries_of, key_positions, wire_arguments
+from coordkit.routing.placement import rendezvous
+from coordkit.routing.plan import Plan, Question, Router
+
+PLACEMENT = rendezvous(["a", "b", "c"])
+
+
+def key_on(shard: str, nth: int = 0) -> str:
+    return [key for key in (f"key:{i}" for i in range(100)) if PLACEMENT.route(key) == shard][nth]
+
+
+A, B, C = (key_on(shard) for shard in "abc")
+A2 = key_on("a", 1)
+
+
+def plan(*args: Any, **options: Any) -> Plan:
+    planned = Router(PLACEMENT).plan(args, options)
+    assert isinstance(planned, Plan)
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        ("GET k", ["k"]),
+        ("set k v EX 10", ["k"]),
+        ("MSET a 1 b 2", ["a", "b"]),
+        ("BLPOP a b 0", ["a", "b"]),
+        ("EVAL script 2 a b c", ["a", "b"]),
+        ("EVALSHA sha 0 a", []),
+        ("FCALL f 1 a b", ["a"]),
+        ("ZUNIONSTORE d 2 a b WEIGHTS 1 2", ["d", "a", "b"]),
+        ("ZINTER 2 a b", ["a", "b"]),
+        ("LMPOP 2 a b LEFT", ["a", "b"]),
+        ("BZMPOP 0 2 a b MIN", ["a", "b"]),
+        ("XREAD COUNT 2 BLOCK 10 STREAMS a b 0 1-0", ["a", "b"]),
+        ("XREADGROUP GROUP streams c STREAMS a >", ["a"]),
+        ("BITOP AND d a b", ["d", "a", "b"]),
+        ("OBJECT ENCODING k", ["k"]),
+        ("MEMORY USAGE k SAMPLES 5", ["k"]),
+        ("XINFO STREAM k FULL", ["k"]),
+        ("XGROUP CREATE k g $", ["k"]),
+        ("COPY a b REPLACE", ["a", "b"]),
+        ("LCS a b LEN", ["a", "b"]),
+        ("GEORADIUS k 1 2 3 m COUNT 5 STORE d", ["k", "d"]),
+        ("GEORADIUSBYMEMBER k m 3 m STOREDIST d", ["k", "d"]),
+        ("GEOSEARCHSTORE d k FROMMEMBER m BYRADIUS 1 m ASC", ["d", "k"]),
+        ("SORT k BY nosort GET # LIMIT 0 5 STORE d", ["k", "d"]),
+        ("SORT k BY STORE", ["k"]),
+        ("SORT k STORE a STORE d", ["k", "d"]),
+        ("SORT_RO k DESC", ["k"]),
+        ("MIGRATE host 6379 k 0 1000", ["k"]),
+        ("PFMERGE d a b", ["d", "a", "b"]),
+        ("PFCOUNT a b", ["a", "b"]),
+        ("DBSIZE", []),
+    ],
+)
+def test_where_the_keys_of_a_command_stand(command: str, keys: list[str]) -> None:
+    router = Router(PLACEMENT)
+    args = command.split()
+    name = args[0].upper()
+    if name in {"OBJECT", "MEMORY", "XINFO", "XGROUP"}:
+        name = f"{name}|{args[1].upper()}"
+    assert [args[i] for i in key_positions(router._rules[name], args)] == keys
+
+
+def test_migrate_of_many_keys_and_with_a_password() -> None:
+    args = ["MIGRATE", "host", 6379, "", 0, 1000, "AUTH2", "KEYS", "secret", "KEYS", "a", "b"]
+    assert [args[i] for i in key_positions("migrate", args)] == ["a", "b"]
+
+
+def test_names_are_read_as_redis_py_sends_them() -> None:
+    assert wire_arguments(("OBJECT ENCODING", "k")) == ("OBJECT", "ENCODING", "k")
+    for args in [("OBJECT ENCODING", A), ("object", b"encoding", A), (b"Object Encoding", A), ("GET " + A,)]:
+        assert plan(*args).parts[0].shard == "a"
+        assert plan(*args).parts[0].args == args  # untouched, so that redis-py finds its response callback
+
+
+@pytest.mark.parametrize("numkeys", ["two", -1, 3, None])
+def test_a_number_of_keys_that_is_none_is_refused_by_name(numkeys: Any) -> None:
+    with pytest.raises(ValueError, match=r"EVAL: number of keys .*; 0 to 2"):
+        plan("EVAL", "return 1", numkeys, A, B)
+
+
+def test_a_command_with_keys_on_one_shard_is_sent_as_it_is() -> None:
+    planned = plan("MGET", A, A2)
+    assert planned.action == "route"
+    assert planned.parts[0][:2] == ("a", ("MGET", A, A2))
+
+
+def test_a_split_keeps_keys_and_values_together_and_options_narrow() -> None:
+    planned = plan("MSET", A, 1, B, 2, A2, 3)
+    assert [part[:2] for part in planned.parts] == [("a", ("MSET", A, 1, A2, 3)), ("b", ("MSET", B, 2))]
+    read = plan("MGET", C, A, B, A, keys=[C, A, B, A])
+    assert [part.options["keys"] for part in read.parts] == [[A, A], [B], [C]]
+    assert read.settle([["1", "2"], ["3"], ["4"]]) == ["4", "1", "3", "2"]
+
+
+@pytest.mark.parametrize("command", ["DEL", "UNLINK", "EXISTS", "TOUCH"])
+def test_counts_of_a_split_add_up(command: str) -> None:
+    assert plan(command, A, B, C).settle([1, 0, 1]) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("RENAME", A, B),
+        ("MSETNX", A, 1, B, 2),
+        ("SINTERSTORE", A, B, C),
+        ("BLPOP", A, B, 0),
+        ("EVAL", "script", 2, A, B),
+        ("XREAD", "STREAMS", A, B, 0, 0),
+        ("ZUNIONSTORE", A, 1, B),
+        ("SORT", A, "STORE", B),
+        ("PFCOUNT", A, B),
+        ("BITOP", "AND", A, B),
+        ("RPOPLPUSH", A, B),
+        ("GEORADIUS", A, 1, 2, 3, "m", "STORE", B),
+    ],
+)
+def test_keys_on_several_shards_are_refused_naming_each_key_and_its_shard(command: tuple[Any, ...]) -> None:
+    with pytest.raises(CrossShardError) as refused:
+        plan(*command)
+    assert refused.value.shards.items() >= {A: "a", B: "b"}.items()
+    assert f"{A!r} on a" in str(refused.value)
+    assert f"{B!r} on b" in str(refused.value)
+
+
+@pytest.mark.parametrize("pattern", ["weight_*", "*", "weight_*->f", "w{*}", "x{}_*"])
+def test_sort_by_keys_that_may_be_anywhere_is_refused(pattern: str) -> None:
+    with pytest.raises(CrossShardError, match="may be on other shards"):
+        plan("SORT", A, "BY", pattern)
+    with pytest.raises(CrossShardError):
+        plan("SORT_RO", A, "GET", "#", "GET", pattern)
+
+
+def test_sort_by_keys_of_the_same_tag_is_routed() -> None:
+    tagged = "{" + A + "}"
+    assert plan("SORT", tagged, "BY", f"w:{tagged}:*", "GET", "#").parts[0].shard == "a"
+    with pytest.raises(CrossShardError):
+        plan("SORT", A, "BY", "w:{" + B + "}:*")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",), ("FLUSHDB",), ("INFO",), ("CONFIG GET", "*"), ("CONFIG", "SET", "a", "b"), ("SCAN", 0),
+        ("TIME",), ("RANDOMKEY",), ("SELECT", 1), ("AUTH", "x"), ("CLIENT", "LIST"), ("SHUTDOWN",), ("WAIT", 1, 0),
+        ("SUBSCRIBE", "c"), ("PUBLISH", "c", "m"), ("SPUBLISH", "c", "m"), ("SSUBSCRIBE", "c"), ("MULTI",), ("EXEC",),
+        ("WATCH", A), ("MONITOR",), ("EVAL", "return 1", 0), ("FCALL", "f", 0), ("OBJECT", "HELP"), ("XINFO", "HELP"),
+        ("DEBUG", "SLEEP", 0), ("ECHO", A),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_no_key_is_refused_and_told_what_to_do(command: tuple[Any, ...]) -> None:
+    with pytest.raises(CrossShardError, match=r"on\(shard\)|client_for"):
+        plan(*command)
+
+
+@pytest.mark.parametrize(
+    ("command", "replies", "reply"),
+    [
+        (("PING",), [True, True, True], True),
+        (("DBSIZE",), [1, 2, 3], 6),
+        (("KEYS", "*"), [["x"], [], ["y"]], ["x", "y"]),
+        (("SCRIPT LOAD", "return 1"), ["sha", "sha", "sha"], "sha"),
+        (("SCRIPT EXISTS", "s", "t"), [[True, True], [True, False], [True, True]], [True, False]),
+        (("SCRIPT FLUSH",), [True, True, True], True),
+    ],
+)
+def test_a_question_to_all_shards_has_one_answer(command: tuple[Any, ...], replies: list[Any], reply: Any) -> None:
+    planned = plan(*command)
+    assert [part.shard for part in planned.parts] == ["a", "b", "c"]
+    assert planned.settle(replies) == reply
+
+
+@pytest.mark.parametrize(
+    "command", [("GET",), ("DEL",), ("MGET",), ("MSET", A), ("MSET", A, 1, B), (), ("MIGRATE", "h", 1)]
+)
+def test_a_command_without_the_arguments_that_it_needs_is_a_value_error(command: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"allowed"):
+        plan(*command)
+
+
+def test_mget_of_nothing_gives_what_redis_py_gives() -> None:
+    assert plan("MGET", EMPTY_RESPONSE=[], keys=[]).settle([]) == []
+
+
+def test_a_partial_failure_says_what_worked() -> None:
+    down = ConnectionError("down")
+    with pytest.raises(PartialFailure) as failure:
+        plan("MGET", A, B, A2).settle([["1", "2"], down])
+    assert failure.value.ok == {A: "1", A2: "2"}
+    assert failure.value.failed == {B: ("b", down)}
+    assert failure.value.__cause__ is down
+    with pytest.raises(PartialFailure) as failure:
+        plan("DEL", A, B).settle([down, 1])
+    assert (failure.value.ok, failure.value.failed) == ({B: 1}, {A: ("a", down)})
+
+
+def test_explain_says_what_would_be_done() -> None:
+    router = Router(PLACEMENT)
+    assert router.explain(("MGET", A, B)).shards == {A: "a", B: "b"}
+    assert router.explain(("MGET", A, B)).action == "split"
+    assert router.explain(("GET", A)).action == "route"
+    assert router.explain(("RENAME", A, B)).shards == {A: "a", B: "b"}
+    assert router.explain(("RENAME", A, B)).action == "refuse"
+    assert router.explain(("PING",)).action == "broadcast"
+    assert router.explain(("JSON.GET", A)).action == "ask"
+
+
+def test_keys_of_other_types_are_refused_without_an_encoder_and_never_misread() -> None:
+    router = Router(PLACEMENT)
+    assert router.route(memoryview(A.encode())) == router.route(bytearray(A.encode())) == "a"
+    with pytest.raises(TypeError):
+        router.route(5)
+
+
+def test_an_unknown_command_is_asked_for_once() -> None:
+    """With the entry of Redis 6.2 (no key specifications), of 7 as lists, and of RESP3 as maps."""
+    old = ["json.get", -2, ["readonly"], 1, 1, 1, []]
+    spec = ["flags", ["RO"], "begin_search", ["type", "index", "spec", ["index", 1]], "find_keys",
+            ["type", "range", "spec", ["lastkey", 0, "keystep", 1, "limit", 0]]]  # fmt: skip
+    new = ["json.get", -2, ["readonly"], 1, 1, 1, [], [], [spec], []]
+    maps = [b"json.get", -2, {b"readonly"}, 1, 1, 1, set(), [], [{
+        b"flags": {b"RO"}, b"begin_search": {b"type": b"index", b"spec": {b"index": 1}},
+        b"find_keys": {b"type": b"range", b"spec": {b"lastkey": 0, b"keystep": 1, b"limit": 0}}}], []]  # fmt: skip
+    for entry in (old, new, maps):
+        router = Router(PLACEMENT)
+        question = router.plan(("JSON.GET", A, "$"), {})
+        assert isinstance(question, Question)
+        assert question.ask == ("COMMAND", "INFO", "json.get")
+        planned = router.answer(question, [entry])
+        assert isinstance(planned, Plan)
+        assert planned.parts[0].shard == "a"
+        assert router.shard_of_first_key(("JSON.GET", B)) == "b"
+
+
+def test_what_no_server_knows_is_not_sent() -> None:
+    router = Router(PLACEMENT)
+    for args in [("NOSUCH", A), ("XINFO", "NOSUCH", A)]:
+        question = router.plan(args, {})
+        assert isinstance(question, Question)
+        assert router.answer(question, [None]) is None
+
+
+def test_keys_that_only_a_server_can_find_are_asked_for_each_time() -> None:
+    router = Router(PLACEMENT)
+    movable = ["mod.cmd", -2, ["write", "movablekeys"], 0, 0, 0, []]
+    assert entries_of(movable) == {"MOD.CMD": "?"}
+    question = router.plan(("MOD.CMD", "x", A), {})
+    assert isinstance(question, Question)
+    again = router.answer(question, [movable])
+    assert isinstance(again, Question)
+    assert again.ask == ("COMMAND", "GETKEYS", "MOD.CMD", "x", A)
+    planned = router.answer(again, [A.encode()])
+    assert isinstance(planned, Plan)
+    assert planned.parts[0].shard == "a"
+    with pytest.raises(CrossShardError):
+        router.answer(again, [A, B])
+    with pytest.raises(CrossShardError, match="without a key"):
+        router.answer(again, [])
