@@ -9,7 +9,10 @@ paused between looking and writing; only the resource can refuse the late writer
 
 from coordkit._sync.locks import Fence, Hold, Lease, Lock
 from coordkit._sync.lost import Lost
+from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
+from coordkit.core.changes import Change
 from coordkit.core.token import Token
+from coordkit.core.znodes import Leader
 from coordkit.errors import (
     AcquireTimeout,
     CoordError,
@@ -32,15 +35,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcquireTimeout",
+    "Change",
+    "Changes",
     "CoordError",
     "CrossShardError",
+    "Election",
     "Fence",
+    "Group",
     "Hold",
+    "Join",
+    "Lead",
+    "Leader",
+    "Leadership",
     "LeadershipLost",
     "Lease",
     "LeaseLost",
     "Lock",
     "Lost",
+    "Member",
     "NoNodes",
     "NoQuorum",
     "NotAcquired",

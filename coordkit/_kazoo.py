@@ -43,6 +43,7 @@ from coordkit._ports import (
     Request,
     SetData,
     Stat,
+    Sync,
     Watch,
 )
 from coordkit.errors import StoreRefused, StoreUnavailable
@@ -154,7 +155,7 @@ class Wire:
             return client.delete_async(request.path, request.version)
         if isinstance(request, Multi):
             return self._transaction(request).commit_async()
-        return self._create(request)
+        return client.sync_async(request.path) if isinstance(request, Sync) else self._create(request)
 
     def _create(self, request: Create) -> Any:
         client = self.client

@@ -196,13 +196,19 @@ class GetChildren(NamedTuple):
     watch: Watch | None = None
 
 
+class Sync(NamedTuple):
+    """Let our server catch up, so that what follows sees what was sent over an earlier connection; answered by None."""
+
+    path: str
+
+
 class Multi(NamedTuple):
     """All or nothing, and always through the quorum; answered by the list of answers."""
 
     steps: tuple[Create | Delete | SetData | Check, ...]
 
 
-Request = Create | Delete | SetData | GetData | GetStat | GetChildren | Multi
+Request = Create | Delete | SetData | GetData | GetStat | GetChildren | Sync | Multi
 
 
 class NodeError(Exception):

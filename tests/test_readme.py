@@ -51,8 +51,7 @@ def test_there_are_blocks() -> None:
 
 def test_the_links_to_sections_lead_somewhere() -> None:
     text = README.read_text("utf-8")
-    headings = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings

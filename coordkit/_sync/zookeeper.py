@@ -282,7 +282,7 @@ class Changes:
         self.close()
 
     def __del__(self) -> None:
-        self.close()  # a loop that was left by break leaves no listener behind
+        self._core.let_go()  # a loop that was left by break leaves no listener behind
 
 
 class Group:

@@ -5,7 +5,10 @@ Losing what one holds cancels the body of its ``async with``, as ``asyncio.timeo
 
 from coordkit._async.locks import Fence, Hold, Lease, Lock
 from coordkit._async.lost import Lost
+from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
+from coordkit.core.changes import Change
 from coordkit.core.token import Token
+from coordkit.core.znodes import Leader
 from coordkit.errors import (
     AcquireTimeout,
     CoordError,
@@ -26,15 +29,24 @@ from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 
 __all__ = [
     "AcquireTimeout",
+    "Change",
+    "Changes",
     "CoordError",
     "CrossShardError",
+    "Election",
     "Fence",
+    "Group",
     "Hold",
+    "Join",
+    "Lead",
+    "Leader",
+    "Leadership",
     "LeadershipLost",
     "Lease",
     "LeaseLost",
     "Lock",
     "Lost",
+    "Member",
     "NoNodes",
     "NoQuorum",
     "NotAcquired",

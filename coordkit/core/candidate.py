@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, SetData
+from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, SetData, Sync
 from coordkit.core import znodes
-from coordkit.core.lease import Returned
+from coordkit.core.grantor import Returned
 from coordkit.core.session import GRACE, Session, Wake
 
 _log = logging.getLogger("coordkit")
@@ -43,6 +43,10 @@ class Candidate:
 
     def listing(self) -> GetChildren:
         return GetChildren(self._parent)
+
+    def search(self) -> tuple[Sync, GetChildren]:
+        """Return the two requests that find a znode whose creation got no answer: perhaps it went to another server."""
+        return Sync(self.name), self.listing()
 
     def own(self) -> GetData:
         """Return the request that looks at our own znode and watches it."""
@@ -111,11 +115,12 @@ class Candidate:
         ask, soon = self.session.ask, self.session.runtime.now() + GRACE
         nodes = [self.node]
         if not self.node:  # the answer to its creation was lost
-            children = (await ask(self.name, [self.listing()], soon))[0]
+            synced, children = await ask(self.name, self.search(), soon)
             if isinstance(children, NoNode):
                 return
-            if isinstance(children, Exception):
-                raise children
+            for answer in (synced, children):
+                if isinstance(answer, Exception):
+                    raise answer
             nodes = [f"{self._parent}/{child}" for child in children if child.startswith(self.guid)]
         if not nodes:
             return

@@ -66,7 +66,7 @@ class Changes:
             if (change := self._difference()) is not None:
                 return change
             await self._wake.wait(math.inf)
-        self._let_go()  # what a look that was under way has hung up since
+        self.let_go()  # what a look that was under way has hung up since
         return None
 
     async def _look(self) -> bool:
@@ -131,14 +131,15 @@ class Changes:
             del self._watches[name]
 
     def close(self) -> None:
-        """End the stream, and leave no listener and no watch behind."""
+        """End the stream; a reader that waits for it ends as well."""
         if self._closed:
             return
         self._closed = True
-        self._let_go()
+        self.let_go()
         self._wake.ring()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Leave no listener and no watch behind."""
         self._session.unsubscribe(self._heard)
         for name in list(self._watches):
             self._forget(name)

@@ -124,9 +124,10 @@ class Standing:
         if self._runtime.now() >= self._deadline:
             raise lost
         await self._same_session(session)
-        names = (await self._ask(self._candidate.listing()))[0]
-        if isinstance(names, StoreUnavailable):
-            return await self._find(session, names)
+        synced, names = await self._ask(*self._candidate.search())
+        for answer in (synced, names):
+            if isinstance(answer, StoreUnavailable):
+                return await self._find(session, answer)
         if isinstance(names, Exception):
             return None
         own = [name for name in names if name.startswith(self._candidate.guid)]

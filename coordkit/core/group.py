@@ -1,8 +1,9 @@
 """Who is there: ephemeral znodes with data, and a stream of their changes.
 
 A member is made anew in every new session, with the same data; where the servers still have the znode of the old one,
-it is replaced in one transaction, so that nobody sees it leave. A mere reconnect changes nothing. Whoever joins last under an identity has it: a
-restarted process does not wait for its former session to end, and the former one, if it still lives, is told ``lost``.
+it is replaced in one transaction, so that nobody sees it leave. A mere reconnect changes nothing. Whoever joins last
+under an identity has it: a restarted process does not wait for its former session to end, and the former one, if it
+still lives, is told ``lost``.
 
 Not promised: that a member shown is alive. Its session may take one session timeout to end after a crash.
 """
@@ -27,6 +28,7 @@ from coordkit._ports import (
     Request,
     Runtime,
     SetData,
+    Sync,
 )
 from coordkit.core import znodes
 from coordkit.core.changes import Changes
@@ -229,7 +231,7 @@ class Membership:
     async def _keep(self) -> None:
         """Bring our znode to what it should be, or find that a newer incarnation has it."""
         session = await self._session.connected(self.name, self._runtime.now())
-        seen = (await self._ask(self._own()))[0]
+        seen = await self._look(self._own())
         if isinstance(seen, NoNode):
             if not await self._create(session):
                 self._again(0.0)
@@ -248,6 +250,11 @@ class Membership:
             answer = (await self._ask(SetData(self.node, self.data)))[0]
             if isinstance(answer, Exception):
                 raise answer
+
+    async def _look(self, request: GetData) -> Any:
+        """Look at our znode; if its creation got no answer, let the server catch up with it first."""
+        answers = await self._ask(Sync(self.name), request) if self._unsure else await self._ask(request)
+        return next((each for each in answers if isinstance(each, StoreUnavailable)), answers[-1])
 
     def _lose(self, why: str) -> None:
         self._why = why
@@ -300,7 +307,7 @@ class Membership:
 
     async def _remove(self) -> None:
         """Delete the znode if it is ours."""
-        seen = (await self._ask(GetData(self.node)))[0]
+        seen = await self._look(GetData(self.node))
         if isinstance(seen, Exception) and not isinstance(seen, NoNode):
             raise seen
         if not isinstance(seen, NoNode):

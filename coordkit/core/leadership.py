@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from coordkit._ports import Link
 from coordkit.core import lease
+from coordkit.core.grantor import Grantor
 from coordkit.errors import LeadershipLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.candidate import Candidate
+    from coordkit.core.grantor import Grantor
 
 _log = logging.getLogger("coordkit")
 
@@ -40,7 +42,7 @@ class Leadership(lease.Lease):
         super().__init__(
             candidate.session.runtime,
             # A lease asks its grantor to renew and to revoke; granting is the standing's.
-            cast("lease.Grantor", candidate),
+            cast("Grantor", candidate),
             candidate.holder,
             token,
             candidate.session.proven,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from kazoo.client import KazooClient
 
+from coordkit import Election, Group
 from coordkit._kazoo import wire_of
-from coordkit._sync.zookeeper import Election, Group
 
 if TYPE_CHECKING:
     from coordkit.demo.crew import Crew, Message, Worker

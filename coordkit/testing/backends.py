@@ -38,7 +38,7 @@ class Settings:
     backends: tuple[str, ...] = ("auto",)
     redis_url: str = ""
     zk_hosts: str = ""
-    redis_image: str = "redis:7"
+    redis_image: str = "redis:7.4"
     zk_image: str = "zookeeper:3.8"
     require: bool = False
 

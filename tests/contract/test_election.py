@@ -438,7 +438,7 @@ async def test_a_leadership_is_proven_as_long_as_it_lasts(flavour: Any, client: 
             await flavour.sleep(proven / 10)
             leadership.ensure()
             lowest = min(lowest, leadership.remaining())
-        assert 0 < lowest
+        assert lowest > 0
 
 
 async def test_what_may_not_be_written_is_refused(flavour: Any, client: Any, path: str) -> None:

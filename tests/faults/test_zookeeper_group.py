@@ -98,7 +98,7 @@ async def test_a_member_that_was_cut_off_comes_back(flavour: Any, client: Any, p
 
     async def read() -> None:
         async for change in flavour.each(stream):
-            states.append(change.members)
+            states.append(change.members)  # noqa: PERF401  each is looked at while the next is awaited
 
     async with flavour.within(group.join("a", data=b"1")) as member:
         running = flavour.spawn(read)
@@ -133,7 +133,7 @@ async def test_an_identity_taken_while_cut_off_is_lost(flavour: Any, client: Any
 
 async def _until_lost(flavour: Any, member: Any) -> None:
     try:
-        await flavour.until(lambda: member.lost.is_set(), 20)
+        await flavour.until(member.lost.is_set, 20)
     except asyncio.CancelledError:  # the block was entered in this task, so the loss cancels it
         assert flavour.is_async
         assert member.lost

@@ -10,7 +10,13 @@ import pytest
 import coordkit
 import coordkit.aio
 
-PAIRS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__", "__next__": "__anext__", "close": "aclose"}
+PAIRS = {
+    "__enter__": "__aenter__",
+    "__exit__": "__aexit__",
+    "__iter__": "__aiter__",
+    "__next__": "__anext__",
+    "close": "aclose",
+}
 CLASSES = [name for name in coordkit.__all__ if inspect.isclass(getattr(coordkit, name))]
 
 
