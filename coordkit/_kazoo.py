@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import (
+    AuthFailedError,
     BadVersionError,
+    ConnectionClosedError,
+    ConnectionLoss,
     NodeExistsError,
     NoNodeError,
     OperationTimeoutError,
@@ -102,6 +105,11 @@ class Wire:
             return Link.FORKED
         connected = state == KeeperState.CONNECTED and client.connected
         return Link.CONNECTED if connected else Link.CONNECTING
+
+    def cause(self) -> Exception:
+        kinds = {Link.REFUSED: AuthFailedError, Link.CLOSED: ConnectionClosedError}
+        error: Exception = kinds.get(self.link(), ConnectionLoss)()
+        return error
 
     def heard(self, state: str) -> Link:
         """Translate what a state listener is told; by the time it is told, the client may be further on."""
@@ -319,9 +327,9 @@ class Bell:
 def once_per_client(client: Any, attribute: str, make: Callable[[], T]) -> T:
     """Return what ``client`` keeps under ``attribute``, made at the first call; it lives and dies with the client."""
     with _making:
-        kept: T | None = vars(client).get(attribute)
-        if kept is None:
-            kept = vars(client).setdefault(attribute, make())
+        if attribute not in vars(client):
+            vars(client)[attribute] = make()
+        kept: T = vars(client)[attribute]
         return kept
 
 

@@ -240,6 +240,10 @@ class Ensemble(Protocol):
 
     def link(self) -> Link: ...
 
+    def cause(self) -> Exception:
+        """Return the client library's own error for a link that is not connected."""
+        ...
+
     def session(self) -> int | None:
         """Return the id of the session, or None while there is no connection."""
         ...

@@ -25,6 +25,7 @@ class KazooEnsemble:
         self._loop = loop
         self._bells = _kazoo.Bells(self._soon)
         self.link = self._wire.link
+        self.cause = self._wire.cause
         self.session = self._wire.session
         self.session_timeout = self._wire.session_timeout
 

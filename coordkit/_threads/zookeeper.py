@@ -21,6 +21,7 @@ class KazooEnsemble:
         self._wire = _kazoo.wire_of(client)
         self._bells = _kazoo.Bells(lambda ring: ring())
         self.link = self._wire.link
+        self.cause = self._wire.cause
         self.session = self._wire.session
         self.session_timeout = self._wire.session_timeout
 

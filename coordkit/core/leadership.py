@@ -20,7 +20,6 @@ from coordkit.errors import LeadershipLost, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.candidate import Candidate
-    from coordkit.core.grantor import Grantor
 
 _log = logging.getLogger("coordkit")
 

@@ -115,7 +115,7 @@ class Session:
                 if self.runtime.now() >= until:
                     raise StoreUnavailable(
                         name, f"no connection to {self.ensemble} within the time given (at most {patience:.1f} s)"
-                    )
+                    ) from self.ensemble.cause()
                 await wake.wait(until)
         finally:
             self.unsubscribe(wake.ring)
@@ -125,9 +125,13 @@ class Session:
         if link is Link.CONNECTED:
             return self.ensemble.session()
         if link is Link.CLOSED:
-            raise StoreUnavailable(name, f"the KazooClient of {self.ensemble} is not running: call its start() first")
+            raise StoreUnavailable(
+                name, f"the KazooClient of {self.ensemble} is not running: call its start() first"
+            ) from self.ensemble.cause()
         if link is Link.REFUSED:
-            raise StoreRefused(name, f"{self.ensemble} refused the client's credentials; check its auth_data")
+            raise StoreRefused(name, f"{self.ensemble} refused the client's credentials; check its auth_data") from (
+                self.ensemble.cause()
+            )
         if link is Link.FORKED:
             raise CoordError(
                 name, "the KazooClient was started before a fork: make and start one of its own in this process"

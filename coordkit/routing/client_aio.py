@@ -102,7 +102,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     async def aclose(self) -> None:
         """Close the clients that were passed in."""
         for client in self._shards.values():
-            await client.aclose()
+            close = getattr(client, "aclose", None) or client.close  # redis-py 5.0.0 has only the latter
+            await close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ from kazoo.exceptions import CancelledError as KazooCancelled
 from coordkit.core import znodes
 from coordkit.errors import AcquireTimeout, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
-from coordkit.testing.faults import kill_session
+from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
 
@@ -24,8 +26,8 @@ def client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]
     """Make started clients, each with a session of its own."""
     made: list[Any] = []
 
-    def make(timeout: float = 4.0) -> Any:
-        made.append(start_kazoo(coordkit_zk_server.hosts, timeout))
+    def make(timeout: float = 4.0, hosts: str = "") -> Any:
+        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
         return made[-1]
 
     yield make
@@ -375,9 +377,10 @@ async def test_a_client_may_be_started_after_the_election_was_made(
     election = flavour.Election(zk, path, identity="early")
     with pytest.raises(StoreUnavailable, match=r"start\(\)"):
         await flavour.maybe(election.leader())
-    with pytest.raises(StoreUnavailable, match=r"start\(\)"):
+    with pytest.raises(StoreUnavailable, match=r"start\(\)") as unavailable:
         async with flavour.within(election):
             pytest.fail("it leads without a session")
+    assert unavailable.value.__cause__ is not None
     try:
         zk.start_async()
         async with flavour.within(election) as leadership:
@@ -452,6 +455,41 @@ async def test_what_may_not_be_written_is_refused(flavour: Any, client: Any, pat
             pytest.fail("it leads without the right to")
     assert refused.value.__cause__ is not None
     assert refused.value.name == path
+
+
+async def test_leading_takes_two_round_trips_and_resigning_one(
+    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+) -> None:
+    """kazoo's Lock takes three to five (fact 10 of the notes)."""
+    far = client(timeout=20.0, hosts=coordkit_faults.proxy(coordkit_zk_server).address)
+    election, sent, call = flavour.Election(far, path, identity="one"), [0], far._call
+    async with flavour.within(election):
+        pass  # makes the path
+
+    def counted(request: Any, result: Any) -> Any:
+        # A round trip is a request that was sent when nothing else was under way.
+        sent[0] += not (far._pending or far._queue)
+        return call(request, result)
+
+    far._call = counted
+    coordkit_faults._proxies[-1].latency = 0.03
+    async with flavour.within(election):
+        assert sent[0] == 2
+    assert sent[0] == 3
+
+
+def test_an_interrupted_contender_is_gone(client: Any, path: str) -> None:
+    """Ctrl-C while it waits in line."""
+    from coordkit import Election
+
+    zk = client()
+    with Election(zk, path, identity="one"):
+        interrupt = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt), Election(client(), path, identity="two"):
+            pytest.fail("two leaders")
+        interrupt.join()
+        assert len(candidates(zk, path)) == 1
 
 
 async def test_used_up_numbers_are_refused_before_they_repeat(
