@@ -204,10 +204,10 @@ async def test_tokens_rise_though_the_path_was_deleted(flavour: Any, client: Any
 
 
 async def test_deleting_the_leaders_znode_ends_its_leadership(flavour: Any, client: Any, path: str) -> None:
-    """An operator's way to say: please step down."""
+    """An operator's way to say: please step down. The watch tells it, long before the next proof is due."""
     zk = client()
     with pytest.raises(LeadershipLost) as lost:
-        async with flavour.within(flavour.Election(client(), path, identity="one")) as leadership:
+        async with flavour.within(flavour.Election(client(timeout=60.0), path, identity="one")) as leadership:
             zk.delete(f"{path}/candidates/{candidates(zk, path)[0]}")
             assert await flavour.maybe(leadership.lost.wait(10))
             leadership.ensure()

@@ -92,6 +92,85 @@ async def test_a_lost_answer_to_a_renewal_is_no_loss(
         lease.ensure()
 
 
+async def test_a_renewal_that_is_answered_too_late_renews_nothing(
+    flavour: Any, proxy: Any, maybe: Any, coordkit_namespace: str
+) -> None:
+    """pottery: a slow extend "succeeds" on a lease that has expired meanwhile."""
+    client = flavour.redis(proxy.url, socket_timeout=5)
+    lock = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=0.5, renew=False)
+    lease = await maybe(lock.acquire())
+    proxy.latency = 0.4
+    with pytest.raises(LeaseLost, match=r"not renewed|before a renewal was answered"):
+        await maybe(lease.renew())
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.4])
+async def test_a_slow_line_does_not_stretch_the_wait(
+    flavour: Any, proxy: Any, maybe: Any, coordkit_redis: Any, coordkit_namespace: str, timeout: float
+) -> None:
+    """sherlock counts its pauses and not the time; python-redis-lock begins anew at every wake-up."""
+    name = f"{coordkit_namespace}:job"
+    lock = flavour.Lock(flavour.redis(proxy.url), name, ttl=10)
+    with coordkit.Lock(coordkit_redis, name, ttl=60):
+        with pytest.raises(coordkit.NotAcquired):
+            await maybe(lock.acquire(timeout=0))
+        proxy.latency = 0.1
+        began = now()
+        with pytest.raises(coordkit.NotAcquired):
+            await maybe(lock.acquire(timeout=timeout))
+        took = now() - began
+
+    # One ask is on its way when the time is up, at most; the last margin is for a busy machine.
+    assert timeout <= took < timeout + 2 * 0.1 * 2 + 1
+
+
+async def test_waiting_longer_than_the_clients_own_timeout(
+    flavour: Any, maybe: Any, coordkit_redis: Any, coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    """python-redis-lock on redis-py 8: a wait of 7 seconds ended after 60, in an exception."""
+    name = f"{coordkit_namespace}:job"
+    client = flavour.redis(coordkit_redis_server.url, socket_timeout=0.3)
+    held = coordkit.Lock(coordkit_redis, name, ttl=60).acquire()
+    waiting = flavour.spawn(lambda: maybe(flavour.Lock(client, name, ttl=10).acquire(timeout=20)))
+    await flavour.sleep(0.8)
+    assert not waiting.done()
+    held.release()
+
+    assert await maybe((await waiting.result()).release()) is True
+
+
+async def test_the_clients_wall_clock_does_not_matter(
+    flavour: Any, maybe: Any, coordkit_redis_server: Any, coordkit_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rueidislock, Redisson's fair lock: with a clock that is behind, everybody holds."""
+    import time
+
+    lock = flavour.Lock(flavour.redis(coordkit_redis_server.url), f"{coordkit_namespace}:job", ttl=10)
+    tokens = []
+    for wrong in (-86400.0, 86400.0, 0.0):
+        right = time.time
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda wrong=wrong, right=right: right() + wrong)
+            async with flavour.within(lock) as lease:
+                assert await maybe(lock.try_acquire()) is None
+                tokens.append(lease.token)
+
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_lease_may_be_given_back_by_another_thread(coordkit_redis: Any, coordkit_namespace: str) -> None:
+    """redis-py: AttributeError about a thread-local; python-redis-lock: gives back the other thread's lock."""
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=10)
+    lease = lock.acquire()
+    said: list[bool] = []
+    thread = threading.Thread(target=lambda: said.append(lease.release()))
+    thread.start()
+    thread.join(10)
+
+    assert said == [True]
+    assert not coordkit_redis.exists(lock.key)
+
+
 async def test_a_connection_that_died_idle_is_made_anew(
     flavour: Any, through: Any, maybe: Any, coordkit_redis: Any
 ) -> None:
