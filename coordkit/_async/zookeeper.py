@@ -12,7 +12,7 @@ from coordkit._async.lost import Lost, Scope
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
 from coordkit._open import OpenBlocks
-from coordkit.core import changes, checks, election, group, leadership, znodes
+from coordkit.core import changes, checks, election, group, leadership, membership, znodes
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
 from coordkit.core.znodes import Leader
@@ -191,7 +191,7 @@ class Member:
 
     __slots__ = ("_core", "lost")
 
-    def __init__(self, core: group.Membership) -> None:
+    def __init__(self, core: membership.Membership) -> None:
         self._core = core
         self.lost = Lost(core.lost)
 
@@ -262,7 +262,7 @@ class Join:
         if member is not None:
             if scope is not None and scope.left(error):
                 error = None  # our own cancellation: what became of the membership is the error
-            await group.leave(member._core, error)  # noqa: SLF001  one facade
+            await membership.leave(member._core, error)  # noqa: SLF001  one facade
 
 
 class Changes:

@@ -13,7 +13,7 @@ from coordkit._run import run
 from coordkit._sync.lost import Lost
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import changes, checks, election, group, leadership, znodes
+from coordkit.core import changes, checks, election, group, leadership, membership, znodes
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
 from coordkit.core.znodes import Leader
@@ -179,7 +179,7 @@ class Member:
 
     __slots__ = ("_core", "lost")
 
-    def __init__(self, core: group.Membership) -> None:
+    def __init__(self, core: membership.Membership) -> None:
         self._core = core
         self.lost = Lost(core.lost)
 
@@ -245,7 +245,7 @@ class Join:
     ) -> None:
         member, self._member = self._member, None
         if member is not None:
-            run(group.leave(member._core, error))  # noqa: SLF001  one facade
+            run(membership.leave(member._core, error))  # noqa: SLF001  one facade
 
 
 class Changes:

@@ -5,15 +5,12 @@ A GUID belongs to one session: what an earlier session made is never adopted, be
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, SetData, Sync
 from coordkit.core import znodes
 from coordkit.core.grantor import Returned
 from coordkit.core.session import GRACE, Session, Wake
-
-_log = logging.getLogger("coordkit")
 
 
 class Candidate:

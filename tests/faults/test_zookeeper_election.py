@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from kazoo.client import KazooClient
+from kazoo.exceptions import AuthFailedError
 
 from coordkit.core.session import GRACE
-from coordkit.errors import AcquireTimeout, LeadershipLost, StoreUnavailable
+from coordkit.errors import AcquireTimeout, LeadershipLost, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import Faults
 from coordkit.testing.proxy import FaultProxy
@@ -295,7 +297,10 @@ async def test_a_server_that_stops_answering_ends_the_leadership(
 async def test_without_a_quorum_it_is_unavailable(
     flavour: Any, coordkit_zk_ensemble: ZooKeeperEnsemble, coordkit_faults: Faults, path: str
 ) -> None:
-    zk = start_kazoo(coordkit_zk_ensemble.hosts, 4.0)
+    # kazoo's own pauses between attempts grow to a minute
+    retry = {"max_tries": -1, "delay": 0.05, "max_delay": 0.3}
+    zk = KazooClient(coordkit_zk_ensemble.hosts, timeout=4.0, connection_retry=retry)
+    zk.start(scaled(20))
     try:
         election = flavour.Election(zk, path, identity="one")
         async with flavour.within(election) as leadership:
@@ -313,6 +318,22 @@ async def test_without_a_quorum_it_is_unavailable(
             assert again.token > leadership.token
     finally:
         close_kazoo(zk)
+
+
+async def test_refused_credentials_are_a_refusal(flavour: Any, client: Any, path: str) -> None:
+    """They end what is led, and are no outage: trying again would not help."""
+    zk = client()
+    election = flavour.Election(zk, path, identity="one")
+    with pytest.raises(LeadershipLost, match="credentials"):
+        async with flavour.within(election) as leadership:
+            with pytest.raises(AuthFailedError):
+                zk.add_auth("no-such-scheme", "x")
+            await flavour.maybe(leadership.lost.wait(10))
+            leadership.ensure()
+    with pytest.raises(StoreRefused) as refused:
+        async with flavour.within(election.lead(timeout=5)):
+            pytest.fail("it leads without a session")
+    assert isinstance(refused.value.__cause__, AuthFailedError)
 
 
 def test_a_cancelled_contender_is_gone(coordkit_zk_server: ZooKeeperEnsemble, client: Any, path: str) -> None:

@@ -14,6 +14,7 @@ from kazoo.exceptions import NoNodeError
 
 from coordkit.core.session import GRACE
 from coordkit.errors import StoreUnavailable
+from coordkit.testing import processes
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import Faults
 from coordkit.testing.proxy import FaultProxy
@@ -206,3 +207,41 @@ def test_a_cancelled_join_leaves_no_member(client: Any, path: str) -> None:
             assert step > 0
 
     asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def collecting() -> Iterator[str]:
+    """A ZooKeeper that removes empty containers within a moment, not within a minute."""
+    why = processes.missing("zookeeper")
+    if why is not None:
+        pytest.skip(f"the interval can be set on a local process only: {why}")
+    with processes.start_zookeeper() as ensemble:
+        for node in ensemble.nodes:
+            assert isinstance(node, processes.ZooKeeperProcess)
+            node.command = [node.command[0], "-Dznode.container.checkIntervalMs=100", *node.command[1:]]
+        ensemble.restart()
+        yield ensemble.hosts
+
+
+async def test_idle_znodes_are_collected_and_made_anew(flavour: Any, client: Any, collecting: str, path: str) -> None:
+    """Paths that are used once do not fill the servers; who watches an idle group sees it come back."""
+    zk, states, tokens = client(hosts=collecting), [], []
+    group, election = flavour.Group(zk, path), flavour.Election(zk, f"{path}-leader", identity="a")
+    stream = group.watch()
+
+    async def read() -> None:
+        async for change in flavour.each(stream):
+            states.append(change.members)  # noqa: PERF401  each is looked at while the next is awaited
+
+    running = flavour.spawn(read)
+    for data in (b"1", b"2"):
+        async with flavour.within(group.join("a", data=data)):
+            await flavour.until(lambda data=data: states[-1:] == [{"a": data}])
+        async with flavour.within(election) as leadership:
+            tokens.append(leadership.token)
+        await flavour.until(lambda: not zk.exists(path) and not zk.exists(f"{path}-leader/candidates"))
+        assert zk.exists(f"{path}-leader/epoch")
+    await flavour.until(lambda: states[-1:] == [{}])
+    stream.close()
+    await running.result()
+    assert tokens[0] < tokens[1]
