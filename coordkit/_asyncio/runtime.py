@@ -7,6 +7,7 @@ there is a loop, and used under one loop after another. No thread is started.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -15,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._threads.runtime import new_holder, now
+
+_log = logging.getLogger("coordkit")
 
 
 class LoopEvent:
@@ -128,7 +131,10 @@ class LoopWorker:
     async def _serve(self) -> None:
         while self._pending:
             self._pending = False
-            await self._work()
+            try:
+                await self._work()
+            except Exception:  # noqa: BLE001  whatever it is, the leases that come next must be renewed
+                _log.exception("background work failed; it goes on with what comes next")
 
 
 class LoopRuntime:

@@ -8,6 +8,7 @@ child starts with no timers and no workers: what its parent held is not the chil
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import secrets
 import socket
@@ -16,12 +17,14 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from typing import Any
 
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._run import run
+
+_log = logging.getLogger("coordkit")
 
 # CLOCK_MONOTONIC stands still while the machine is suspended, and a server's ttl does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -29,10 +32,6 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _HOST = socket.gethostname()
 
 _IDLE = 1.0  # seconds a worker thread waits for more work before it ends
-
-
-_EVENTS = threading.Lock()
-"""Guards the few lines in which an event gets its first waiter; held for no longer."""
 
 
 def now() -> float:
@@ -50,8 +49,8 @@ class ThreadEvent:
 
     def __init__(self) -> None:
         self._happened = False
-        self._waiting: deque[threading.Lock] | None = None
-        self._actions: deque[Callable[[], None]] | None = None
+        self._waiting: deque[threading.Lock] = deque()
+        self._actions: deque[Callable[[], None]] = deque()
 
     def set(self) -> None:
         self._happened = True
@@ -61,10 +60,7 @@ class ThreadEvent:
         return self._happened
 
     def call_when_set(self, action: Callable[[], None]) -> None:
-        with _EVENTS:
-            if self._actions is None:
-                self._actions = deque()
-            self._actions.append(action)
+        self._actions.append(action)
         if self.is_set():
             self._tell()
 
@@ -73,25 +69,25 @@ class ThreadEvent:
             return True
         gate = threading.Lock()
         gate.acquire()
-        with _EVENTS:
-            if self._waiting is None:
-                self._waiting = deque()
-            self._waiting.append(gate)
+        self._waiting.append(gate)
         if self.is_set():  # between the look above and the line before
             self._tell()
         if not gate.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)):
-            with _EVENTS:
-                self._waiting = deque(other for other in self._waiting or () if other is not gate)
+            with suppress(ValueError):  # told just now
+                self._waiting.remove(gate)
         return self._happened
 
     def _tell(self) -> None:
-        # Two threads may come here at once; each waiter and each action is taken, and so told, by one of them.
-        with _EVENTS:
-            waiting, self._waiting = self._waiting or (), None
-            actions, self._actions = self._actions or (), None
-        for gate in waiting:
-            gate.release()
-        for action in actions:
+        # Several threads, and a signal handler in one of them, may come here at once: each waiter and each action is
+        # popped, and so told, by one of them. No lock, because a handler could not wait for the thread it interrupted.
+        with suppress(IndexError):
+            while True:
+                self._waiting.popleft().release()
+        while self._actions:
+            try:
+                action = self._actions.popleft()
+            except IndexError:
+                return
             action()
 
 
@@ -152,7 +148,10 @@ class Clock:
                 if action is None:
                     self.cancelled = max(0, self.cancelled - 1)
             if action is not None:
-                action()
+                try:
+                    action()
+                except Exception:  # noqa: BLE001  whatever it is, other leases' deadlines must be announced
+                    _log.exception("a timer's action failed; the others go on")
 
 
 class ThreadWorker:
@@ -186,7 +185,10 @@ class ThreadWorker:
                     self._alive = False
                     return
                 self._pending = False
-            run(self._work())
+            try:
+                run(self._work())
+            except Exception:  # noqa: BLE001  whatever it is, the leases that come next must be renewed
+                _log.exception("background work failed; it goes on with what comes next")
 
 
 class ThreadRuntime:
@@ -197,8 +199,6 @@ class ThreadRuntime:
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
-        global _EVENTS  # noqa: PLW0603  another thread may have held it when the process forked
-        _EVENTS = threading.Lock()
         self._clock.reset()
         for worker in list(_workers):
             worker.reset()

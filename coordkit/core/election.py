@@ -15,11 +15,11 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState
 from tenacity.wait import wait_random_exponential
 
 from coordkit._ports import GetChildren, GetData, Link, NoNode, Runtime
 from coordkit.core import znodes
+from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate
 from coordkit.core.leadership import Leadership, leave, leave_with_result
 from coordkit.core.session import GRACE, Session
@@ -45,7 +45,7 @@ class Attempt:
 
     def served(self) -> None:
         """Begin with short pauses again."""
-        self.failures = RetryCallState(_NOT_RUN, None, (), {})
+        self.failures = attempts()
 
 
 class Election:
@@ -159,6 +159,3 @@ class _Failed(Exception):
     def __init__(self, error: LeadershipLost | StoreUnavailable) -> None:
         super().__init__(error)
         self.error = error
-
-
-_NOT_RUN = AsyncRetrying()  # wait strategies read the attempt's number from a state, and a state wants an owner

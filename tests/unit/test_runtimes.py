@@ -81,6 +81,27 @@ def test_a_poke_during_a_run_makes_another_run() -> None:
     assert len(runs) == 2
 
 
+def test_work_that_fails_does_not_end_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """Renewal goes on after a bug in one round of it; and somebody can read of it."""
+    runs: list[int] = []
+    done = threading.Event()
+
+    async def work() -> None:
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise ZeroDivisionError
+        done.set()
+
+    worker = THREADS.worker(work)
+    worker.poke()
+    while not runs:
+        pass
+    worker.poke()
+
+    assert done.wait(10)
+    assert "background work failed" in caplog.text
+
+
 def test_a_worker_thread_ends_when_idle() -> None:
     done = threading.Event()
 
