@@ -20,7 +20,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
@@ -50,6 +50,7 @@ class FaultProxy:
         self._requests = _Losses("request")
         self._replies = _Losses("reply")
         self._links: set[_Link] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
@@ -199,13 +200,18 @@ class FaultProxy:
         return flowing, await asyncio.start_server(self._serve, self.host, 0)
 
     async def _shut(self) -> None:
+        # What was accepted just now must come to _serve, or nobody closes its socket; a server that is closed does not
+        # let it (CPython before 3.12.1). So stop listening, let it come, and close then.
+        for listener in self._server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        self._refuse = True
+        for _ in range(4):
+            await asyncio.sleep(0)
         self._server.close()
-        for link in list(self._links):
-            link.reset()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        for task in self._serving:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
         await asyncio.sleep(0)  # lets the transports close their sockets
 
     def _drop(self, losses: _Losses, on: bool) -> None:
@@ -216,6 +222,10 @@ class FaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(writer)
+        serving = asyncio.current_task()
+        assert serving is not None  # noqa: S101  for the type checker: start_server makes a task of each connection
+        self._serving.add(serving)
+        pumps: list[asyncio.Task[None]] = []  # kept to their ends: asyncio itself holds tasks weakly
         try:
             if self._refuse:
                 self.hits["refuse"] += 1
@@ -223,15 +233,21 @@ class FaultProxy:
             server_reader, server_writer = await asyncio.open_connection(*self.target)
             link.add(server_writer)
             self._links.add(link)
-            await asyncio.gather(
-                self._pump(link, reader, server_writer, self._requests),
-                self._pump(link, server_reader, writer, self._replies),
-            )
-        except OSError:
-            pass  # one side is gone: so is the other, by the reset below
+            pumps += [
+                asyncio.create_task(self._pump(link, reader, server_writer, self._requests)),
+                asyncio.create_task(self._pump(link, server_reader, writer, self._replies)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is gone, or the proxy is closing: so is the client's side, by the reset below
         finally:
             self._links.discard(link)
             link.reset()
+            for pump in pumps:
+                pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError):  # closing: the pumps are ending already
+                await asyncio.gather(*pumps, return_exceptions=True)
+            self._serving.discard(serving)
 
     async def _pump(
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losses: _Losses
@@ -254,7 +270,7 @@ class FaultProxy:
             await forward
         finally:
             forward.cancel()
-        raise ConnectionResetError("one side closed")  # the other pump ends with this one
+            await asyncio.wait([forward])
 
     async def _forward(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:
