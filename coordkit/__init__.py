@@ -7,66 +7,24 @@ same library. What no lock service can promise: that two processes never *believ
 paused between looking and writing; only the resource can refuse the late writer, by comparing tokens (``Fence``).
 """
 
-from coordkit._sync.locks import Fence, Hold, Lease, Lock
-from coordkit._sync.lost import Lost
-from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
-from coordkit.core.changes import Change
-from coordkit.core.token import Token
-from coordkit.core.znodes import Leader
-from coordkit.errors import (
-    AcquireTimeout,
-    CoordError,
-    CrossShardError,
-    LeadershipLost,
-    LeaseLost,
-    NoNodes,
-    NoQuorum,
-    NotAcquired,
-    PartialFailure,
-    ShardDown,
-    StaleToken,
-    StoreRefused,
-    StoreUnavailable,
-)
-from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
-from coordkit.routing.client import ShardedPipeline, ShardedRedis
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coordkit._sync import *  # noqa: F403  the one list of names is __all__ there
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AcquireTimeout",
-    "Change",
-    "Changes",
-    "CoordError",
-    "CrossShardError",
-    "Election",
-    "Fence",
-    "Group",
-    "Hold",
-    "Join",
-    "Lead",
-    "Leader",
-    "Leadership",
-    "LeadershipLost",
-    "Lease",
-    "LeaseLost",
-    "Lock",
-    "Lost",
-    "Member",
-    "NoNodes",
-    "NoQuorum",
-    "NotAcquired",
-    "PartialFailure",
-    "Placement",
-    "Random",
-    "RoundRobin",
-    "ShardDown",
-    "ShardedPipeline",
-    "ShardedRedis",
-    "SmoothWeightedRoundRobin",
-    "StaleToken",
-    "StoreRefused",
-    "StoreUnavailable",
-    "Token",
-    "rendezvous",
-]
+
+def __getattr__(name: str) -> Any:
+    # pytest loads our plugin, and so this package, in every project that has coordkit installed: redis-py and kazoo
+    # are imported by whoever uses a name, not by whoever looks for fixtures.
+    facade = import_module("coordkit._sync") if name == "__all__" or not name.startswith("_") else None
+    if facade is None or name not in ("__all__", *facade.__all__):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(facade, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

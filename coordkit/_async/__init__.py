@@ -1,1 +1,63 @@
-"""The asyncio facade: signatures, and one line each."""
+"""The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
+
+from coordkit._async.locks import Fence, Hold, Lease, Lock
+from coordkit._async.lost import Lost
+from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
+from coordkit.core.changes import Change
+from coordkit.core.token import Token
+from coordkit.core.znodes import Leader
+from coordkit.errors import (
+    AcquireTimeout,
+    CoordError,
+    CrossShardError,
+    LeadershipLost,
+    LeaseLost,
+    NoNodes,
+    NoQuorum,
+    NotAcquired,
+    PartialFailure,
+    ShardDown,
+    StaleToken,
+    StoreRefused,
+    StoreUnavailable,
+)
+from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
+from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
+
+__all__ = [
+    "AcquireTimeout",
+    "Change",
+    "Changes",
+    "CoordError",
+    "CrossShardError",
+    "Election",
+    "Fence",
+    "Group",
+    "Hold",
+    "Join",
+    "Lead",
+    "Leader",
+    "Leadership",
+    "LeadershipLost",
+    "Lease",
+    "LeaseLost",
+    "Lock",
+    "Lost",
+    "Member",
+    "NoNodes",
+    "NoQuorum",
+    "NotAcquired",
+    "PartialFailure",
+    "Placement",
+    "Random",
+    "RoundRobin",
+    "ShardDown",
+    "ShardedPipeline",
+    "ShardedRedis",
+    "SmoothWeightedRoundRobin",
+    "StaleToken",
+    "StoreRefused",
+    "StoreUnavailable",
+    "Token",
+    "rendezvous",
+]

@@ -3,64 +3,22 @@
 Losing what one holds cancels the body of its ``async with``, as ``asyncio.timeout`` does, and raises the loss.
 """
 
-from coordkit._async.locks import Fence, Hold, Lease, Lock
-from coordkit._async.lost import Lost
-from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
-from coordkit.core.changes import Change
-from coordkit.core.token import Token
-from coordkit.core.znodes import Leader
-from coordkit.errors import (
-    AcquireTimeout,
-    CoordError,
-    CrossShardError,
-    LeadershipLost,
-    LeaseLost,
-    NoNodes,
-    NoQuorum,
-    NotAcquired,
-    PartialFailure,
-    ShardDown,
-    StaleToken,
-    StoreRefused,
-    StoreUnavailable,
-)
-from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
-from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AcquireTimeout",
-    "Change",
-    "Changes",
-    "CoordError",
-    "CrossShardError",
-    "Election",
-    "Fence",
-    "Group",
-    "Hold",
-    "Join",
-    "Lead",
-    "Leader",
-    "Leadership",
-    "LeadershipLost",
-    "Lease",
-    "LeaseLost",
-    "Lock",
-    "Lost",
-    "Member",
-    "NoNodes",
-    "NoQuorum",
-    "NotAcquired",
-    "PartialFailure",
-    "Placement",
-    "Random",
-    "RoundRobin",
-    "ShardDown",
-    "ShardedPipeline",
-    "ShardedRedis",
-    "SmoothWeightedRoundRobin",
-    "StaleToken",
-    "StoreRefused",
-    "StoreUnavailable",
-    "Token",
-    "rendezvous",
-]
+if TYPE_CHECKING:
+    from coordkit._async import *  # noqa: F403  the one list of names is __all__ there
+
+
+def __getattr__(name: str) -> Any:
+    # pytest loads our plugin, and so this package, in every project that has coordkit installed: redis-py and kazoo
+    # are imported by whoever uses a name, not by whoever looks for fixtures.
+    facade = import_module("coordkit._async") if name == "__all__" or not name.startswith("_") else None
+    if facade is None or name not in ("__all__", *facade.__all__):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(facade, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})
