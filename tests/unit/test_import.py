@@ -31,7 +31,7 @@ def test_importing_it_imports_nothing_yet() -> None:
 @pytest.mark.parametrize("module", ["coordkit", "coordkit.aio"])
 def test_a_name_that_does_not_exist(module: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'Redlock'"):
-        importlib.import_module(module).Redlock
+        _ = importlib.import_module(module).Redlock
 
 
 def test_no_thread_and_no_loop_is_started() -> None:
