@@ -36,12 +36,18 @@ def main() -> None:
     arguments.add_argument("--pairs", type=int, default=300, help="acquisitions per row and round")
     options = arguments.parse_args()
     with start_redis() as server:
-        core = min(os.sched_getaffinity(0))
-        for pid in (0, server.pid):
-            os.sched_setaffinity(pid, {core})
-        print(f"redis-py {redis.__version__}, client and server on core {core}; medians of {options.rounds} rounds")
+        print(f"redis-py {redis.__version__}, {pinned(server.pid)}; medians of {options.rounds} rounds")
         show("blocking", blocking(server.port, options.rounds, options.pairs))
         show("asyncio", asyncio.run(awaited(server.port, options.rounds, options.pairs)))
+
+
+def pinned(server: int) -> str:
+    if not hasattr(os, "sched_setaffinity"):  # macOS
+        return "client and server on any core"
+    core = min(os.sched_getaffinity(0))
+    for pid in (0, server):
+        os.sched_setaffinity(pid, {core})
+    return f"client and server on core {core}"
 
 
 def blocking(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:

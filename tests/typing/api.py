@@ -50,3 +50,56 @@ async def awaited(client: redis.asyncio.Redis) -> None:
     assert_type(await job(1), bytes)
     fence = coordkit.aio.Fence(client, "ledger")
     await fence.claim(token=lease.token)
+
+
+def zookeeper(zk: object) -> None:
+    election = coordkit.Election(zk, "/leader", identity="me")
+    with election.lead(timeout=1) as leadership:
+        assert_type(leadership, coordkit.Leadership)
+        assert_type(leadership.token, Token)
+        leadership.ensure()
+    assert_type(election.run(lambda leadership: leadership.identity), str | None)
+    assert_type(election.leader(), coordkit.Leader | None)
+    assert_type(election.contenders(), list[str])
+    group = coordkit.Group(zk, "/members")
+    with group.join("me", data=b"here") as member:
+        assert_type(member, coordkit.Member)
+        assert_type(group.members(), dict[str, bytes])
+    for change in group.watch():
+        assert_type(change, coordkit.Change)
+
+
+async def zookeeper_awaited(zk: object) -> None:
+    election = coordkit.aio.Election(zk, "/leader", identity="me")
+    async with election as leadership:
+        assert_type(leadership, coordkit.aio.Leadership)
+
+    async def serve(leadership: coordkit.aio.Leadership) -> int:
+        return leadership.token
+
+    assert_type(await election.run(serve), int | None)
+    assert_type(await election.leader(), coordkit.Leader | None)
+    group = coordkit.aio.Group(zk, "/members")
+    async with group.join("me") as member:
+        assert_type(member, coordkit.aio.Member)
+    async for change in group.watch():
+        assert_type(change, coordkit.Change)
+
+
+def routing(a: redis.Redis, b: redis.Redis) -> None:
+    shards = coordkit.ShardedRedis({"a": a, "b": b}, weights={"b": 2})
+    shards.set("k", 1)
+    shards.mget(["k", "l"])
+    assert_type(shards.shard_for("k"), str)
+    with shards.pipeline() as pipe:
+        pipe.get("k")
+        pipe.execute()
+    picker = coordkit.RoundRobin([a, b])
+    assert_type(picker.pick(), redis.Redis)
+
+
+async def routing_awaited(a: redis.asyncio.Redis, b: redis.asyncio.Redis) -> None:
+    shards = coordkit.aio.ShardedRedis({"a": a, "b": b})
+    await shards.set("k", 1)
+    assert_type(shards.shard_for("k"), str)
+    await shards.aclose()
