@@ -2,9 +2,9 @@
 # What compose/demo and compose/test share: everything between a fresh clone and a running command.
 # Sourced, with `root` set to the repository. Speaks on stderr only, because stdout belongs to the command.
 #
-#   setup <demo|test> <yes|no, are servers needed>
+#   setup <demo|test> <the servers to be had: "", "redis", "zookeeper" or "redis zookeeper">
 #
-# Afterwards $root/.venv has coordkit (editable) with what the command needs, and, if asked for, Redis and ZooKeeper
+# Afterwards $root/.venv has coordkit (editable) with what the command needs, and the servers that were asked for
 # can be started: from binaries that are there, else in containers, else installed by apt where we are root on Debian.
 # COORDKIT_PYTHON names the interpreter to use; else the best one found.
 
@@ -19,12 +19,13 @@ stop() {
 setup() {
   unset PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX # each would send the installation somewhere else
   python=${root:?}/.venv/bin/python
-  if ! is_installed "$1" || { [ "$2" = yes ] && ! servers_known; }; then
+  kinds=$2
+  if ! is_installed "$1" || { [ -n "$kinds" ] && ! servers_known; }; then
     # In a subshell, so that the lock ends with it; two runs at once would otherwise build one environment twice.
     (
       take_turns
       is_installed "$1" || install_package "$1"
-      [ "$2" = no ] || servers_known || find_servers
+      [ -z "$kinds" ] || servers_known || find_servers
     )
   fi
   use_found_servers
@@ -152,10 +153,12 @@ find_python() {
 
 # coordkit itself decides what it can start; one line per server that it cannot: "redis: no redis-server ...".
 missing_servers() {
-  "$python" -c 'from coordkit.testing.processes import missing
-for kind in ("redis", "zookeeper"):
+  # shellcheck disable=SC2086 # kinds are words
+  "$python" -c 'import sys
+from coordkit.testing.processes import missing
+for kind in sys.argv[1:]:
     lacks = missing(kind)
-    if lacks: print(f"{kind}: {lacks}")'
+    if lacks: print(f"{kind}: {lacks}")' $kinds
 }
 
 # The choice of containers is kept, with the images, so that the next run need not ask the registry again.
@@ -176,9 +179,6 @@ use_found_servers() {
     { read -r redis && read -r zookeeper; } <"$root/.venv/.coordkit-containers"
     export COORDKIT_REDIS_IMAGE="${COORDKIT_REDIS_IMAGE:-$redis}"
     export COORDKIT_ZOOKEEPER_IMAGE="${COORDKIT_ZOOKEEPER_IMAGE:-$zookeeper}"
-    # The same for the fixtures of coordkit.testing.
-    export COORDKIT_TEST_REDIS_IMAGE="${COORDKIT_TEST_REDIS_IMAGE:-$COORDKIT_REDIS_IMAGE}"
-    export COORDKIT_TEST_ZK_IMAGE="${COORDKIT_TEST_ZK_IMAGE:-$COORDKIT_ZOOKEEPER_IMAGE}"
   fi
 }
 
@@ -204,7 +204,7 @@ find_servers() {
     lacks=$(missing_servers)
     [ -n "$lacks" ] || return 0
   fi
-  stop "these servers are missing, and there is neither a Docker engine that answers nor apt with root's rights:" \
+  stop "these servers are missing, and there is neither a Docker engine that can run them nor apt with root's rights:" \
     "${lacks//$'\n'/$'\n    '}" "" "Install them:" \
     "sudo apt-get install --no-install-recommends redis-server default-jre-headless libzookeeper-java   # Debian, Ubuntu" \
     "brew install redis zookeeper                                                                       # macOS" \

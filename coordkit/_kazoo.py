@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from kazoo.client import KazooClient
@@ -49,11 +50,14 @@ from coordkit._ports import (
     Sync,
     Watch,
 )
-from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
 
 T = TypeVar("T")
+
+Deliver = Callable[[Callable[[], None]], object]
+"""Runs an action where watches are to run: at once in kazoo's thread, or soon in an event loop."""
 
 _NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -112, -118, -122, -127})
 """Error codes after which the outcome is unknown or the request may be sent again: the connection or the session was
@@ -80,8 +84,12 @@ class Wire:
 
     def __init__(self, client: Any) -> None:
         self.client = client
+        self.bells = Bells()
         self._negotiated: float | None = None
+        self._refused = False
+        self._listeners: set[Callable[[Link], None]] = set()
         self._learn()
+        client.add_listener(self._told)
 
     def __str__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self.client.hosts)
@@ -100,7 +108,9 @@ class Wire:
         if state == KeeperState.CLOSED:
             # start_async() was called a moment ago, and the first connection attempt has not begun.
             starting = not client._stopped.is_set() and thread is not None and alive  # noqa: SLF001  no public way
-            return Link.CONNECTING if starting else Link.CLOSED
+            if starting:
+                return Link.CONNECTING
+            return Link.REFUSED if self._refused else Link.CLOSED
         if not alive:
             return Link.FORKED
         connected = state == KeeperState.CONNECTED and client.connected
@@ -111,13 +121,36 @@ class Wire:
         error: Exception = kinds.get(self.link(), ConnectionLoss)()
         return error
 
-    def heard(self, state: str) -> Link:
+    def listen(self, listener: Callable[[Link], None]) -> None:
+        """Have ``listener`` told of every change of the link, in kazoo's own thread."""
+        self._listeners.add(listener)
+
+    def unlisten(self, listener: Callable[[Link], None]) -> None:
+        self._listeners.discard(listener)
+
+    def _told(self, state: str) -> None:
+        link = self._heard(state)
+        for listener in list(self._listeners):
+            listener(link)
+
+    def _heard(self, state: str) -> Link:
         """Translate what a state listener is told; by the time it is told, the client may be further on."""
         if state == KazooState.SUSPENDED:
             return Link.CONNECTING
         if state == KazooState.LOST and self.link() is Link.CONNECTED:
             return Link.CONNECTING
         return self.link()
+
+    def may_wait(self, name: str) -> None:
+        """Raise ``CoordError`` in the threads in which kazoo itself handles answers and calls listeners and watches."""
+        here, client = threading.current_thread(), self.client
+        serving = [client._connection._connection_routine, *getattr(client.handler, "_workers", ())]  # noqa: SLF001  no public way
+        if any(thread is here for thread in serving):
+            raise CoordError(
+                name,
+                "called in a thread of kazoo's own, from a state listener or a watch: no answer can come there; "
+                "call it in another thread (client.handler.spawn)",
+            )
 
     def session(self) -> int | None:
         identity = self.client.client_id
@@ -144,6 +177,17 @@ class Wire:
             return timeouts
 
         connection._connect = connecting  # noqa: SLF001
+        client = self.client
+        change = client._session_callback  # noqa: SLF001  AUTH_FAILED is no state of a listener, and CLOSED follows it
+
+        def changing(state: str) -> Any:
+            if state == KeeperState.AUTH_FAILED:
+                self._refused = True
+            elif state in (KeeperState.CONNECTED, KeeperState.CONNECTED_RO):
+                self._refused = False
+            return change(state)
+
+        client._session_callback = changing  # noqa: SLF001
         if self.client.connected and self._negotiated is None:
             self._negotiated = _timeout_of(connection)
             if self._negotiated is None:
@@ -151,12 +195,12 @@ class Wire:
 
     # -- requests and answers
 
-    def submit(self, request: Request, bells: Bells) -> Any:
-        """Send ``request``; return kazoo's result object."""
+    def submit(self, request: Request, deliver: Deliver) -> Any:
+        """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
         client = self.client
         if isinstance(request, GetData | GetStat | GetChildren):
             looks = {GetData: client.get_async, GetStat: client.exists_async, GetChildren: client.get_children_async}
-            return looks[type(request)](request.path, watch=bells.hang(request))
+            return looks[type(request)](request.path, watch=self.bells.hang(request, deliver))
         if isinstance(request, SetData):
             return client.set_async(request.path, request.data, request.version)
         if isinstance(request, Delete):
@@ -262,43 +306,49 @@ def _timeout_of(connection: Any) -> float | None:
 
 
 class Bells:
-    """The watches of one client and flavour: at most one per znode at kazoo, however many wait for it.
+    """The watches of one client: at most one per znode at kazoo, however many wait for it, and in whatever loops.
 
     ZooKeeper keeps one watch per znode and connection, and kazoo one entry per callable; it cannot take either back. So
     the callable of a znode is always equal to the last one, and who gave up waiting leaves nothing that grows.
     """
 
-    def __init__(self, deliver: Callable[[Callable[[], None]], object]) -> None:
-        self._deliver = deliver  # from kazoo's thread to where our watches run
+    def __init__(self) -> None:
         self._mutex = threading.RLock()  # re-entered when a garbage collection inside it closes a stream
-        self._waiting: dict[tuple[bool, str], set[Watch]] = {}
+        self._waiting: dict[tuple[bool, str], set[tuple[Deliver, Watch]]] = {}
 
-    def hang(self, request: GetData | GetStat | GetChildren) -> Bell | None:
+    def hang(self, request: GetData | GetStat | GetChildren, deliver: Deliver) -> Bell | None:
         """Add the watch of ``request``; return what kazoo is to call."""
         if request.watch is None:
             return None
         key = _key(request)
         with self._mutex:
-            self._waiting.setdefault(key, set()).add(request.watch)
+            self._waiting.setdefault(key, set()).add((deliver, request.watch))
         return Bell(self, key)
 
-    def unhang(self, request: GetData | GetStat | GetChildren) -> None:
+    def unhang(self, request: GetData | GetStat | GetChildren, deliver: Deliver) -> None:
         key = _key(request)
         with self._mutex:
             waiting = self._waiting.get(key)
             if waiting is not None and request.watch is not None:
-                waiting.discard(request.watch)
+                waiting.discard((deliver, request.watch))
                 if not waiting:
                     del self._waiting[key]
 
-    def rung(self, key: tuple[bool, str], gone: bool) -> None:
-        self._deliver(lambda: self._ring(key, gone))
+    def forget(self, deliver: Deliver) -> None:
+        """Forget all watches that are carried by ``deliver``."""
+        with self._mutex:
+            for key, waiting in list(self._waiting.items()):
+                left = {each for each in waiting if each[0] != deliver}
+                if left:
+                    self._waiting[key] = left
+                else:
+                    del self._waiting[key]
 
-    def _ring(self, key: tuple[bool, str], gone: bool) -> None:
+    def rung(self, key: tuple[bool, str], gone: bool) -> None:
         with self._mutex:
             waiting = self._waiting.pop(key, set())
-        for watch in waiting:
-            watch(gone)
+        for deliver, watch in waiting:
+            deliver(partial(watch, gone))
 
 
 def _key(request: GetData | GetStat | GetChildren) -> tuple[bool, str]:

@@ -1,15 +1,16 @@
 """Which block is being left: the bookkeeping behind ``with lock``, when many threads and tasks share one lock.
 
 ``with`` tells ``__exit__`` nothing about its ``__enter__``. The frame that holds the ``with`` statement is the same in
-both calls, wherever a generator or a web framework runs them, so it is asked first. Without it (an ``ExitStack``
-enters in one frame and leaves in another) the thread or task is asked, then whether there is only one candidate; a
-guess is never made, because it might give back somebody else's lease.
+both calls, wherever a generator or a web framework runs them, so it is asked first; it is kept until then, so that no
+other frame can take its address. Where the two differ (an ``ExitStack``, a wrapper class) the thread or task is asked,
+then whether there is only one candidate; a guess is never made, because it might give back somebody else's lease.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import deque
+from types import FrameType
 from typing import Generic, TypeVar
 
 from coordkit.errors import CoordError
@@ -20,12 +21,13 @@ T = TypeVar("T")
 class OpenBlocks(Generic[T]):
     """The blocks of one lock that were entered and not yet left."""
 
-    __slots__ = ("_entries", "_name")
+    __slots__ = ("_entries", "_instead", "_name")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, instead: str = "lock.hold()") -> None:
         self._name = name
+        self._instead = instead
         # The frame that holds the `with`, the thread or task, the block.
-        self._entries: deque[tuple[int, object, T]] = deque()
+        self._entries: deque[tuple[FrameType, object, T]] = deque()
 
     def entered(self, place: object, block: T) -> None:
         """Remember a block, by its frame and by ``place``, its thread or task."""
@@ -34,7 +36,7 @@ class OpenBlocks(Generic[T]):
     def left(self, place: object) -> T:
         """Return the block that is being left; raise ``CoordError`` if that cannot be known."""
         entries, frame = list(self._entries), _statement()
-        here = [entry for entry in entries if entry[0] == frame]
+        here = [entry for entry in entries if entry[0] is frame]
         if here:
             return self._take(here[-1])  # nested in one frame: the inner one first
         for candidates in ([entry for entry in entries if entry[1] == place], entries):
@@ -42,15 +44,15 @@ class OpenBlocks(Generic[T]):
                 return self._take(candidates[0])
         raise CoordError(
             self._name,
-            "a block was left in another thread or task than it was entered in, while others are open: its lease is "
-            "renewed until max_hold or the end of the process; use `with lock.hold()` there, which knows its own lease",
+            "a block was left in another thread or task than it was entered in, while others are open: it is held "
+            f"to the end of the process (or max_hold); use `with {self._instead}` there, which knows its own",
         )
 
-    def _take(self, entry: tuple[int, object, T]) -> T:
+    def _take(self, entry: tuple[FrameType, object, T]) -> T:
         self._entries.remove(entry)
         return entry[2]
 
 
-def _statement() -> int:
-    """Return the identity of the frame that holds the ``with``: above this, entered/left and the lock's own method."""
-    return id(sys._getframe(3))  # noqa: SLF001  the documented way to ask CPython and PyPy for a frame
+def _statement() -> FrameType:
+    """Return the frame that holds the ``with``: above this, entered/left and the lock's own method."""
+    return sys._getframe(3)  # noqa: SLF001  the documented way to ask CPython and PyPy for a frame

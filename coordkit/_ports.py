@@ -107,8 +107,11 @@ class Store(Protocol):
         """Run one script for the resource ``name``; return the reply as the client decodes it."""
         ...
 
-    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
-        """Run many in one pipeline; a reply that is an error stands in the list in its place."""
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
+        """Run many in one pipeline; a reply that is an error stands in the list in its place.
+
+        ``within`` (seconds) bounds the wait for the answers more closely than the client's own timeouts do.
+        """
         ...
 
 
@@ -254,6 +257,10 @@ class Ensemble(Protocol):
 
     def listen(self, listener: Callable[[Link], None]) -> None:
         """Have every change of the link told to ``listener``, in order; it must be short and must not block."""
+        ...
+
+    def may_wait(self, name: str) -> None:
+        """Raise ``CoordError`` where waiting for an answer would keep the answer from coming."""
         ...
 
     def unwatch(self, request: GetData | GetStat | GetChildren) -> None:

@@ -9,7 +9,10 @@ or less than one (a single connection, a bounded pool) are spoken to through ``e
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,16 +22,22 @@ import redis.asyncio
 from redis import exceptions
 
 from coordkit._ports import Call, Script
-from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
+from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 
 IDLE = 30.0
 """Seconds a connection is kept without work."""
+
+_MANY = 100  # redis-py 8's own default; before, there was no bound
 
 MAX_AGE = 60.0
 """Seconds a connection is kept at all: then it is made anew, with present credentials, at Sentinel's present master."""
 
 PATIENCE = 5.0
 """Seconds to connect or to wait for a reply where the client itself sets no bound."""
+
+_ENOUGH = 300  # characters of a client's own message: a Sentinel's names every connection it tried
+
+_CROSS_SLOT = re.compile(r"CROSSSLOT|same (key )?slot|same hash slot", re.IGNORECASE)
 
 _REFUSALS = (
     exceptions.AuthenticationError,  # redis-py counts it among the connection errors
@@ -38,26 +47,30 @@ _REFUSALS = (
 _NO_ANSWER = (
     exceptions.ConnectionError,  # also BusyLoadingError
     exceptions.TimeoutError,
+    asyncio.TimeoutError,  # the builtin one from Python 3.11 on
     exceptions.ClusterDownError,
     exceptions.RedisClusterException,
     OSError,
     EOFError,
 )
-_ADVICE: tuple[tuple[type[Exception] | None, str, str], ...] = (  # redis-py takes the code off some messages
+_Advice = tuple[tuple[type[Exception] | None, str, str], ...]
+_OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py takes the code off some messages
     (exceptions.AuthenticationError, "WRONGPASS", "give the client the right user name and password"),
     (None, "NOAUTH", "the server wants a password: give the client one"),
     (None, "HELLO must be called", "the server wants a password: give the client one"),
     (
         exceptions.NoPermissionError,
         "NOPERM",
-        "grant the user EVALSHA, EVAL, what the scripts call, and keys coordkit:*",
+        "grant the user the command and its keys (for coordkit's locks: EVALSHA, EVAL, what they call, coordkit:*)",
     ),
     (exceptions.ReadOnlyError, "READONLY", "this server is a read-only replica: point the client at the primary"),
     (exceptions.OutOfMemoryError, "maxmemory", "the server is out of memory: raise maxmemory, or free some"),
     (None, "MISCONF", "the server takes no writes because it cannot save: look at its log and its disk"),
     (None, "NOREPLICAS", "too few replicas are connected: see min-replicas-to-write"),
+)
+_ADVICE: _Advice = (
+    *_OF_THE_SERVER,
     (None, "WRONGTYPE", "the key holds another kind of value: choose another name, or delete the key"),
-    (None, "CROSSSLOT", "the keys lie on different slots: let them share a {hash tag}"),
     (
         None,
         "nknown command",
@@ -69,8 +82,8 @@ _ADVICE: tuple[tuple[type[Exception] | None, str, str], ...] = (  # redis-py tak
 def check_client(client: Any, *, flavour: str) -> None:
     """Raise ``TypeError`` unless ``client`` is a redis-py client of the flavour, "blocking" or "asyncio"."""
     execute = getattr(client, "execute_command", None)
-    if not callable(execute):
-        raise TypeError(f"redis must be a redis-py client, got {client!r}")
+    if not callable(execute) or hasattr(client, "command_stack"):  # a pipeline does nothing until it is executed
+        raise TypeError(f"redis must be a redis-py client (and no pipeline), got {client!r}")
     found = "asyncio" if inspect.iscoroutinefunction(execute) else "blocking"
     if found != flavour:
         home = {"asyncio": "coordkit.aio", "blocking": "coordkit"}[found]
@@ -86,11 +99,12 @@ def keeps_connections(client: Any) -> bool:
     bounded = (redis.BlockingConnectionPool, redis.asyncio.BlockingConnectionPool)
     single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
     caching = getattr(pool, "cache", None) is not None
-    return not (single or caching or isinstance(pool, bounded))
+    few = getattr(pool, "max_connections", _MANY) < _MANY  # somebody chose that number
+    return not (single or caching or few or isinstance(pool, bounded))
 
 
-def recipe(pool: Any, retry: Any, network: type) -> dict[str, Any]:
-    """Return the pool's own arguments for a connection, bounded in time and without retries."""
+def recipe(pool: Any, retry: Any, network: type, within: float | None = None) -> dict[str, Any]:
+    """Return the pool's own arguments for a connection, bounded in time (by ``within`` too) and without retries."""
     # Maintenance notices concern the client's pool, of which our connections are no part.
     kwargs = {k: v for k, v in pool.connection_kwargs.items() if not k.startswith(("maint_", "oss_cluster_maint_"))}
     kwargs.update(retry=retry, retry_on_timeout=False, retry_on_error=[])
@@ -98,9 +112,14 @@ def recipe(pool: Any, retry: Any, network: type) -> dict[str, Any]:
     if issubclass(pool.connection_class, network):  # a Unix socket has no connect timeout
         bounds.append("socket_connect_timeout")
     for bound in bounds:
-        if kwargs.get(bound) is None:
-            kwargs[bound] = PATIENCE
+        kwargs[bound] = min(kwargs.get(bound) or PATIENCE, within or math.inf)
     return kwargs
+
+
+def patience(client: Any) -> float:
+    """Return how long the client waits for an answer, in seconds."""
+    kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    return float(kwargs.get("socket_timeout") or PATIENCE)
 
 
 def where(client: Any) -> str:
@@ -121,6 +140,10 @@ def translated(error: BaseException, name: str, server: str) -> CoordError | Non
     if isinstance(error, CoordError):
         return error
     said = " ".join(str(error).split()) or type(error).__name__
+    if len(said) > _ENOUGH:
+        said = f"{said[:_ENOUGH]}..."
+    if isinstance(error, exceptions.RedisClusterException | exceptions.ResponseError) and _CROSS_SLOT.search(said):
+        return CrossShardError(name, f"{server} answered no: {said}; let the keys share a {{hash tag}}", shards={})
     if isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS):
         return StoreUnavailable(name, f"no answer from {server}: {said}; whether it was carried out is unknown")
     if isinstance(error, exceptions.RedisError):
@@ -130,6 +153,17 @@ def translated(error: BaseException, name: str, server: str) -> CoordError | Non
         )
         return StoreRefused(name, f"{server} answered no: {said}; {advice}")
     return None
+
+
+def refusal(error: Exception, name: str, server: str) -> StoreRefused | None:
+    """Return what an error means by which a server refuses for its own sake: password, rights, role, memory, disk.
+
+    None for any other: what is wrong with a command itself is the affair of whoever sent it.
+    """
+    said = str(error)
+    state = any((kind and isinstance(error, kind)) or said.startswith(mark) for kind, mark, _ in _OF_THE_SERVER)
+    meant = translated(error, name, server) if state or isinstance(error, _REFUSALS) else None
+    return meant if isinstance(meant, StoreRefused) else None
 
 
 def evalsha(call: Call) -> tuple[Any, ...]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-
-import coordkit
 
 _DEMO = """\
 Play coordkit's main job on live processes and real servers, and check every step:
@@ -29,13 +26,25 @@ exit status:
   0    every check of every scene held
   1    a check did not hold, or a scene could not be played to its end
   2    the command line is wrong
-  3    a server is missing or does not answer; the message says what helps
+  3    a server is missing, does not answer, or cannot be written to; the
+       message says what helps
   130  Ctrl-C (143: SIGTERM, 129: SIGHUP), after everything was removed
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status, or raise SystemExit as argparse does."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:  # while modules were imported: there is nothing to remove yet, and nothing to tell
+        return 130
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    import argparse  # here, like the rest, so that the first tenths of a second can be interrupted without a traceback
+
+    import coordkit
+
     parser = argparse.ArgumentParser(
         prog="coordkit", description="Locks with fencing tokens, leader election, membership and sharded Redis."
     )

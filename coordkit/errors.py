@@ -116,7 +116,10 @@ class NoQuorum(StoreUnavailable):
 
 
 class ShardDown(StoreUnavailable):
-    """The shard of this key is known to be down; the command was not sent. ``shard`` is its name."""
+    """The shard of this key cannot be reached, and the command was certainly not sent. ``shard`` is its name.
+
+    Where a command may have been sent, StoreUnavailable itself is raised.
+    """
 
     def __init__(self, name: str, why: str, *, shard: str) -> None:
         super().__init__(name, why)
@@ -141,7 +144,8 @@ class CrossShardError(CoordError):
 class PartialFailure(CoordError):
     """A split command worked on some shards only.
 
-    ``ok`` maps each key that succeeded to its result; ``failed`` maps each other key to its shard and the error.
+    ``ok`` maps each key that succeeded to its result; ``failed`` maps each other key to its shard and the error. For a
+    command that was put to all shards, both have the shards' names instead of keys.
     """
 
     def __init__(

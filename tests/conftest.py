@@ -19,11 +19,14 @@ import importlib
 import inspect
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from coordkit.testing.cleaning import close_kazoo, start_kazoo
+from coordkit.testing.servers import ZooKeeperEnsemble
 
 
 class Running:
@@ -249,6 +252,20 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
 def maybe() -> Callable[[Any], Awaitable[Any]]:
     """Give ``maybe``: await what an asyncio call gave, hand on what a blocking call gave."""
     return Flavour.maybe
+
+
+@pytest.fixture
+def zk_client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
+    """Give a way to make started KazooClients, each with a session of its own."""
+    made: list[Any] = []
+
+    def make(timeout: float = 4.0, hosts: str = "") -> Any:
+        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
+        return made[-1]
+
+    yield make
+    for each in made:
+        close_kazoo(each)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -90,18 +91,25 @@ class Hold:
     block itself raised: its own error always wins.
     """
 
-    __slots__ = ("_lease", "_lock", "_scope", "_timeout")
+    __slots__ = ("_free", "_lease", "_lock", "_scope", "_timeout")
 
     def __init__(self, lock: Lock, timeout: float | None) -> None:
         self._lock = lock
         self._timeout = checks.check_timeout(timeout)
         self._lease: Lease | None = None
+        self._free = [True]  # taken while the block is entered; one thread of several gets it
         self._scope: Scope | None = None
 
     async def __aenter__(self) -> Lease:
-        if self._lease is not None:
-            raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block")
-        self._lease = await self._lock.acquire(self._timeout)
+        try:
+            self._free.pop()
+        except IndexError:
+            raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block") from None
+        try:
+            self._lease = await self._lock.acquire(self._timeout)
+        except BaseException:
+            self._free.append(True)
+            raise
         self._scope = Scope(self._lease._core.lost)  # noqa: SLF001  one facade, two classes
         return self._lease
 
@@ -109,6 +117,7 @@ class Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         held, self._lease = self._lease, None
+        self._free.append(True)
         scope, self._scope = self._scope, None
         if held is not None:
             if scope is not None and scope.left(error):
@@ -117,6 +126,8 @@ class Hold:
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
         """Return ``function`` with each of its calls under the lock."""
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(f"hold() decorates async functions only, got {function!r}; use `async with` inside it")
 
         @functools.wraps(function)
         async def held(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -163,7 +174,9 @@ class Lock:
         grantor = lock.Mutex(store, store.keeper, name)
         self.key = grantor.key
         bound = checks.check_max_hold(max_hold, self.ttl)
-        self._contender = Contender(RUNTIME, grantor, self.ttl, renew=renew, max_hold=bound, wait=wait)
+        self._contender = Contender(
+            RUNTIME, grantor, self.ttl, renew=renew, max_hold=bound, wait=checks.check_wait(wait)
+        )
         self._open: OpenBlocks[Hold] = OpenBlocks(name)
 
     async def acquire(self, timeout: float | None = None) -> Lease:
@@ -205,7 +218,7 @@ class Fence:
     the same step in which it reads or writes. **Claim on entry**, or read through the fence, before the first read:
     comparing only on writing still loses updates.
 
-    Pass ``lease.token`` as it is: it carries the holder. The fence never forgets; its key is
+    Pass ``lease.token`` as it is: it carries the holder. Text is kept as UTF-8. The fence never forgets; its key is
     ``coordkit:1:{name}:fence``. On a Cluster, guarded keys must share its tag: ``{name}:...``. One fence takes tokens
     from one source only.
     """

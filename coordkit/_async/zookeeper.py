@@ -125,13 +125,16 @@ class Election:
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
         self._core = election.Election(RUNTIME, lambda: session_of(zk), path, identity)
-        self._open: OpenBlocks[Lead] = OpenBlocks(path)
+        self._open: OpenBlocks[Lead] = OpenBlocks(path, "election.lead()")
 
     def lead(self, timeout: float | None = None) -> Lead:
         """Return a block that waits until elected: for ever, or at most ``timeout`` seconds; 0 asks once.
 
         Entering raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another led to the end, ``StoreUnavailable`` if
         there was no connection for that long or for one session timeout, ``StoreRefused`` if the servers said no.
+
+        The block is cancelled when the leadership is lost. Its place in the line is kept until it ends; only then, or
+        when the session has ended, another leads: what blocks the event loop keeps all waiting.
         """
         return Lead(self, timeout)
 
@@ -161,11 +164,18 @@ class Election:
         self._core.stop()
 
     async def leader(self) -> Leader | None:
-        """Return the identity and the token of who leads, or None; one round trip. Raises ``StoreUnavailable``."""
+        """Return the identity and the token of who leads, or None; one round trip.
+
+        It is what one server knows: one that is cut off from the others may be late, by at most one session timeout.
+        Raises ``StoreUnavailable``.
+        """
         return await self._core.leader()
 
     async def contenders(self) -> list[str]:
-        """Return the identities of all who stand, in order of succession, the leader first; two round trips."""
+        """Return the identities of all who stand, in order of succession, the leader first; two round trips.
+
+        Who crashed is in line until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
+        """
         return await self._core.contenders()
 
     async def __aenter__(self) -> Leadership:
@@ -328,7 +338,10 @@ class Group:
         return Join(self, identity, data)
 
     async def members(self) -> dict[str, bytes]:
-        """Return the data of each member by identity; two round trips. Raises ``StoreUnavailable``."""
+        """Return the data of each member by identity; two round trips.
+
+        Who crashed is shown until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
+        """
         return await self._core.members()
 
     def watch(self) -> Changes:

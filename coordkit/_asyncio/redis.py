@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
-from coordkit._asyncio.runtime import RUNTIME, loop_end
+from coordkit._asyncio.runtime import RUNTIME, life
 from coordkit._ports import Call
 from coordkit._threads.runtime import now
 from coordkit.core.keeper import Keeper
@@ -27,15 +28,54 @@ class Home:
 
     def __init__(self) -> None:
         self.idle: list[tuple[Any, float]] = []  # connection, when it was made; the one used last is last
-        self.turns = asyncio.Semaphore(_AT_ONCE)
         self.used = 0.0
         self.sweep: asyncio.TimerHandle | None = None
-        loop_end().actions.append(self.drop_idle)
+        self._free = _AT_ONCE
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        life().closing.add(self)
 
-    async def drop_idle(self) -> None:
+    async def close(self) -> None:
         idle, self.idle = self.idle, []
         for connection, _ in idle:
             await connection.disconnect(nowait=True)
+
+    async def turn(self, patience: float) -> None:
+        """Wait for one of the turns; those before us wait for a server no longer than ``patience``, nor do we."""
+        if self._free:
+            self._free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        timer = loop.call_later(patience, _too_late, turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.done()  # it was ours when we were cancelled
+            raise
+        finally:
+            timer.cancel()
+
+    def done(self) -> None:
+        """Hand the turn on."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+def _looked_at(connecting: asyncio.Task[None]) -> None:
+    """Take note of how it ended: whoever was cancelled meanwhile does not ask, and asyncio would complain."""
+    if not connecting.cancelled():
+        connecting.exception()
+
+
+def _too_late(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(exceptions.TimeoutError(f"{_AT_ONCE} requests before this one have no answer yet"))
 
 
 class RedisStore:
@@ -46,6 +86,7 @@ class RedisStore:
         self._client = client
         self._keeps = _redis.keeps_connections(client)
         self._where = _redis.where(client)
+        self._patience = _redis.patience(client)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
 
     def __str__(self) -> str:
@@ -57,10 +98,20 @@ class RedisStore:
             raise reply
         return reply
 
-    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            replies = await (self._speak(asked) if self._keeps else self._ask(asked))
+            if not self._keeps:
+                replies = await self._ask(asked)
+            elif within is None:
+                home = self._home()
+                await home.turn(self._patience)
+                try:
+                    replies = await self._speak(home, asked, self._patience)
+                finally:
+                    home.done()
+            else:  # the keeper's, which waits for nobody's turn
+                replies = await self._speak(self._home(), asked, min(within, self._patience))
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -73,24 +124,34 @@ class RedisStore:
 
     # -- over a connection of our own
 
-    async def _speak(self, calls: list[Call]) -> list[Any]:
-        home = self._home()
-        async with home.turns:
-            connection, made = await self._borrow(home)
-            try:
-                await connection.send_packed_command([_redis.packed(call) for call in calls])
-                replies = await _replies(connection, len(calls))
-                if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                    evals = connection.pack_commands(_redis.evals([calls[i] for i in unknown]))
-                    await connection.send_packed_command(evals)
-                    for i, reply in zip(unknown, await _replies(connection, len(unknown)), strict=True):
-                        replies[i] = reply
-            except BaseException as error:
-                await connection.disconnect(nowait=True)  # a reply may still be on its way
-                if isinstance(error, exceptions.ConnectionError):
-                    await home.drop_idle()  # the server went away: what is idle is dead as well
-                raise
-            self._keep(home, connection, made)
+    async def _speak(self, home: Home, calls: list[Call], patience: float) -> list[Any]:
+        connection, made = await self._borrow(home, patience)
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            connection._writer.transport.abort()  # noqa: SLF001  wakes whoever reads; see _borrow
+
+        timer = asyncio.get_running_loop().call_later(patience, give_up)
+        try:
+            await connection.send_packed_command([_redis.packed(call) for call in calls])
+            replies = await _replies(connection, len(calls))
+            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+                evals = connection.pack_commands(_redis.evals([calls[i] for i in unknown]))
+                await connection.send_packed_command(evals)
+                for i, reply in zip(unknown, await _replies(connection, len(unknown)), strict=True):
+                    replies[i] = reply
+        except BaseException as error:
+            await connection.disconnect(nowait=True)  # a reply may still be on its way
+            if late and isinstance(error, Exception):
+                raise exceptions.TimeoutError(f"nothing within {patience} s") from error
+            if isinstance(error, exceptions.ConnectionError):
+                await home.close()  # the server went away: what is idle is dead as well
+            raise
+        finally:
+            timer.cancel()
+        self._keep(home, connection, made)
         return replies
 
     def _home(self) -> Home:
@@ -100,20 +161,29 @@ class RedisStore:
             home = self._homes[loop] = Home()
         return home
 
-    async def _borrow(self, home: Home) -> tuple[Any, float]:
+    async def _borrow(self, home: Home, patience: float) -> tuple[Any, float]:
         while home.idle:
             connection, made = home.idle.pop()
             if now() - made < _redis.MAX_AGE:
                 return connection, made
             await connection.disconnect(nowait=True)
         pool = self._client.connection_pool
-        kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
-        connection = pool.connection_class(**kwargs)
+        kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection, patience)
+        # The bound is ours: redis-py's own is an asyncio.wait_for around each write, which before Python 3.12 may
+        # swallow a cancellation, and costs a task.
+        connection = pool.connection_class(**{**kwargs, "socket_timeout": None})
+        connecting = asyncio.get_running_loop().create_task(connection.connect())
+        connecting.add_done_callback(_looked_at)
         try:
-            await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+            await asyncio.wait([connecting], timeout=patience)
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait([connecting], timeout=1.0)
+                await connection.disconnect(nowait=True)
+        if connecting.cancelled():
+            raise exceptions.TimeoutError(f"no connection within {patience} s")
+        connecting.result()
         return connection, now()
 
     def _keep(self, home: Home, connection: Any, made: float) -> None:
@@ -129,7 +199,7 @@ class RedisStore:
             home.sweep = loop.call_later(rest, self._sweep, home)
             return
         home.sweep = None
-        loop_end().spawn(home.drop_idle())
+        life().spawn(home.close())
 
     # -- through the client, where it must be
 
@@ -140,11 +210,8 @@ class RedisStore:
             except exceptions.NoScriptError:
                 return await self._client.execute_command(*_redis.evals([call])[0])
 
-        replies = list(await asyncio.gather(*(ask(call) for call in calls), return_exceptions=True))
-        for reply in replies:
-            if isinstance(reply, BaseException) and not isinstance(reply, exceptions.ResponseError):
-                raise reply
-        return replies
+        # Each call may go to another server: its error is its own.
+        return list(await asyncio.gather(*(ask(call) for call in calls), return_exceptions=True))
 
 
 async def _replies(connection: Any, count: int) -> list[Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
+from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._threads.runtime import new_holder, now
 
@@ -21,31 +23,37 @@ _log = logging.getLogger("coordkit")
 
 
 class LoopEvent:
-    """An event of one loop, with a timeout that costs one timer entry and no task."""
+    """An event of the loop it is made in; it may be set from any thread, and is waited for in its loop."""
 
-    __slots__ = ("_actions", "_happened", "_waiting")
+    __slots__ = ("_actions", "_happened", "_loop", "_waiting")
 
     def __init__(self) -> None:
         self._happened = False
+        self._loop = _running_loop()
         self._waiting: set[asyncio.Future[None]] = set()
         self._actions: list[Callable[[], None]] = []
 
     def set(self) -> None:
         self._happened = True
+        if self._loop is _running_loop():
+            self._tell()
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
         for future in self._waiting:
             _settle(future)
         actions, self._actions = self._actions, []
         for action in actions:
             action()
 
-    def call_when_set(self, action: Callable[[], None]) -> None:
-        if self._happened:
-            action()
-        else:
-            self._actions.append(action)
-
     def is_set(self) -> bool:
         return self._happened
+
+    def call_when_set(self, action: Callable[[], None]) -> None:
+        self._actions.append(action)
+        if self._happened:
+            self.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
         if self._happened:
@@ -63,21 +71,37 @@ class LoopEvent:
         return self._happened
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
-class LoopEnd:
-    """What is to be done when an event loop ends: the background tasks end first, then connections are closed.
+class Closing(Protocol):
+    """Something that must close what it has before its event loop ends."""
 
-    A loop that ends closes its async generators (``asyncio.run`` sees to it): the one moment at which we are told.
+    async def close(self) -> None: ...
+
+
+class LoopLife:
+    """What coordkit has in one event loop: its timers, its background tasks, and what to do when the loop ends.
+
+    A loop that ends closes its async generators (``asyncio.run`` sees to it): the one moment at which we are told. The
+    background tasks end first, then connections are closed.
     """
 
     def __init__(self) -> None:
         self.over = False
-        self.actions: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self.tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+        self.closing: WeakSet[Closing] = WeakSet()
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
+        self._agenda = Agenda()
+        self._tick: asyncio.TimerHandle | None = None
         self._told = self._tell()
         with suppress(StopIteration):
             self._told.__anext__().send(None)  # up to the yield: from here on the loop knows of it
@@ -87,30 +111,53 @@ class LoopEnd:
             yield
         finally:
             self.over = True
-            for task in self.tasks:
+            if self._tick is not None:
+                self._tick.cancel()
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
-            for action in self.actions:
-                await action()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for one in list(self.closing):
+                await one.close()
+            _lives.pop(asyncio.get_running_loop(), None)  # what is told refers to the loop: nothing else frees it
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` in the background, until the loop ends at the latest."""
         task = asyncio.get_running_loop().create_task(work, name="coordkit")
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
+    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        entry = self._agenda.add(when, action)
+        if self._tick is None or self._agenda.is_next(entry):
+            self._wait()
+        return entry
 
-_ends: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopEnd] = WeakKeyDictionary()
+    def _wait(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        due = self._agenda.next_due()
+        if due != math.inf and not self.over:
+            delay = min(max(0.0, due - now()), LOOK)
+            self._tick = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._tick = None
+        try:
+            while (action := self._agenda.take(now())) is not None:
+                action()
+        finally:
+            self._wait()
 
 
-def loop_end() -> LoopEnd:
-    """Return the end of the running loop."""
+_lives: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLife] = WeakKeyDictionary()
+
+
+def life() -> LoopLife:
+    """Return what coordkit has in the running loop."""
     loop = asyncio.get_running_loop()
-    end = _ends.get(loop)
-    if end is None:
-        end = _ends[loop] = LoopEnd()
-    return end
+    return _lives.get(loop) or _lives.setdefault(loop, LoopLife())
 
 
 class LoopWorker:
@@ -123,10 +170,10 @@ class LoopWorker:
 
     def poke(self) -> None:
         self._pending = True
-        loop, end = asyncio.get_running_loop(), loop_end()
+        loop, here = asyncio.get_running_loop(), life()
         idle = self._task is None or self._task.done() or self._task.get_loop() is not loop
-        if idle and not end.over:
-            self._task = end.spawn(self._serve())
+        if idle and not here.over:
+            self._task = here.spawn(self._serve())
 
     async def _serve(self) -> None:
         while self._pending:
@@ -159,13 +206,13 @@ class LoopRuntime:
         await asyncio.sleep(max(0.0, seconds))
 
     def call_at(self, when: float, action: Callable[[], None]) -> Timer:
-        return asyncio.get_running_loop().call_later(max(0.0, when - now()), action)
+        return life().call_at(when, action)
 
     def worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Worker:
         return LoopWorker(work)
 
     async def finish(self, work: Coroutine[Any, Any, None], *, within: float) -> None:
-        task = loop_end().spawn(work)
+        task = life().spawn(work)
         await asyncio.wait([task], timeout=within)
         if task.done() and not task.cancelled():
             task.result()

@@ -2,18 +2,22 @@
 
 kazoo has no asyncio handler and cannot have one, so its results, watches and states are carried from its threads to
 the loop by ``call_soon_threadsafe``; no thread waits for anything, and a cancelled call is left at once. State belongs
-to the loop alone.
+to the loop alone. What must not stay in ZooKeeper when the loop ends is left to the blocking flavour, whose workers end
+with the process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from coordkit import _kazoo
-from coordkit._asyncio.runtime import RUNTIME
+from coordkit._asyncio.runtime import RUNTIME, life
 from coordkit._ports import GetChildren, GetData, GetStat, Link, Request
+from coordkit._threads import zookeeper as threads
 from coordkit.core.session import Session
 
 
@@ -23,7 +27,8 @@ class KazooEnsemble:
     def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._wire = _kazoo.wire_of(client)
         self._loop = loop
-        self._bells = _kazoo.Bells(self._soon)
+        self._bells = self._wire.bells
+        self._listener: Callable[[Link], None] | None = None
         self.link = self._wire.link
         self.cause = self._wire.cause
         self.session = self._wire.session
@@ -32,27 +37,33 @@ class KazooEnsemble:
     def __str__(self) -> str:
         return str(self._wire)
 
-    def _soon(self, action: Callable[[], object]) -> bool:
-        """Have ``action`` run in the loop; return whether there is one to run it."""
-        try:
+    def _soon(self, action: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and whoever waited is gone with it
             self._loop.call_soon_threadsafe(action)
-        except RuntimeError:  # the loop is closed, and whoever waited is gone with it
-            return False
-        return True
 
     def listen(self, listener: Callable[[Link], None]) -> None:
-        def told(state: str) -> bool:
-            link = self._wire.heard(state)
-            return not self._soon(lambda: listener(link))  # True: kazoo forgets this listener
+        self._listener = listener
+        self._wire.listen(self._told)
 
-        self._wire.client.add_listener(told)
+    def _told(self, link: Link) -> None:
+        listener = self._listener
+        if listener is not None:
+            self._soon(lambda: listener(link))
+
+    def may_wait(self, name: str) -> None:
+        """An answer can always come: kazoo's threads run no loop."""
+
+    def close(self) -> None:
+        """Leave no listener and no watch behind."""
+        self._wire.unlisten(self._told)
+        self._bells.forget(self._soon)
 
     def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
-        self._bells.unhang(request)
+        self._bells.unhang(request, self._soon)
 
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         answered: asyncio.Future[None] = self._loop.create_future()
-        results = [self._wire.submit(request, self._bells) for request in requests]
+        results = [self._wire.submit(request, self._soon) for request in requests]
         left = set(range(len(results)))
 
         def settle() -> None:
@@ -86,16 +97,44 @@ def session_of(client: Any) -> Session:
 
 
 class _Sessions:
-    """The sessions of one client, by loop: a program may run one loop after another."""
+    """The sessions of one client, by loop: a program may run one loop after another, or several at once."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
-        self._by_loop: dict[asyncio.AbstractEventLoop, Session] = {}
+        self.client = client
+        self._mutex = threading.Lock()
+        self._by_loop: dict[asyncio.AbstractEventLoop, _Here] = {}
 
     def here(self) -> Session:
         loop = asyncio.get_running_loop()
-        if loop not in self._by_loop:
-            for other in [each for each in self._by_loop if each.is_closed()]:
-                self._by_loop.pop(other, None)
-            self._by_loop[loop] = Session(RUNTIME, KazooEnsemble(self._client, loop))
-        return self._by_loop[loop]
+        with self._mutex:
+            here = self._by_loop.get(loop)
+            over = [each for other, each in self._by_loop.items() if other.is_closed()]
+            if here is None:
+                here = self._by_loop[loop] = _Here(self, loop)
+                life().closing.add(here)
+        for each in over:  # loops that did not say that they end
+            each.end()
+        return here.session
+
+    def forget(self, loop: asyncio.AbstractEventLoop) -> bool:
+        with self._mutex:
+            return self._by_loop.pop(loop, None) is not None
+
+
+class _Here:
+    """The session of one client in one loop, until the loop ends."""
+
+    def __init__(self, sessions: _Sessions, loop: asyncio.AbstractEventLoop) -> None:
+        self._sessions = sessions
+        self._loop = loop
+        self._ensemble = KazooEnsemble(sessions.client, loop)
+        self.session = Session(RUNTIME, self._ensemble)
+
+    async def close(self) -> None:
+        """Be told that the loop ends."""
+        self.end()
+
+    def end(self) -> None:
+        if self._sessions.forget(self._loop):
+            self._ensemble.close()
+            self.session.leave_to(lambda: threads.session_of(self._sessions.client))

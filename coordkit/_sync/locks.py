@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -90,28 +91,40 @@ class Hold:
     ``StoreUnavailable`` if giving back got no answer, unless the block itself raised: its own error always wins.
     """
 
-    __slots__ = ("_lease", "_lock", "_timeout")
+    __slots__ = ("_free", "_lease", "_lock", "_timeout")
 
     def __init__(self, lock: Lock, timeout: float | None) -> None:
         self._lock = lock
         self._timeout = checks.check_timeout(timeout)
         self._lease: Lease | None = None
+        self._free = [True]  # taken while the block is entered; one thread of several gets it
 
     def __enter__(self) -> Lease:
-        if self._lease is not None:
-            raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block")
-        self._lease = self._lock.acquire(self._timeout)
+        try:
+            self._free.pop()
+        except IndexError:
+            raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block") from None
+        try:
+            self._lease = self._lock.acquire(self._timeout)
+        except BaseException:
+            self._free.append(True)
+            raise
         return self._lease
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         held, self._lease = self._lease, None
+        self._free.append(True)
         if held is not None:
             run(lease.leave(held._core, error))  # noqa: SLF001  one facade, two classes
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return ``function`` with each of its calls under the lock."""
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(kind(function) for kind in kinds):
+            # Such a call returns before its body has begun, and the lock would be given back by then.
+            raise TypeError(f"hold() decorates plain functions only, got {function!r}; use `with` inside it")
 
         @functools.wraps(function)
         def held(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -157,7 +170,9 @@ class Lock:
         grantor = lock.Mutex(store, store.keeper, name)
         self.key = grantor.key
         bound = checks.check_max_hold(max_hold, self.ttl)
-        self._contender = Contender(RUNTIME, grantor, self.ttl, renew=renew, max_hold=bound, wait=wait)
+        self._contender = Contender(
+            RUNTIME, grantor, self.ttl, renew=renew, max_hold=bound, wait=checks.check_wait(wait)
+        )
         self._open: OpenBlocks[Hold] = OpenBlocks(name)
 
     def acquire(self, timeout: float | None = None) -> Lease:
@@ -199,7 +214,7 @@ class Fence:
     the same step in which it reads or writes. **Claim on entry**, or read through the fence, before the first read:
     comparing only on writing still loses updates.
 
-    Pass ``lease.token`` as it is: it carries the holder. The fence never forgets; its key is
+    Pass ``lease.token`` as it is: it carries the holder. Text is kept as UTF-8. The fence never forgets; its key is
     ``coordkit:1:{name}:fence``. On a Cluster, guarded keys must share its tag: ``{name}:...``. One fence takes tokens
     from one source only.
     """

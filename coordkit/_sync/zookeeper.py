@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -121,13 +122,16 @@ class Election:
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
         self._core = election.Election(RUNTIME, lambda: session_of(zk), path, identity)
-        self._open: OpenBlocks[Lead] = OpenBlocks(path)
+        self._open: OpenBlocks[Lead] = OpenBlocks(path, "election.lead()")
 
     def lead(self, timeout: float | None = None) -> Lead:
         """Return a block that waits until elected: for ever, or at most ``timeout`` seconds; 0 asks once.
 
         Entering raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another led to the end, ``StoreUnavailable`` if
         there was no connection for that long or for one session timeout, ``StoreRefused`` if the servers said no.
+
+        Nothing interrupts the block when the leadership is lost: it must look at ``lost`` or ``ensure()`` by itself.
+        Its place in the line is kept until it ends; only then, or when the session has ended, another leads.
         """
         return Lead(self, timeout)
 
@@ -137,7 +141,12 @@ class Election:
         After a loss, and after an outage once it has stood, it stands again, with growing pauses; with ``again=False``
         it raises ``LeadershipLost`` or ``StoreUnavailable``. What ``serve`` raises by itself is raised. Returns None if
         ``stop()`` was called before it led.
+
+        Nothing interrupts ``serve`` when the leadership is lost: it must look at ``lost`` or ``ensure()`` by itself.
+        While it goes on, nobody else leads unless the session has ended.
         """
+        if inspect.iscoroutinefunction(serve):
+            raise TypeError(f"serve must be a plain function, got the coroutine function {serve!r}: see coordkit.aio")
 
         async def served(core: leadership.Leadership) -> R:
             return serve(Leadership(core))
@@ -149,11 +158,18 @@ class Election:
         self._core.stop()
 
     def leader(self) -> Leader | None:
-        """Return the identity and the token of who leads, or None; one round trip. Raises ``StoreUnavailable``."""
+        """Return the identity and the token of who leads, or None; one round trip.
+
+        It is what one server knows: one that is cut off from the others may be late, by at most one session timeout.
+        Raises ``StoreUnavailable``.
+        """
         return run(self._core.leader())
 
     def contenders(self) -> list[str]:
-        """Return the identities of all who stand, in order of succession, the leader first; two round trips."""
+        """Return the identities of all who stand, in order of succession, the leader first; two round trips.
+
+        Who crashed is in line until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
+        """
         return run(self._core.contenders())
 
     def __enter__(self) -> Leadership:
@@ -311,7 +327,10 @@ class Group:
         return Join(self, identity, data)
 
     def members(self) -> dict[str, bytes]:
-        """Return the data of each member by identity; two round trips. Raises ``StoreUnavailable``."""
+        """Return the data of each member by identity; two round trips.
+
+        Who crashed is shown until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
+        """
         return run(self._core.members())
 
     def watch(self) -> Changes:

@@ -43,10 +43,10 @@ class RedisStore:
             raise reply
         return reply
 
-    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            replies = self._speak(asked) if self._keeps else self._ask(asked)
+            replies = self._speak(asked, within) if self._keeps else self._ask(asked)
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -59,8 +59,8 @@ class RedisStore:
 
     # -- over a connection of our own
 
-    def _speak(self, calls: list[Call]) -> list[Any]:
-        connection, made = self._borrow()
+    def _speak(self, calls: list[Call], within: float | None) -> list[Any]:
+        connection, made = self._borrow(within)
         try:
             connection.send_packed_command([_redis.packed(call) for call in calls])
             replies = _replies(connection, len(calls))
@@ -73,6 +73,8 @@ class RedisStore:
             if isinstance(error, exceptions.ConnectionError):
                 self._drop_idle()  # the server went away: what is idle is dead as well
             raise
+        if within is not None:
+            _bound(connection, connection.socket_timeout)
         self._idle.append((connection, made))
         self._used = now()
         if not self._sweeping:
@@ -80,7 +82,7 @@ class RedisStore:
             RUNTIME.call_at(self._used + _redis.IDLE, self._sweep)
         return replies
 
-    def _borrow(self) -> tuple[Any, float]:
+    def _borrow(self, within: float | None) -> tuple[Any, float]:
         if os.getpid() != self._process:
             self._reset()  # forked: the sockets are the parent's
         while True:
@@ -89,10 +91,13 @@ class RedisStore:
             except IndexError:
                 break
             if now() - made < _redis.MAX_AGE:
+                if within is not None:
+                    _bound(connection, min(within, connection.socket_timeout))
                 return connection, made
             connection.disconnect()
         pool = self._client.connection_pool
-        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
+        kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within)
+        connection = pool.connection_class(**kwargs)
         connection.connect()
         return connection, now()
 
@@ -115,15 +120,24 @@ class RedisStore:
     # -- through the client, where it must be
 
     def _ask(self, calls: list[Call]) -> list[Any]:
+        def ask(call: Call) -> Any:
+            try:
+                return self._client.execute_command(*_redis.evalsha(call))
+            except exceptions.NoScriptError:
+                return self._client.execute_command(*_redis.evals([call])[0])
+
         replies: list[Any] = []
         for call in calls:
             try:
-                replies.append(self._client.execute_command(*_redis.evalsha(call)))
-            except exceptions.NoScriptError:
-                replies.append(self._client.execute_command(*_redis.evals([call])[0]))
-            except exceptions.ResponseError as error:
+                replies.append(ask(call))
+            except Exception as error:  # noqa: BLE001  each call may go to another server: its error is its own
                 replies.append(error)
         return replies
+
+
+def _bound(connection: Any, seconds: float) -> None:
+    """Bound the answers that are waited for on a connection; redis-py sets its own bound when it connects only."""
+    connection._sock.settimeout(seconds)  # noqa: SLF001  the parsers of redis-py 5 to 8 read this very socket
 
 
 def _replies(connection: Any, count: int) -> list[Any]:

@@ -7,8 +7,8 @@ child starts with no timers and no workers: what its parent held is not the chil
 
 from __future__ import annotations
 
-import heapq
 import logging
+import math
 import os
 import secrets
 import socket
@@ -18,9 +18,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
-from itertools import count
 from typing import Any
 
+from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._run import run
 
@@ -91,21 +91,6 @@ class ThreadEvent:
             action()
 
 
-class Entry:
-    """One action on the timer's heap; cancelling it leaves an empty shell that is skipped or swept out later."""
-
-    __slots__ = ("action", "clock")
-
-    def __init__(self, clock: Clock, action: Callable[[], None]) -> None:
-        self.clock = clock
-        self.action: Callable[[], None] | None = action
-
-    def cancel(self) -> None:
-        if self.action is not None:
-            self.action = None
-            self.clock.cancelled += 1  # a lost count under a race only delays a sweep
-
-
 class Clock:
     """The one timer thread of a process."""
 
@@ -113,45 +98,32 @@ class Clock:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: a forked child inherits the heap but not the thread."""
+        """Forget everything: a forked child inherits the agenda but not the thread."""
         self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, Entry]] = []
-        self._order = count()
+        self._agenda = Agenda()
         self._thread: threading.Thread | None = None
-        self.cancelled = 0
 
     def call_at(self, when: float, action: Callable[[], None]) -> Timer:
-        entry = Entry(self, action)
         with self._changed:
-            if self.cancelled > 64 and self.cancelled * 2 > len(self._heap):
-                self._sweep()
-            heapq.heappush(self._heap, (when, next(self._order), entry))
+            entry = self._agenda.add(when, action)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
-                self._thread.start()
-            elif self._heap[0][2] is entry:
+                thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
+                thread.start()  # may raise, where there are too many threads: then the next call tries again
+                self._thread = thread
+            elif self._agenda.is_next(entry):
                 self._changed.notify()
         return entry
-
-    def _sweep(self) -> None:
-        self._heap = [item for item in self._heap if item[2].action is not None]
-        heapq.heapify(self._heap)
-        self.cancelled = 0
 
     def _tick(self) -> None:
         while True:
             with self._changed:
-                while (wait := self._heap[0][0] - now() if self._heap else None) is None or wait > 0:
-                    self._changed.wait(wait)
-                _, _, entry = heapq.heappop(self._heap)
-                action, entry.action = entry.action, None
-                if action is None:
-                    self.cancelled = max(0, self.cancelled - 1)
-            if action is not None:
-                try:
-                    action()
-                except Exception:  # noqa: BLE001  whatever it is, other leases' deadlines must be announced
-                    _log.exception("a timer's action failed; the others go on")
+                while (action := self._agenda.take(now())) is None:
+                    wait = self._agenda.next_due() - now()
+                    self._changed.wait(None if wait == math.inf else min(max(0.0, wait), LOOK))
+            try:
+                action()
+            except Exception:  # noqa: BLE001  whatever it is, other leases' deadlines must be announced
+                _log.exception("a timer's action failed; the others go on")
 
 
 class ThreadWorker:
@@ -173,8 +145,9 @@ class ThreadWorker:
             if self._alive:
                 self._changed.notify()
                 return
+            thread = threading.Thread(target=self._serve, name="coordkit-worker", daemon=True)
+            thread.start()  # may raise, where there are too many threads: then the next poke tries again
             self._alive = True
-        threading.Thread(target=self._serve, name="coordkit-worker", daemon=True).start()
 
     def _serve(self) -> None:
         while True:

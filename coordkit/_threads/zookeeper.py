@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coordkit import _kazoo
-from coordkit._ports import GetChildren, GetData, GetStat, Link, Request
+from coordkit._ports import GetChildren, GetData, GetStat, Request
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.core.session import Session
 
@@ -19,7 +19,9 @@ class KazooEnsemble:
 
     def __init__(self, client: Any) -> None:
         self._wire = _kazoo.wire_of(client)
-        self._bells = _kazoo.Bells(lambda ring: ring())
+        self._bells = self._wire.bells
+        self.listen = self._wire.listen
+        self.may_wait = self._wire.may_wait
         self.link = self._wire.link
         self.cause = self._wire.cause
         self.session = self._wire.session
@@ -28,20 +30,21 @@ class KazooEnsemble:
     def __str__(self) -> str:
         return str(self._wire)
 
-    def listen(self, listener: Callable[[Link], None]) -> None:
-        self._wire.client.add_listener(lambda state: listener(self._wire.heard(state)))
-
     def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
-        self._bells.unhang(request)
+        self._bells.unhang(request, _at_once)
 
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         until = now() + within
-        results = [self._wire.submit(request, self._bells) for request in requests]
+        results = [self._wire.submit(request, _at_once) for request in requests]
         for result in results:
             result.wait(max(0.0, until - now()))
         return [
             self._wire.answer(name, request, result, within) for request, result in zip(requests, results, strict=True)
         ]
+
+
+def _at_once(action: Callable[[], None]) -> None:
+    action()
 
 
 def session_of(client: Any) -> Session:

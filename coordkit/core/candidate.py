@@ -27,6 +27,7 @@ class Candidate:
         self.node = ""  # its path, once it is known
         self.wake = Wake(session.runtime)
         self.when_gone: Callable[[], None] = self.wake.ring
+        self.until: Callable[[], float] = session.runtime.now  # how long a proof is worth waiting for
         self.gone = False
         self._parent = f"{election}/candidates"
         self._epoch = f"{election}/epoch"
@@ -81,8 +82,10 @@ class Candidate:
     # -- the questions of a lease
 
     async def renew(self, holder: str, ttl: float) -> bool:  # noqa: ARG002  one candidate, one holder
-        """Prove to the quorum that the znode is there, and with it the session."""
-        answer = (await self.session.ask(self.name, [Multi((Check(self.node),))]))[0]
+        """Prove to the quorum that the znode is there, and with it the session; for as long as the lease lasts."""
+        self.session.ensemble.may_wait(self.name)
+        within = max(0.0, self.until() - self.session.runtime.now())
+        answer = (await self.session.ensemble.ask(self.name, [Multi((Check(self.node),))], within=within))[0]
         if isinstance(answer, NoNode):
             return False
         if isinstance(answer, Exception):
@@ -98,7 +101,7 @@ class Candidate:
         if isinstance(answer, NoNode):
             if answer.path == self.node:
                 return Returned.GONE
-            await self.remove()  # only the epoch record is gone
+            await self.remove(self.session)  # only the epoch record is gone
             return Returned.GIVEN_BACK
         if isinstance(answer, Exception):
             raise answer
@@ -106,10 +109,10 @@ class Candidate:
 
     # -- leaving nothing behind
 
-    async def remove(self) -> None:
+    async def remove(self, session: Session) -> None:
         """Delete the znode, wherever it is; raises ``StoreUnavailable`` if that is not sure."""
         self.forget()
-        ask, soon = self.session.ask, self.session.runtime.now() + GRACE
+        ask, soon = session.ask, session.runtime.now() + GRACE
         nodes = [self.node]
         if not self.node:  # the answer to its creation was lost
             synced, children = await ask(self.name, self.search(), soon)

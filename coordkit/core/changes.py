@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from coordkit._ports import GetChildren, GetData, GetStat, Link, NodeError, NoNode, Stat, Watch
 from coordkit.core import znodes
-from coordkit.core.session import Session, Wake
+from coordkit.core.session import GRACE, Session, Wake
 from coordkit.errors import StoreUnavailable
 
 
@@ -52,14 +52,22 @@ class Changes:
 
         Raises ``StoreUnavailable`` if the first state cannot be had in one session timeout, or the client is stopped.
         """
-        while not self._closed:
+        ensemble, now = self._session.ensemble, self._runtime.now
+        patience = now() + ensemble.session_timeout()
+        while True:
             self._wake.reset()
+            if self._closed:
+                break
+            until = math.inf if self._told is not None else patience
+            if ensemble.link() is Link.CONNECTING and now() < until:
+                await self._wake.wait(until)
+                continue
             try:
                 complete = await self._look()
             except StoreUnavailable:
-                if self._told is None or self._session.ensemble.link() is Link.CLOSED:
+                if now() >= until or ensemble.link() is Link.CLOSED:
                     raise
-                await self._session.runtime.sleep(0.05)
+                await self._runtime.sleep(0.05)
                 continue
             if not complete:
                 continue
@@ -72,9 +80,10 @@ class Changes:
     async def _look(self) -> bool:
         """Bring what we know up to date, and watch it; return False to look again."""
         session = self._session
-        names = (await session.read(self.name, [self._parent()]))[0]
+        soon = self._runtime.now() + GRACE
+        names = (await session.read(self.name, [self._parent()], soon))[0]
         if isinstance(names, NoNode):
-            there = (await session.read(self.name, [self._birth()]))[0]
+            there = (await session.read(self.name, [self._birth()], soon))[0]
             if there is not None:
                 return False
             names = []
@@ -87,7 +96,7 @@ class Changes:
         if not wanted:
             return True
         try:
-            answers = await session.read(self.name, [self._member(name) for name in wanted])
+            answers = await session.read(self.name, [self._member(name) for name in wanted], soon)
         except BaseException:
             self._changed |= changed
             raise
@@ -99,7 +108,7 @@ class Changes:
         return True
 
     def _difference(self) -> Change | None:
-        members = {znodes.identity_of(name): data for name, (data, _) in self._known.items()}
+        members = {znodes.identity_of(name): data for name, (data, stat) in self._known.items() if stat.owner}
         before, first = self._told or {}, self._told is None
         joined = frozenset(members.keys() - before.keys())
         left = frozenset(before.keys() - members.keys())

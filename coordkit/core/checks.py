@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import cast
+
+from tenacity.wait import wait_base
 
 MIN_TTL = 0.05
 
@@ -57,3 +60,17 @@ def check_timeout(value: object) -> float | None:
     if timeout < 0:
         raise ValueError(f"timeout must be None (for ever), 0 (once) or more seconds, got {value!r}")
     return None if math.isinf(timeout) else timeout
+
+
+def check_wait(value: object) -> wait_base:
+    """Return ``value`` if it is a tenacity wait strategy."""
+    if not callable(value):
+        raise TypeError(f"wait must be a tenacity wait strategy, such as wait_fixed(0.1), got {value!r}")
+    return cast("wait_base", value)  # tenacity's own notion: whatever can be called with a state
+
+
+def check_value(value: object) -> str | bytes | int:
+    """Return ``value`` if Redis keeps it as it is written."""
+    if isinstance(value, bool) or not isinstance(value, str | bytes | int):
+        raise TypeError(f"value must be a str, bytes or int, got {value!r}")
+    return value

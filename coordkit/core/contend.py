@@ -16,7 +16,7 @@ from coordkit._ports import Runtime
 from coordkit.core.answer import answered, attempts
 from coordkit.core.grantor import Granted, Grantor, Refused, Returned
 from coordkit.core.lease import Lease
-from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreUnavailable
+from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefused, StoreUnavailable
 
 PAUSES = wait_random_exponential(multiplier=0.005, max=0.1)
 """Between two asks of a refused contender: at random up to 5, 10, 20 ... 100 ms."""
@@ -56,6 +56,8 @@ class Contender:
         if isinstance(got, Lease):
             return got
         who = f"held by {got.holder}"
+        if got.left == math.inf:
+            who += ", without expiry: that is no lease of coordkit's, look who else uses this key"
         if timeout == 0:
             raise NotAcquired(self.name, who)
         raise AcquireTimeout(self.name, f"{who}; waited {timeout} s", timeout=timeout or 0.0)
@@ -64,45 +66,50 @@ class Contender:
         runtime = self._runtime
         holder = runtime.new_holder()
         deadline = math.inf if timeout is None else runtime.now() + timeout
+        doubt = False  # whether a request is on its way, or was never answered
+
+        async def ask() -> tuple[float, Granted | Refused]:
+            nonlocal doubt
+            # The server starts the ttl later than this: err on the short side. Asked again, it starts it anew.
+            asked = runtime.now()
+            unsure, doubt = doubt, True
+            answer = await self._grantor.grant(holder, self._ttl)
+            doubt = unsure
+            return asked, answer
+
         attempt = None
-        asking = True
         try:
             while True:
-                asking = True
-                answer = await self._ask(holder, deadline)
-                asking = False
-                if isinstance(answer, Lease):
-                    return answer
+                asked, answer = await answered(runtime, ask, deadline)
+                if isinstance(answer, Granted):
+                    return await self._lease(holder, answer, asked)
                 left = deadline - runtime.now()
                 if left <= 0:
-                    return answer
+                    break
                 attempt = attempt or attempts()
                 await runtime.sleep(min(self._wait(attempt), left, max(0.001, answer.left)))
                 attempt.attempt_number += 1
+        except StoreRefused:
+            if doubt:
+                self._give_back_later(holder)
+            raise
         except (StoreUnavailable, GeneratorExit):
             # No answer, or nobody left to wait for one: see to it in the background.
             self._give_back_later(holder)
             raise
         except BaseException:
-            await runtime.finish(self._give_back(holder, asking), within=_GIVE_BACK)
+            await runtime.finish(self._give_back(holder, doubt), within=_GIVE_BACK)
             raise
+        if doubt:
+            self._give_back_later(holder)  # an earlier ask may be granted yet, now that we are gone
+        return answer
 
-    async def _ask(self, holder: str, deadline: float) -> Lease | Refused:
-        asked = self._runtime.now()  # the server starts the ttl later than this: err on the short side
-
-        async def ask() -> Granted | Refused:
-            nonlocal asked
-            asked = self._runtime.now()  # asked again, a granted holder gets its ttl anew
-            return await self._grantor.grant(holder, self._ttl)
-
-        answer = await answered(self._runtime, ask, deadline)
-        if isinstance(answer, Refused):
-            return answer
+    async def _lease(self, holder: str, granted: Granted, asked: float) -> Lease:
         lease = Lease(
             self._runtime,
             self._grantor,
             holder,
-            answer.token,
+            granted.token,
             self._ttl,
             asked=asked,
             renewing=self._renew,
@@ -115,13 +122,13 @@ class Contender:
             self.name, f"the answer took longer than the ttl ({self._ttl} s); use a longer ttl or a nearer server"
         )
 
-    async def _give_back(self, holder: str, asking: bool) -> None:
+    async def _give_back(self, holder: str, doubt: bool) -> None:
         try:
             said = await self._grantor.revoke(holder)
         except CoordError:
             self._give_back_later(holder)
         else:
-            if asking and said is not Returned.GIVEN_BACK:
+            if doubt and said is not Returned.GIVEN_BACK:
                 self._give_back_later(holder)  # what we asked for may arrive after what we sent to undo it
 
     def _give_back_later(self, holder: str) -> None:

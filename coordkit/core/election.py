@@ -22,8 +22,8 @@ from coordkit.core import znodes
 from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate
 from coordkit.core.leadership import Leadership, leave, leave_with_result
-from coordkit.core.session import GRACE, Session
-from coordkit.core.standing import Gone, Standing, Stopped
+from coordkit.core.session import GRACE, Session, Stop, Stopped
+from coordkit.core.standing import Gone, Standing
 from coordkit.core.token import Token
 from coordkit.errors import LeadershipLost, StoreUnavailable
 
@@ -39,7 +39,7 @@ class Attempt:
     """What one ``run`` knows of its standing."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.stop = runtime.event()
+        self.stop = Stop(runtime)
         self.stood = False
         self.served()
 
@@ -62,13 +62,13 @@ class Election:
         """Stand until we lead: None for ever, 0 once."""
         session, runtime = self._session(), self._runtime
         deadline = math.inf if timeout is None else runtime.now() + timeout
+        stop = None if attempt is None else attempt.stop
         while True:
-            await session.connected(self.path, max(deadline, runtime.now() + (GRACE if timeout == 0 else 0)))
+            await session.connected(self.path, max(deadline, runtime.now() + (GRACE if timeout == 0 else 0)), stop)
             candidate = Candidate(session, self.path, self.identity)
-            stop = None if attempt is None else attempt.stop
             if attempt is not None:
                 attempt.stood = True
-                attempt.stop.call_when_set(candidate.wake.ring)
+                attempt.stop.listen(candidate.wake.ring)
             try:
                 return await Standing(candidate, deadline, timeout, stop).lead()
             except Gone as reason:
@@ -82,6 +82,9 @@ class Election:
             except BaseException:
                 await runtime.finish(session.remove(self.path, candidate.remove), within=GRACE)
                 raise
+            finally:
+                if attempt is not None:
+                    attempt.stop.unlisten(candidate.wake.ring)
 
     async def run(self, serve: Callable[[Leadership], Awaitable[T]], *, again: bool) -> T | None:
         """Lead, serve, resign; return what ``serve`` returned, or None after ``stop()``."""
@@ -110,6 +113,8 @@ class Election:
         try:
             leadership = await self.lead(None, attempt)
         except StoreUnavailable as error:
+            if attempt.stop.is_set():
+                raise Stopped from error
             raise _Failed(error) from error
         attempt.served()
         try:

@@ -6,25 +6,27 @@ remembers the highest token it has seen and refuses every lower one in the same 
 Compare on *entry*, not only on writing: claim the fence (or read through it) before the first read. Otherwise a new
 holder may read, then the paused one writes (its token is still the highest that was *seen*), then the new one
 overwrites it, and an acknowledged update is gone.
+
+Not promised: the order of two writes under *one* token when the first got no answer (``StoreUnavailable``): it may be
+on its way yet, and land after the second.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from coordkit import scripts
 from coordkit._ports import Call, Runtime, Script, Store
 from coordkit.core.answer import answered
+from coordkit.core.checks import check_value
 from coordkit.core.lock import text
 from coordkit.core.token import Token
 from coordkit.errors import StaleToken
+from coordkit.scripts import load
 
-_CLAIM = scripts.load("fence_guard", "fence_claim")
-_GET = scripts.load("fence_guard", "fence_get")
-_SET = scripts.load("fence_guard", "fence_set")
-_DELETE = scripts.load("fence_guard", "fence_delete")
-
-_PATIENCE = 10.0  # seconds for one access; a client's own timeouts are shorter
+_CLAIM = load("fence_guard", "fence_claim")
+_GET = load("fence_guard", "fence_get")
+_SET = load("fence_guard", "fence_set")
+_DELETE = load("fence_guard", "fence_delete")
 
 
 class Fence:
@@ -44,7 +46,7 @@ class Fence:
         return reply[1] if len(reply) > 1 else None
 
     async def set(self, key: str | bytes, value: str | bytes | int, token: int) -> None:
-        await self._guarded(_SET, token, key, value)
+        await self._guarded(_SET, token, key, check_value(value))
 
     async def delete(self, key: str | bytes, token: int) -> None:
         await self._guarded(_DELETE, token, key)
@@ -55,9 +57,8 @@ class Fence:
         number, holder = _check_token(token)
         keys = (self._key,) if key is None else (self._key, _check_key(key))
         call = Call(script, keys, (f"{number:020d}", holder, *values))
-        # Each script does, asked twice, what it does asked once.
-        deadline = self._runtime.now() + _PATIENCE
-        reply = await answered(self._runtime, lambda: self._store.run(self.name, call), deadline)
+        # Asked again only if the connection was dead: a write that is merely slow may land after a later one of ours.
+        reply = await answered(self._runtime, lambda: self._store.run(self.name, call), self._runtime.now())
         if reply[0]:
             return reply
         seen, by = int(reply[1]), text(reply[2])

@@ -18,7 +18,7 @@ class Granted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """It is another's, for ``left`` seconds more unless renewed or given back."""
+    """It is another's, for ``left`` seconds more unless renewed or given back; infinity if it never expires."""
 
     holder: str
     left: float

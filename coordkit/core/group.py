@@ -1,4 +1,4 @@
-"""Who is there: ephemeral znodes with data, and a stream of their changes.
+"""Who is there: ephemeral znodes with data, and a stream of their changes. Other znodes below the path do not count.
 
 A member is made anew in every new session, with the same data; where the servers still have the znode of the old one,
 it is replaced in one transaction, so that nobody sees it leave. A mere reconnect changes nothing. Whoever joins last
@@ -53,7 +53,7 @@ class Group:
         return {
             znodes.identity_of(name): answer[0]
             for name, answer in zip(names, answers, strict=True)
-            if not isinstance(answer, NodeError)
+            if not isinstance(answer, NodeError) and answer[1].owner
         }
 
     def watch(self) -> Changes:

@@ -47,60 +47,81 @@ class Keeper:
         self._store = store
         self._due: deque[Lease] = deque()
         self._unwanted: deque[Unwanted] = deque()
-        self._worker = runtime.worker(self._work)
+        # Two workers: a server that does not answer a give-back must not keep leases from being renewed.
+        self._renewing = runtime.worker(self._renew)
+        self._returning = runtime.worker(self._return)
 
     def renew(self, lease: Lease) -> None:
         """Renew ``lease`` in the next round."""
         self._due.append(lease)
-        self._worker.poke()
+        self._renewing.poke()
 
     def give_back(self, grantor: Grantor, holder: str, *, until: float) -> None:
         """Revoke whatever ``holder`` may have got, until an answer comes or the ttl has ended it (at ``until``)."""
         self._later(Unwanted(grantor, holder, until), 0.0)
 
+    # -- renewing
+
+    async def _renew(self) -> None:
+        while self._due:
+            batch = [self._due.popleft() for _ in range(min(BATCH, len(self._due)))]
+            rounds = [(lease, lease.next_ttl()) for lease in batch if lease.held]
+            if rounds:
+                await self._renew_batch(rounds)
+
+    async def _renew_batch(self, rounds: list[tuple[Lease, float]]) -> None:
+        asked = self._runtime.now()
+        calls = [(lease.name, lease.grantor.renewal(lease.holder, ttl)) for lease, ttl in rounds]
+        # An answer that does not come must leave time to ask again.
+        within = min(ttl for _, ttl in rounds) / 3
+        failed: list[tuple[Lease, BaseException]] = []
+        try:
+            replies = await self._store.run_many(calls, within=within)
+        except Exception as error:  # noqa: BLE001  also what a user's credential provider raises: renewal goes on
+            replies = [error] * len(rounds)
+        except BaseException as error:  # cancelled from outside: who still holds then is renewed later
+            for lease, _ in rounds:
+                self._again(lease, error)
+            raise
+        for (lease, ttl), reply in zip(rounds, replies, strict=True):
+            if isinstance(reply, Exception):
+                failed.append((lease, reply))
+                self._again(lease, reply)
+            elif reply == 1:
+                lease.renewed(asked, ttl)
+            else:
+                lease.lose("the server no longer has it: it expired early, or was taken away")
+        if failed:
+            lease, problem = min(failed, key=lambda one: one[0].remaining())
+            _log.warning(
+                "%d of %d renewals failed; the most urgent is %s, with %.1f s left: %s",
+                *(len(failed), len(rounds), lease.name, lease.remaining(), problem),
+            )
+
+    def _again(self, lease: Lease, error: BaseException) -> None:
+        """Ask again soon; the lease's own timer says when it is too late."""
+        if not lease.held:
+            return
+        if isinstance(error, Exception):
+            lease.not_renewed(error)
+        pause = min(lease.ttl / 10, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries, guards nothing
+        self._runtime.call_at(self._runtime.now() + pause, lambda: self.renew(lease))
+
+    # -- giving back
+
     def _later(self, unwanted: Unwanted, delay: float) -> None:
         def now() -> None:
             self._unwanted.append(unwanted)
-            self._worker.poke()
+            self._returning.poke()
 
         if delay:
             self._runtime.call_at(self._runtime.now() + delay, now)
         else:
             now()
 
-    async def _work(self) -> None:
-        while self._due or self._unwanted:
-            if self._due:
-                await self._renew_batch()
-            if self._unwanted:
-                await self._revoke(self._unwanted.popleft())
-
-    async def _renew_batch(self) -> None:
-        batch = [self._due.popleft() for _ in range(min(BATCH, len(self._due)))]
-        asked = self._runtime.now()
-        rounds = [(lease, lease.next_ttl()) for lease in batch if lease.held]
-        if not rounds:
-            return
-        calls = [(lease.name, lease.grantor.renewal(lease.holder, ttl)) for lease, ttl in rounds]
-        try:
-            replies = await self._store.run_many(calls)
-        except CoordError as error:
-            replies = [error] * len(rounds)
-        for (lease, ttl), reply in zip(rounds, replies, strict=True):
-            if isinstance(reply, Exception):
-                self._again(lease, reply)
-            elif reply == 1:
-                lease.renewed(asked, ttl)
-            else:
-                lease.lose("the server no longer has it: it expired early, or was taken away")
-
-    def _again(self, lease: Lease, error: Exception) -> None:
-        """Ask again soon; the lease's own timer says when it is too late."""
-        if not lease.held:
-            return
-        _log.warning("%s: renewal failed, %.1f s left: %s", lease.name, lease.remaining(), error)
-        pause = min(lease.ttl / 10, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries, guards nothing
-        self._runtime.call_at(self._runtime.now() + pause, lambda: self.renew(lease))
+    async def _return(self) -> None:
+        while self._unwanted:
+            await self._revoke(self._unwanted.popleft())
 
     async def _revoke(self, unwanted: Unwanted) -> None:
         if self._runtime.now() >= unwanted.until:

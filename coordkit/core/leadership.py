@@ -50,6 +50,7 @@ class Leadership(lease.Lease):
             max_hold=None,
         )
         self._link.subscribe(self._heard)
+        candidate.until = lambda: self.expires
         candidate.when_gone = self._deposed
         if candidate.gone:  # before we listened
             candidate.when_gone()
@@ -66,6 +67,14 @@ class Leadership(lease.Lease):
         if self.held and self._runtime.process() == self._process and not self._link.alive_as(self.candidate.owner):
             self.lose(f"{self._link.ensemble}: {_CAUSES[Link.CONNECTING]}")
         return super().ensure()
+
+    async def renew(self) -> None:
+        """Prove it now. Raises ``LeadershipLost`` if it is lost meanwhile, ``StoreUnavailable`` if no answer came."""
+        try:
+            await super().renew()
+        except StoreUnavailable:
+            self.ensure()
+            raise
 
     def loss(self) -> LeadershipLost:
         error = super().loss()
@@ -89,8 +98,11 @@ async def leave(leadership: Leadership, error: BaseException | None) -> None:
     try:
         await lease.leave(leadership, error)
     finally:
-        if not leadership.given_back:
-            leadership.candidate.remove_later()
+        candidate = leadership.candidate
+        if isinstance(error, GeneratorExit):
+            candidate.remove_later()  # nobody is left to wait for an answer
+        elif not leadership.given_back:
+            await candidate.session.remove(leadership.name, candidate.remove)
 
 
 async def leave_with_result(leadership: Leadership) -> None:

@@ -62,6 +62,7 @@ class Lease:
         self._mutex = runtime.mutex()
         self._state = State.HELD
         self._why = ""
+        self._trouble: Exception | None = None
         self._timer: Timer | None = None
         self._schedule(asked)
 
@@ -77,14 +78,12 @@ class Lease:
         """Return True if the lease holds; raise ``LeaseLost`` if it does not."""
         if self.remaining() > 0:
             return True
-        if self._state is State.HELD and self._runtime.process() == self._process:
-            self.lose("its ttl ran out before a renewal was answered")
-        raise self.loss()
+        raise self.loss()  # the timer announces it: this may be called in another thread than the lease lives in
 
     @property
     def held(self) -> bool:
-        """Whether it was neither given back nor lost; unlike ``remaining`` it does not look at the clock."""
-        return self._state is State.HELD
+        """Whether it was neither given back nor lost, in this process; unlike ``remaining`` it asks no clock."""
+        return self._state is State.HELD and self._runtime.process() == self._process
 
     @property
     def given_back(self) -> bool:
@@ -95,10 +94,19 @@ class Lease:
         if self._runtime.process() != self._process:
             why = f"it belongs to process {self._process}; a forked child holds nothing of its parent's"
         elif self._state is State.RELEASED:
-            why = "it was given back"
+            why = self._why or "it was given back"
         else:
-            why = f"{self._why}; stop working on what it protects"
-        return LeaseLost(self.name, why, token=self.token)
+            why = f"{self._why or self._expiry()}; stop working on what it protects"
+        error = LeaseLost(self.name, why, token=self.token)
+        error.__cause__ = self._trouble
+        return error
+
+    def _expiry(self) -> str:
+        if not self._renewing:
+            return "its ttl ran out, and it is not renewed"
+        if self._until is not None and self._runtime.now() >= self._until - self.ttl * DRIFT:
+            return "it was held as long as max_hold allows"
+        return "its ttl ran out before a renewal was answered"
 
     # -- keeping it
 
@@ -122,12 +130,11 @@ class Lease:
                 if self._state is State.HELD:
                     self._timer = self._runtime.call_at(self.expires, self._expire)
             return
-        if not self._renewing:
-            self.lose("its ttl ran out, and it is not renewed")
-        elif self._until is not None and self._runtime.now() >= self._until - self.ttl * DRIFT:
-            self.lose("it was held as long as max_hold allows")
-        else:
-            self.lose("its ttl ran out before a renewal was answered")
+        self.lose(self._expiry())
+
+    def not_renewed(self, error: Exception) -> None:
+        """Remember why a renewal failed: if the lease is lost of it, that is the cause."""
+        self._trouble = error
 
     def next_ttl(self) -> float:
         """Return the ttl to ask for now: all of it, or what ``max_hold`` leaves."""
@@ -143,6 +150,7 @@ class Lease:
             if self._timer is not None:
                 self._timer.cancel()
             self.expires = max(self.expires, asked + ttl * (1 - DRIFT))
+            self._trouble = None
             self._schedule(asked)
 
     async def renew(self) -> None:
@@ -189,20 +197,29 @@ class Lease:
         if not self._end(State.RELEASED):
             return False
         sure = True
-        try:
+
+        async def ask() -> Returned:
+            nonlocal sure
             try:
-                said = await self.grantor.revoke(self.holder)
+                return await self.grantor.revoke(self.holder)
             except StoreUnavailable:
                 sure = False
-                said = await answered(self._runtime, lambda: self.grantor.revoke(self.holder), self._runtime.now())
+                raise
+
+        try:
+            said = await answered(self._runtime, ask, self._runtime.now())
         except BaseException:
             # Interrupted, or no answer: somebody else will see to it, and the ttl is the backstop.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
             raise
         if said is Returned.GONE and not sure:
             # Before our deadline nothing but our own first request can have taken it away.
-            return self._runtime.now() < self.expires
-        return said is Returned.GIVEN_BACK
+            given_back = self._runtime.now() < self.expires
+        else:
+            given_back = said is Returned.GIVEN_BACK
+        if not given_back:
+            self._why = "it was gone when it was given back: it expired early, or was taken away"
+        return given_back
 
 
 async def leave(lease: Lease, error: BaseException | None) -> None:

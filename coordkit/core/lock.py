@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from coordkit import scripts
 from coordkit._ports import Call, Store
 from coordkit.core.grantor import Granted, Refused, Returned
 from coordkit.core.keeper import Keeper
+from coordkit.scripts import load
 
-_ACQUIRE = scripts.load("lock_acquire")
-_RENEW = scripts.load("lock_renew")
-_RELEASE = scripts.load("lock_release")
+_ACQUIRE = load("lock_acquire")
+_RENEW = load("lock_renew")
+_RELEASE = load("lock_release")
 
 _KEEP_COUNTER = 7 * 24 * 3600 * 1000
 """Milliseconds an idle counter is kept: locks named once do not fill the server, and the clock floors what follows."""
@@ -54,7 +54,7 @@ class Mutex:
         granted, *rest = await self._store.run(self.name, call)
         if granted:
             return Granted(int(rest[0]))
-        return Refused(text(rest[0]), rest[1] / 1000)
+        return Refused(text(rest[0]), rest[1] / 1000 if rest[1] >= 0 else math.inf)
 
     def renewal(self, holder: str, ttl: float) -> Call:
         return Call(_RENEW, self._both, (holder, milliseconds(ttl), self._keep(ttl)))

@@ -2,15 +2,20 @@
 
 The worker looks at the znode whenever it changed or the connection came back, and sets right what it finds: it makes
 the znode anew, replaces the one of an older session of ours, writes the data again, or tells that a newer incarnation
-has the identity. Which znode is ours is known by the zxid that made it.
+has the identity. Which znode is ours is known by the zxid that made it, and that from the answer of the transaction
+that did. If that was lost, a znode of our session is ours unless this process has joined anew under the identity.
+
+A znode's version is not that of the znode it replaced, so that what is said to a former one never meets the new one.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import count
 from typing import Any, Literal
 
 from coordkit._ports import (
+    BadVersion,
     Create,
     Delete,
     GetData,
@@ -22,6 +27,7 @@ from coordkit._ports import (
     NoNode,
     Request,
     SetData,
+    Stat,
     Sync,
 )
 from coordkit.core import znodes
@@ -32,6 +38,10 @@ from coordkit.errors import CoordError, LeaseLost, StoreRefused, StoreUnavailabl
 _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before an unanswered background request is made again
+
+_VERSIONS = 8  # with how many different versions znodes begin
+
+_joins = count(1)
 
 
 class Membership:
@@ -48,7 +58,10 @@ class Membership:
         self._process = session.runtime.process()
         self._holder = session.runtime.new_holder()
         self._created = 0  # the czxid of our znode
-        self._unsure = False  # between a creation and its answer: a znode of one of our sessions is ours
+        self._version = -1  # of its data, when we last heard
+        self._unsure = False  # between a creation and its answer
+        self._join = next(_joins)
+        self._refused: CoordError | None = None
         self._sessions: set[int] = set()
         self._joined = False
         self._leaving = False
@@ -83,9 +96,7 @@ class Membership:
         while True:
             session = await self._session.connected(self.name, until)
             try:
-                if await self._create(session):
-                    break
-                if await self._replace(session):
+                if await self._put(session) or await self._replace(session):
                     break
             except StoreUnavailable:
                 if self._runtime.now() >= until:
@@ -95,48 +106,66 @@ class Membership:
         self._session.subscribe(self._heard)
         self._worker.poke()  # the session may have ended between the answer and the subscription
 
-    async def _create(self, session: int) -> bool:
-        """Create our znode; return False if there is one already."""
-        self._trying(session)
-        created, seen = await self._ask(Create(self.node, self.data, Kind.EPHEMERAL), self._own())
-        if isinstance(created, NoNode):
-            await self._found()
-            created, seen = await self._ask(Create(self.node, self.data, Kind.EPHEMERAL), self._own())
-        if isinstance(created, NodeExists):
-            return False
-        if isinstance(created, Exception):
-            raise created
-        self._is_ours(created[1].created, created[1].owner)
-        if isinstance(seen, Exception):
-            self._worker.poke()  # gone again already, or unwatched
-        return True
-
     async def _replace(self, session: int) -> bool:
-        """Put our znode in place of the one that is there, in one transaction; return False if that changed."""
-        self._trying(session)
-        there = (await self._ask(self._own()))[0]
+        """Put our znode in place of whatever is there; return False if that changed."""
+        there = (await self._ask(GetData(self.node)))[0]
+        if isinstance(there, NoNode):
+            return False
         if isinstance(there, Exception):
-            return False
-        answer, seen = await self._ask(
-            Multi((Delete(self.node, there[1].version), Create(self.node, self.data, Kind.EPHEMERAL))), self._own()
+            raise there
+        return await self._put(session, replaced=there[1])
+
+    async def _put(self, session: int, replaced: Stat | None = None) -> bool:
+        """Make our znode, in place of ``replaced``; return False if something else is there. One transaction."""
+        self._trying(session)
+        sets = self._join % _VERSIONS + 1
+        if replaced is not None and replaced.version == sets:
+            sets = sets % _VERSIONS + 1
+        make = Multi(
+            (
+                *(() if replaced is None else (Delete(self.node, replaced.version),)),
+                Create(self.node, kind=Kind.EPHEMERAL),
+                *((SetData(self.node, b""),) * (sets - 1)),
+                SetData(
+                    self.node, self.data
+                ),  # its answer says by which zxid the znode was made, a creation's does not
+            )
         )
-        if isinstance(answer, NodeError) or isinstance(seen, NoNode):
+        made, seen = await self._ask(make, self._own())
+        if isinstance(made, NoNode) and replaced is None:
+            await self._found()
+            made, seen = await self._ask(make, self._own())
+        if isinstance(made, Exception) and not isinstance(made, StoreUnavailable):
+            self._unsure = False
+        if isinstance(made, NodeError):
             return False
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(seen, Exception):
-            raise seen
-        self._is_ours(seen[1].created, seen[1].owner)
+        if isinstance(made, Exception):
+            raise made
+        self._is_ours(made[-1])
+        if isinstance(seen, Exception) or seen[1].created != self._created:
+            self._worker.poke()  # it is gone already, or replaced, or not watched
         return True
 
     def _trying(self, session: int) -> None:
+        self._session.guests.add(self)
         self._sessions.add(session)
         self._unsure = True
+        joins = self._session.joins
+        with self._session.mutex:
+            joins[session, self.node] = max(self._join, joins.get((session, self.node), 0))
 
-    def _is_ours(self, created: int, owner: int) -> None:
-        self._created = created
+    def _is_ours(self, stat: Stat) -> None:
+        self._created = stat.created
+        self._version = stat.version
         self._unsure = False
-        self._sessions.add(owner)
+        self._sessions.add(stat.owner)
+
+    def _owns(self, stat: Stat) -> bool:
+        """Return whether the znode is ours; it may be the one whose creation got no answer."""
+        if stat.created == self._created:
+            return True
+        mine = self._session.joins.get((stat.owner, self.node)) == self._join
+        return self._unsure and stat.owner in self._sessions and mine
 
     async def _found(self) -> None:
         above: list[Request] = [Create(path) for path in znodes.ancestors(self.name)[:-1]]
@@ -170,12 +199,16 @@ class Membership:
         if link is not Link.CONNECTED:
             return  # poked again when that has changed
         try:
-            await (self._remove() if self._leaving else self._keep())
+            await (self.remove(self._session) if self._leaving else self._keep())
         except StoreUnavailable:
             self._again()
         except CoordError as error:
             _log.warning("%s: member %s is not as it should be: %s", self.name, self.identity, error)
-            self._again(1.0)
+            if self._leaving:
+                self._refused = error
+                self._end()  # asked again, they would say no again; the znode ends with the session
+            else:
+                self._again(5.0)
 
     def _again(self, pause: float = _PAUSE) -> None:
         self._runtime.call_at(self._runtime.now() + pause, self._worker.poke)
@@ -185,34 +218,38 @@ class Membership:
         session = await self._session.connected(self.name, self._runtime.now())
         seen = await self._look(self._own())
         if isinstance(seen, NoNode):
-            if not await self._create(session):
+            if not await self._put(session):
                 self._again(0.0)
             return
         if isinstance(seen, Exception):
             raise seen
         data, stat = seen
-        if self._unsure and stat.owner in self._sessions:
-            self._is_ours(stat.created, stat.owner)
-        if stat.created != self._created:
-            self._lose("another process joined under this identity later")
-        elif stat.owner != session:
-            if not await self._replace(session):
+        if not self._owns(stat):
+            self._lose()
+            return
+        self._is_ours(stat)
+        if stat.owner != session:
+            if not await self._put(session, replaced=stat):
                 self._again(0.0)
         elif data != self.data:
-            answer = (await self._ask(SetData(self.node, self.data)))[0]
-            if isinstance(answer, Exception):
+            answer = (await self._ask(SetData(self.node, self.data, stat.version)))[0]
+            if isinstance(answer, NodeError):
+                self._again(0.0)
+            elif isinstance(answer, Exception):
                 raise answer
+            else:
+                self._version = answer.version
 
     async def _look(self, request: GetData) -> Any:
         """Look at our znode; if its creation got no answer, let the server catch up with it first."""
         answers = await self._ask(Sync(self.name), request) if self._unsure else await self._ask(request)
         return next((each for each in answers if isinstance(each, StoreUnavailable)), answers[-1])
 
-    def _lose(self, why: str) -> None:
-        self._why = why
-        _log.warning("%s: member %s is lost: %s", self.name, self.identity, why)
-        self._unsubscribe()
+    def _lose(self) -> None:
+        self._why = "another process joined under this identity later"
+        _log.warning("%s: member %s is lost: %s", self.name, self.identity, self._why)
         self.lost.set()
+        self._end()
 
     def _unsubscribe(self) -> None:
         self._session.unsubscribe(self._heard)
@@ -224,18 +261,46 @@ class Membership:
         """Change the data; without an answer it is changed as soon as there is a connection."""
         self.ensure()
         self.data = data
-        answer = (await self._ask(SetData(self.node, data)))[0]
+        until = self._runtime.now() + GRACE
+        try:
+            while not await self._write(data, until):
+                pass
+        except BaseException:
+            self._worker.poke()
+            raise
+
+    async def _write(self, data: bytes, until: float) -> bool:
+        """Write the data to our own znode; return False if it has changed since we last heard of it."""
+        answer = (await self._ask(SetData(self.node, data, self._version)))[0]
         if isinstance(answer, NoNode):
             self._worker.poke()  # it is being made anew, with these data
-        elif isinstance(answer, Exception):
-            self._worker.poke()
+            return True
+        if isinstance(answer, BadVersion):
+            seen = (await self._ask(GetData(self.node)))[0]
+            if isinstance(seen, Exception) and not isinstance(seen, NodeError):
+                raise seen
+            if not isinstance(seen, Exception):
+                if not self._owns(seen[1]):
+                    self._lose()
+                    raise self.loss()
+                self._is_ours(seen[1])
+            if self._runtime.now() >= until:
+                raise StoreUnavailable(self.name, f"member {self.identity} is written by others all the time")
+            return False
+        if isinstance(answer, Exception):
             raise answer
-        elif answer.owner not in self._sessions:
-            self._worker.poke()  # a newer incarnation's znode: it writes its own data again, and we are lost
+        if not self._owns(answer):
+            self._lose()  # and the newer incarnation writes its own data again
+            raise self.loss()
+        self._is_ours(answer)
+        return True
 
     def abandon(self) -> None:
         """Have the worker remove the znode, if there is one."""
         self._leaving = True
+        if not self._created and not self._unsure:
+            self._end()  # there is none
+            return
         self._session.subscribe(self._heard)
         self._worker.poke()
 
@@ -251,31 +316,43 @@ class Membership:
             return True
         self.abandon()
         await self.gone()
-        if not self._left.is_set():
+        if not self._left.is_set() and not self.lost.is_set():
             raise StoreUnavailable(
                 self.name, f"leaving got no answer from {self._session.ensemble}; it goes on in the background"
             )
+        if self._refused is not None:
+            raise self._refused
         return not self.lost.is_set()
 
-    async def _remove(self) -> None:
-        """Delete the znode if it is ours."""
-        seen = await self._look(GetData(self.node))
+    async def remove(self, session: Session) -> None:
+        """Delete the znode if it is ours; raises ``StoreUnavailable`` if that is not sure."""
+        if self._left.is_set():
+            return
+        soon = self._runtime.now() + GRACE
+        synced, seen = await session.ask(self.name, [Sync(self.name), GetData(self.node)], soon)
+        if isinstance(synced, StoreUnavailable):
+            raise synced
         if isinstance(seen, Exception) and not isinstance(seen, NoNode):
             raise seen
         if not isinstance(seen, NoNode):
-            stat = seen[1]
-            ours = stat.created == self._created or (self._unsure and stat.owner in self._sessions)
-            if ours:
-                answer = (await self._ask(Delete(self.node, stat.version)))[0]
+            if self._owns(seen[1]):
+                answer = (await session.ask(self.name, [Delete(self.node, seen[1].version)], soon))[0]
+                if isinstance(answer, BadVersion):
+                    raise StoreUnavailable(self.name, "an update overtook the removal, or another has joined")
                 if isinstance(answer, Exception) and not isinstance(answer, NoNode):
-                    raise answer  # BadVersion: an update overtook us
+                    raise answer
             elif self._created:
-                self._why = "another process joined under this identity later"
-                self.lost.set()
+                self._lose()
         self._end()
 
     def _end(self) -> None:
         self._unsubscribe()
+        self._session.guests.discard(self)
+        joins = self._session.joins
+        with self._session.mutex:
+            for session in self._sessions:
+                if joins.get((session, self.node)) == self._join:
+                    del joins[session, self.node]
         self._left.set()
 
 

@@ -2,8 +2,8 @@
 
 What is promised: every call ends in a bounded time, also while there is no connection (kazoo would queue it for ever);
 what must not stay in ZooKeeper is removed in the background, again and again, until it is gone or the session has
-ended; one worker proves the leaderships of a client to the quorum. What is not: that CONNECTED means anything. Only an
-answered write proves a session, and only at the time it was sent.
+ended, also when the event loop ends before; one worker proves the leaderships of a client to the quorum. What is not:
+that CONNECTED means anything. Only an answered write proves a session, and only at the time it was sent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from coordkit._ports import Check, Ensemble, GetData, Link, Multi, NoNode, Request, Runtime
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
@@ -50,11 +50,44 @@ class Wake:
         await self._event.wait(None if math.isinf(until) else max(0.0, until - self._runtime.now()))
 
 
+class Stopped(Exception):
+    """``stop()`` was called; ``run`` returns, so nobody sees it."""
+
+
+class Stop:
+    """Set once, and heard by whoever listens at that time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._event = runtime.event()
+        self._listeners: set[Callable[[], None]] = set()
+        self.is_set = self._event.is_set
+        self.wait = self._event.wait
+
+    def set(self) -> None:
+        self._event.set()
+        for listener in list(self._listeners):
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        self._listeners.add(listener)
+
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        self._listeners.discard(listener)
+
+
 class Unwanted(NamedTuple):
-    """Something that must not stay in ZooKeeper."""
+    """Something that must not stay in ZooKeeper; it is removed over the session that is given."""
 
     name: str
-    remove: Callable[[], Awaitable[None]]
+    remove: Callable[[Session], Awaitable[None]]
+
+
+class Guest(Protocol):
+    """Something with a znode that must not outlive the session object that tends it."""
+
+    name: str
+
+    async def remove(self, session: Session) -> None: ...
 
 
 class Session:
@@ -65,7 +98,13 @@ class Session:
         self.ensemble = ensemble
         self._listeners: set[Callable[[Link], None]] = set()
         self._due: deque[Leadership] = deque()
-        self._unwanted: deque[Unwanted] = deque()
+        self._unwanted: dict[Unwanted, None] = {}  # a set in order of arrival
+        self.guests: set[Guest] = set()
+        self.mutex = runtime.mutex()
+        self.joins: dict[
+            tuple[int, str], int
+        ] = {}  # by session and member: the last join, where some may be unanswered
+        self._heir: Session | None = None
         self._prover = runtime.worker(self._prove)
         self._remover = runtime.worker(self._remove)
         ensemble.listen(self._changed)
@@ -94,11 +133,13 @@ class Session:
         if self._unwanted and link is not Link.CONNECTING:
             self._remover.poke()
 
-    async def connected(self, name: str, until: float = math.inf) -> int:
+    async def connected(self, name: str, until: float = math.inf, stop: Stop | None = None) -> int:
         """Return the session's id; wait for a connection until ``until``, and never longer than one session timeout.
 
-        Raises ``StoreUnavailable`` if none comes or the client does not run, ``StoreRefused`` if it may not connect.
+        Raises ``StoreUnavailable`` if none comes or the client does not run, ``StoreRefused`` if it may not connect,
+        ``Stopped`` if that is said first.
         """
+        self.ensemble.may_wait(name)
         session = self._session(name)
         if session is not None:
             return session
@@ -106,12 +147,16 @@ class Session:
         until = min(until, self.runtime.now() + patience)
         wake = Wake(self.runtime)
         self.subscribe(wake.ring)
+        if stop is not None:
+            stop.listen(wake.ring)
         try:
             while True:
                 wake.reset()
                 session = self._session(name)
                 if session is not None:
                     return session
+                if stop is not None and stop.is_set():
+                    raise Stopped
                 if self.runtime.now() >= until:
                     raise StoreUnavailable(
                         name, f"no connection to {self.ensemble} within the time given (at most {patience:.1f} s)"
@@ -119,6 +164,8 @@ class Session:
                 await wake.wait(until)
         finally:
             self.unsubscribe(wake.ring)
+            if stop is not None:
+                stop.unlisten(wake.ring)
 
     def _session(self, name: str) -> int | None:
         link = self.ensemble.link()
@@ -140,14 +187,16 @@ class Session:
 
     # -- asking
 
-    async def ask(self, name: str, requests: Sequence[Request], until: float = math.inf) -> list[Any]:
+    async def ask(
+        self, name: str, requests: Sequence[Request], until: float = math.inf, stop: Stop | None = None
+    ) -> list[Any]:
         """Send all requests at once; return the answers, with ``NodeError`` and ``StoreUnavailable`` in their places.
 
         Each has until ``until``, at least ``GRACE`` and at most one session timeout. ``StoreRefused`` is raised.
         """
         now = self.runtime.now()
         until = max(until, now + GRACE)
-        await self.connected(name, until)
+        await self.connected(name, until, stop)
         within = min(max(until - self.runtime.now(), GRACE), max(GRACE, self.ensemble.session_timeout()))
         answers = await self.ensemble.ask(name, requests, within=within)
         for answer in answers:
@@ -155,11 +204,13 @@ class Session:
                 raise answer
         return answers
 
-    async def read(self, name: str, requests: Sequence[Request], until: float = math.inf) -> list[Any]:
+    async def read(
+        self, name: str, requests: Sequence[Request], until: float = math.inf, stop: Stop | None = None
+    ) -> list[Any]:
         """Ask what may be asked twice, again if the connection was lost meanwhile; raises ``StoreUnavailable``."""
         until = min(until, self.runtime.now() + self.ensemble.session_timeout())
         while True:
-            answers = await self.ask(name, requests, until)
+            answers = await self.ask(name, requests, until, stop)
             lost = next((each for each in answers if isinstance(each, StoreUnavailable)), None)
             if lost is None:
                 return answers
@@ -206,35 +257,55 @@ class Session:
         """Remove a candidate in the background: what a lease calls when a release got no answer."""
         self.remove_later(grantor.name, grantor.remove)
 
-    def remove_later(self, name: str, remove: Callable[[], Awaitable[None]]) -> None:
+    def remove_later(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:
         """Call ``remove`` in the background until it does not raise ``StoreUnavailable``, or the session has ended."""
-        self._unwanted.append(Unwanted(name, remove))
-        self._remover.poke()
+        self._unwanted[Unwanted(name, remove)] = None
+        self._see_to_it()
 
-    async def remove(self, name: str, remove: Callable[[], Awaitable[None]]) -> None:
-        """Call ``remove`` now, and in the background if it got no answer."""
+    async def remove(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:
+        """Call ``remove`` now, and in the background if it got no answer or was interrupted."""
+        unwanted = Unwanted(name, remove)
+        self._unwanted[unwanted] = None
         try:
-            if self.ensemble.link() is not Link.CONNECTED:
-                self.remove_later(name, remove)
-            else:
-                await remove()
+            if self.ensemble.link() is Link.CONNECTED:
+                await self._try(unwanted)
+        finally:
+            if unwanted in self._unwanted:
+                self._see_to_it()
+
+    async def _try(self, unwanted: Unwanted) -> bool:
+        """Remove it; return False if there was no answer."""
+        try:
+            await unwanted.remove(self)
         except StoreUnavailable:
-            self.remove_later(name, remove)
+            return False
         except CoordError as error:
-            _log.warning("%s: could not be removed, it ends with the session: %s", name, error)
+            _log.warning("%s: could not be removed, it ends with the session: %s", unwanted.name, error)
+        self._unwanted.pop(unwanted, None)
+        return True
 
     async def _remove(self) -> None:
-        for _ in range(len(self._unwanted)):
+        for unwanted in list(self._unwanted):
             link = self.ensemble.link()
             if link is Link.CONNECTING:
                 return  # poked again when that has changed
-            unwanted = self._unwanted.popleft()
             if link is not Link.CONNECTED:
-                continue  # the session was closed, and all that is ephemeral with it
-            try:
-                await unwanted.remove()
-            except StoreUnavailable:
-                self._unwanted.append(unwanted)
+                self._unwanted.pop(unwanted, None)  # the session was closed, and all that is ephemeral with it
+            elif not await self._try(unwanted):
                 self.runtime.call_at(self.runtime.now() + _PAUSE, self._remover.poke)
-            except CoordError as error:
-                _log.warning("%s: could not be removed, it ends with the session: %s", unwanted.name, error)
+
+    def _see_to_it(self) -> None:
+        if self._heir is None:
+            self._remover.poke()
+            return
+        for name, remove in list(self._unwanted):
+            self._heir.remove_later(name, remove)
+        self._unwanted.clear()
+
+    def leave_to(self, heir: Callable[[], Session]) -> None:
+        """Have another session of the same client remove what is left: there is nobody here to do it any more."""
+        for guest in list(self.guests):
+            self._unwanted[Unwanted(guest.name, guest.remove)] = None
+        if self._unwanted:
+            self._heir = heir()
+            self._see_to_it()

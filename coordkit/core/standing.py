@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordkit._ports import Event, GetData, NodeExists, NoNode
+from coordkit._ports import GetData, NodeExists, NoNode
 from coordkit.core import znodes
 from coordkit.core.candidate import Candidate
 from coordkit.core.leadership import Leadership
-from coordkit.core.session import GRACE
+from coordkit.core.lease import DRIFT
+from coordkit.core.session import GRACE, Stop, Stopped
 from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused, StoreUnavailable
 
-
-class Stopped(Exception):
-    """``stop()`` was called; ``run`` returns, so nobody sees it."""
+_PAUSE = 0.05  # seconds before what got no answer is asked again
 
 
 class Gone(Exception):
@@ -28,7 +27,7 @@ class Gone(Exception):
 class Standing:
     """One contender on its way to the head of the line."""
 
-    def __init__(self, candidate: Candidate, deadline: float, timeout: float | None, stop: Event | None) -> None:
+    def __init__(self, candidate: Candidate, deadline: float, timeout: float | None, stop: Stop | None) -> None:
         self._candidate = candidate
         self._session = candidate.session
         self._runtime = candidate.session.runtime
@@ -55,25 +54,27 @@ class Standing:
         return line.index(own)
 
     async def _ask(self, *requests: Any) -> list[Any]:
-        return await self._session.ask(self._name, requests, self._deadline)
+        return await self._session.ask(self._name, requests, self._deadline, self._stop)
 
     async def _same_session(self, owner: int) -> None:
         """Wait for a connection; raise ``Gone`` if it is of another session."""
-        if await self._session.connected(self._name, self._deadline) != owner:
+        if await self._session.connected(self._name, self._deadline, self._stop) != owner:
             raise Gone("the session ended")
 
     async def _enter(self) -> list[str]:
         """Enter the line; return it. Sends both requests at once, so that it takes one round trip."""
         candidate = self._candidate
         while True:
-            session = await self._session.connected(self._name, self._deadline)
+            session = await self._session.connected(self._name, self._deadline, self._stop)
             created, names = await self._ask(*candidate.entry())
             if isinstance(created, NoNode):
-                await self._found()
+                if not await self._found():
+                    await self._runtime.sleep(_PAUSE)
                 continue
             if isinstance(created, StoreUnavailable):
                 found = await self._find(session, created)
                 if found is None:
+                    await self._runtime.sleep(_PAUSE)
                     continue
                 names = found
             elif isinstance(created, Exception):
@@ -91,13 +92,16 @@ class Standing:
 
     async def _find(self, session: int, lost: StoreUnavailable) -> list[str] | None:
         """Find our znode, whose creation got no answer; None if it was not made."""
-        if self._runtime.now() >= self._deadline:
-            raise lost
-        await self._same_session(session)
-        synced, names = await self._ask(*self._candidate.search())
-        for answer in (synced, names):
-            if isinstance(answer, StoreUnavailable):
-                return await self._find(session, answer)
+        while True:
+            if self._runtime.now() >= self._deadline:
+                raise lost
+            await self._same_session(session)
+            synced, names = await self._ask(*self._candidate.search())
+            unanswered = next((each for each in (synced, names) if isinstance(each, StoreUnavailable)), None)
+            if unanswered is None:
+                break
+            lost = unanswered
+            await self._runtime.sleep(_PAUSE)
         if isinstance(names, Exception):
             return None
         own = [name for name in names if name.startswith(self._candidate.guid)]
@@ -106,7 +110,8 @@ class Standing:
         self._candidate.entered(self._parent + own[0], session)
         return list(names)
 
-    async def _found(self) -> None:
+    async def _found(self) -> bool:
+        """Make what an election stands on; return False if that got no answer."""
         answers = await self._session.ensemble.ask(
             self._name, self._candidate.foundation(), within=max(GRACE, self._session.ensemble.session_timeout())
         )
@@ -117,9 +122,10 @@ class Standing:
                 raise answer
             if isinstance(answer, Exception) and not isinstance(answer, NodeExists | StoreUnavailable):
                 raise answer
+        return not any(isinstance(answer, StoreUnavailable) for answer in answers[-2:])
 
     async def _list(self) -> list[str]:
-        names = (await self._session.read(self._name, [self._candidate.listing()], self._deadline))[0]
+        names = (await self._session.read(self._name, [self._candidate.listing()], self._deadline, self._stop))[0]
         return [] if isinstance(names, NoNode) else znodes.line(names)
 
     async def _wait(self, line: list[str], ahead: int) -> list[str]:
@@ -141,6 +147,8 @@ class Standing:
             if isinstance(own, NoNode):
                 raise Gone("our znode was deleted")
             left = left or isinstance(theirs, NoNode)
+            if isinstance(theirs, StoreUnavailable) or isinstance(own, StoreUnavailable):
+                await self._runtime.sleep(_PAUSE)
             if not (left or isinstance(theirs, Exception) or isinstance(own, Exception)):
                 if own[1].owner != candidate.owner or not self._session.alive_as(candidate.owner):
                     await self._same_session(candidate.owner)
@@ -178,18 +186,34 @@ class Standing:
                 if answer.path == candidate.node:
                     raise Gone("our znode was deleted")
                 await self._found()  # only the epoch record is gone
+                await self._runtime.sleep(_PAUSE)
             elif isinstance(answer, StoreUnavailable):
                 if self._runtime.now() >= max(self._deadline, asked + GRACE):
                     raise answer
                 await self._same_session(candidate.owner)
+                await self._runtime.sleep(_PAUSE)
             elif isinstance(answer, Exception):
                 raise answer
             elif isinstance(own, NoNode) or candidate.gone:
                 raise Gone("our znode was deleted")
             elif not self._session.alive_as(candidate.owner):
                 await self._same_session(candidate.owner)
-            elif self._runtime.now() - asked < self._session.proven / 2:
-                leadership = Leadership(candidate, answer[1].modified, asked=asked)
-                if not leadership.held:
-                    raise Gone("our znode was deleted")
+            elif (leadership := self._proven(answer[1].modified, asked)) is not None:
                 return leadership
+            else:
+                await self._runtime.sleep(_PAUSE)
+
+    def _proven(self, token: int, asked: float) -> Leadership | None:
+        """Return what was granted; None if the answer came so late that it proves nothing any more."""
+        now, proven = self._runtime.now(), self._session.proven
+        if now - asked < proven * (1 - DRIFT):
+            leadership = Leadership(self._candidate, token, asked=asked)
+            if not leadership.held:
+                raise Gone("it was lost as soon as it was led")
+            return leadership
+        if now >= self._deadline:
+            raise StoreUnavailable(
+                self._name,
+                f"{self._session.ensemble} answers so late that it proves nothing: after {now - asked:.1f} s",
+            )
+        return None

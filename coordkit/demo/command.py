@@ -100,7 +100,13 @@ def demo(options: Options) -> int:
 
 
 def _find(servers: Servers, scenes: Sequence[int]) -> None:
-    servers.find(redis=not {1, 2}.isdisjoint(scenes), zookeeper=3 in scenes, shards=4 in scenes, replicas=5 in scenes)
+    wanted = {"redis": not {1, 2}.isdisjoint(scenes), "zookeeper": 3 in scenes, "shards": 4 in scenes}
+    try:
+        servers.find(**wanted, replicas=5 in scenes)
+    except (ServersMissing, ServerFailed, ValueError):
+        raise
+    except Exception as failed:  # whatever redis-py, kazoo or docker say of a server that answers, and does not serve
+        raise ServerFailed(f"a server cannot be used: {type(failed).__name__}: {failed}") from failed
 
 
 def _play(servers: Servers, scenes: Sequence[int], records: list[Record], output: Output) -> None:

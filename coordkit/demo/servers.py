@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import redis
 
-from coordkit.testing import processes
-from coordkit.testing.cleaning import delete_keys, delete_tree
+from coordkit.testing import images, processes
+from coordkit.testing.cleaning import close_kazoo, delete_keys, delete_tree, start_kazoo
 from coordkit.testing.external import ExternalRedis, ExternalZooKeeper, connect_redis, connect_zookeeper
-from coordkit.testing.servers import ask
+from coordkit.testing.servers import ServerFailed, ask
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coordkit.testing.servers import RedisServer, ZooKeeperEnsemble
 
 Kind = Literal["redis", "zookeeper"]
+T = TypeVar("T")
 
 SHARDS = 4
 REPLICAS = 3
@@ -40,7 +41,7 @@ _IMAGES: dict[Kind, str] = {"redis": "COORDKIT_REDIS_IMAGE", "zookeeper": "COORD
 
 
 class ServersMissing(Exception):
-    """A server that the scenes need is neither named nor to be found; the message has the commands that help."""
+    """A server that the scenes need cannot be had or does not serve them; the message says what helps."""
 
 
 class Servers:
@@ -63,14 +64,20 @@ class Servers:
     def find(self, *, redis: bool, zookeeper: bool, shards: bool, replicas: bool) -> None:
         """Connect to the servers that were named, and make sure that what else is wanted can be started.
 
-        Raise ValueError for a bad address, ServerFailed when a named server does not answer, ServersMissing when one is
-        nowhere to be found.
+        Raise ValueError for a bad address or a server that is named twice, ServerFailed when a named server does not
+        answer, ServersMissing when it cannot be written to or one is nowhere to be found.
         """
         if self._urls:
-            self._named_redis = connect_redis(",".join(self._urls), len(set(self._urls)))
+            try:
+                self._named_redis = connect_redis(",".join(self._urls), len(set(self._urls)))
+            except LookupError as twice:
+                raise ValueError(f"--redis-url: {twice}") from None
             self._closing.callback(self._delete_keys)
+            for server in self._named_redis:
+                _must_take_writes(server, self.namespace)
         if self._hosts:
             self._named_zookeeper = connect_zookeeper(self._hosts, 1)
+            _must_have_its_chroot(self._hosts)
             self._closing.callback(self._delete_tree)
         lacks: dict[Kind, str] = {}
         if (redis and not self._named_redis) or (shards and len(self._named_redis) < SHARDS) or replicas:
@@ -136,8 +143,8 @@ class Servers:
         else:
             from coordkit.testing import containers  # imports docker and testcontainers
 
-            start = partial(containers.start_redis_servers, image=os.environ.get("COORDKIT_REDIS_IMAGE") or "redis:7.4")
-        servers = start(count)
+            start = partial(containers.start_redis_servers, image=images.redis_image())
+        servers = self._started("redis", lambda: start(count))
         for server in servers:
             self._closing.callback(server.stop)
         return [*servers]
@@ -145,10 +152,19 @@ class Servers:
     def _start_zookeeper(self) -> ZooKeeperEnsemble:
         self._say_start("zookeeper", 1)
         if self._sources["zookeeper"] == "process":
-            return processes.start_zookeeper()
+            return self._started("zookeeper", processes.start_zookeeper)
         from coordkit.testing import containers  # imports docker and testcontainers
 
-        return containers.start_zookeeper(image=os.environ.get("COORDKIT_ZOOKEEPER_IMAGE") or "zookeeper:3.8")
+        return self._started("zookeeper", lambda: containers.start_zookeeper(image=images.zookeeper_image()))
+
+    def _started(self, kind: Kind, start: Callable[[], T]) -> T:
+        try:
+            return start()
+        except ServerFailed as failed:
+            if self._sources[kind] == "process":
+                raise  # it has the server's own last words
+            why = f"it did not start in a container: {failed}"
+            raise ServersMissing(_what_helps({kind: why}, beside=bool(self._named_redis))) from failed
 
     def _say_start(self, kind: Kind, count: int) -> None:
         many = f"{count} private {_LABELS[kind]} servers" if count > 1 else f"a private {_LABELS[kind]}"
@@ -196,6 +212,39 @@ def client(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, decode_responses=True, socket_timeout=10, socket_connect_timeout=10)
 
 
+def _must_take_writes(server: ExternalRedis, namespace: str) -> None:
+    with client(server.url) as connection:
+        try:
+            connection.set(f"{namespace}:probe", "1", px=1000)
+            connection.delete(f"{namespace}:probe")
+        except redis.ResponseError as refused:
+            raise ServersMissing(
+                f"the Redis at {server.host}:{server.port} was named, and refuses to be written to: {refused}\n"
+                "Name a primary that takes SET and EVAL from this user and has memory left:\n"
+                f"    coordkit demo {_OPTIONS['redis']}"
+            ) from refused
+
+
+def _must_have_its_chroot(hosts: str) -> None:
+    addresses, slash, chroot = hosts.partition("/")
+    if not slash or not chroot:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # kazoo's, of what is told below
+        zk = start_kazoo(hosts, 10.0)
+    try:
+        there = zk.exists("/")
+    finally:
+        close_kazoo(zk)
+    if not there:
+        raise ServersMissing(
+            f"the ZooKeeper at {addresses} was named, and has no /{chroot}, which was to be the root of everything.\n"
+            "Create it, or name one that is there:\n"
+            f"    zkCli.sh -server {addresses.partition(',')[0]} create /{chroot}   # each parent first\n"
+            f"    coordkit demo --zookeeper {addresses}"
+        )
+
+
 def _what_helps(lacks: Mapping[Kind, str], *, beside: bool) -> str:
     lines = [f"no {_LABELS[kind]} to start: {why}" for kind, why in lacks.items()]
     if beside and "redis" in lacks:
@@ -209,9 +258,17 @@ def _what_helps(lacks: Mapping[Kind, str], *, beside: bool) -> str:
             f"    sudo apt-get install --no-install-recommends {debian}   # Debian, Ubuntu",
             f"    brew install {' '.join(lacks)}   # macOS",
             *([] if beside else [f"    coordkit demo {named}   # servers that run already"]),
-            f"    {_engine_lacks()}   # containers; images: {', '.join(_IMAGES[kind] for kind in lacks)}",
+            f"    {_what_helps_containers(lacks)}",
         ]
     )
+
+
+def _what_helps_containers(lacks: Mapping[Kind, str]) -> str:
+    engine = _engine_lacks()
+    if engine is not None:
+        return f"{engine}   # containers; images: {', '.join(_IMAGES[kind] for kind in lacks)}"
+    named = " ".join(f"{_IMAGES[kind]}=IMAGE" for kind in lacks)
+    return f"{named} coordkit demo   # another image; in a clone, compose/build-images makes some without a registry"
 
 
 def _engine_lacks() -> str | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordkit.demo.output import Output, Progress
+from coordkit.demo.servers import ServersMissing
+from coordkit.testing.servers import ServerFailed
 
 if TYPE_CHECKING:
     from coordkit.demo.servers import Servers
@@ -81,12 +83,19 @@ class Stage:
 
 
 def tell(stage: Stage, record: Record, output: Output, play: Callable[[Stage], None]) -> None:
-    """Play one scene; an error ends the scene, not the story, and fails the demo."""
+    """Play one scene; an error ends the scene, not the story, and fails the demo.
+
+    Raise what says that a server cannot be had: that is no promise of coordkit that was broken.
+    """
     output.heading(f"{record.number}. {record.title}")
     began = time.monotonic()
     try:
         play(stage)
+    except (ServersMissing, ServerFailed) as lacks:
+        record.error = str(lacks)
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a scene dies of is told, and the next one is played
         record.error = f"{type(error).__name__}: {error}"
         output.check(False, f"the scene could not be played to its end: {record.error}")
-    record.seconds = time.monotonic() - began
+    finally:
+        record.seconds = time.monotonic() - began

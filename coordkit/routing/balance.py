@@ -89,6 +89,8 @@ def _next(picker: str, nodes: tuple[N, ...], place: int, exclude: Collection[N])
 
 
 def _smooth_turn(weights: Mapping[N, int]) -> tuple[N, ...]:
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights={weights!r}; a mapping of nodes to positive ints is allowed")
     for node, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int):
             raise TypeError(f"weights[{node!r}]={weight!r}; a positive int is allowed")
@@ -111,6 +113,8 @@ def _smooth_turn(weights: Mapping[N, int]) -> tuple[N, ...]:
 
 
 def _distinct(nodes: Iterable[N]) -> tuple[N, ...]:
+    if isinstance(nodes, (str, bytes)) or not isinstance(nodes, Iterable):
+        raise TypeError(f"nodes={nodes!r}; an iterable of nodes, such as a list, is allowed")
     named = tuple(nodes)
     if len(set(named)) != len(named):
         raise ValueError(f"nodes={list(named)!r} names one more than once; each is allowed once")

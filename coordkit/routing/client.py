@@ -6,16 +6,18 @@ are on several; PING, DBSIZE, KEYS and SCRIPT LOAD / EXISTS / FLUSH ask all shar
 `CrossShardError`. What a user asks of one shard is asked of a plain client: ``on(name)``, ``client_for(key)``.
 
 Promised: a split command or a pipeline goes to all its shards before any reply is read, replies keep the order of the
-calls, and nothing of it is ever sent twice. A shard that does not answer fails its own keys only.
+calls, and nothing of it is ever sent twice, a transaction included. A shard that does not answer fails its own keys
+only.
 Not promised: atomicity across shards, and one moment in time for what is read from several. A command for one shard is
 repeated after a lost connection only if the client that was passed in says so (its ``retry``). A split that meets a
 dead shard waits for that client's own connect or socket timeout before it raises.
-Answers of a server that are the user's affair (WRONGTYPE, NOSCRIPT, NOPERM, ...) stay redis-py's ResponseError.
+A client whose class has its own ``execute_command`` or ``parse_response`` is refused: splits would go round it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,25 +27,14 @@ from redis.commands import CoreCommands
 from redis.exceptions import NoScriptError, ResponseError
 
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.client_shards import (
-    NO_ANSWER,
-    RAW,
-    TAKE,
-    Directory,
-    Gathering,
-    has_no_keys,
-    no_such_command,
-    only,
-    sha_of,
-    unanswered,
-    without_errors,
-)
-from coordkit.routing.plan import Plan, Question, Router
+from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
+from coordkit.routing.client_pipeline import Queue, Script
+from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
+from coordkit.routing.plan import Plan, Question
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
-
-Batch = Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 class ShardedRedis(Directory["redis.Redis"], CoreCommands):
@@ -54,9 +45,12 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     ValueError or TypeError, naming the argument, for anything else, and NoNodes for no shard at all. Threads may share
     one ShardedRedis, as they may share its clients.
 
-    No answer raises StoreUnavailable with the shard's name (redis-py's error is its cause), a split that worked on some
-    shards only raises PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the
-    whole shard), ``.failed`` maps keys to (shard, error).
+    ShardDown, with the shard's name, says that a command was not sent because the shard cannot be reached, and
+    StoreUnavailable that no answer came. StoreRefused says that a shard refuses for its own sake (password, rights,
+    read-only replica, memory, disk); what is wrong with the command (syntax, WRONGTYPE, NOSCRIPT, unknown command)
+    stays redis-py's ResponseError. Redis-py's error is the cause. A split raises the like if no shard did its part;
+    if some did, PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the whole
+    shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`.
     """
 
@@ -81,7 +75,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
         """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
 
-        Raise PartialFailure, by shard, if some did not carry it out.
+        Raise PartialFailure, by shard, if some did not carry it out, and CrossShardError for what changes a connection
+        (SELECT, AUTH, MULTI, SUBSCRIBE ...): set that on the clients that you pass in.
         """
         gathering = Gathering()
         gathering.add(self._everywhere(command, options))
@@ -105,13 +100,21 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         for shard, client in self._shards.items():
             try:
                 yield from client.scan_iter(match=match, count=count, _type=_type, **kwargs)
+            except ResponseError as error:
+                if refusal := refused(shard, error):
+                    raise refusal from error
+                raise
             except NO_ANSWER as error:
-                raise unanswered(shard, error) from error
+                raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     def close(self) -> None:
-        """Close the clients that were passed in."""
-        for client in self._shards.values():
-            client.close()
+        """Close all the clients that were passed in, also if closing one raises, which is raised in the end.
+
+        Elsewhere coordkit closes only what it made; this stands in for one `redis.Redis`, and closes as it does.
+        """
+        with ExitStack() as closing:
+            for client in self._shards.values():
+                closing.callback(client.close)
 
     def __enter__(self) -> Self:
         return self
@@ -125,8 +128,12 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         client: Any = self._shards[shard]  # redis-py leaves execute_command untyped
         try:
             return client.execute_command(*args, **options)
+        except ResponseError as error:
+            if refusal := refused(shard, error):
+                raise refusal from error
+            raise
         except NO_ANSWER as error:
-            raise unanswered(shard, error) from error
+            raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     def _plan(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         plan: Plan | Question | None = self._router.plan(args, options)
@@ -154,7 +161,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         raise last
 
 
-class ShardedPipeline(CoreCommands):
+class ShardedPipeline(Queue[Plan], CoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
     """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
 
     Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
@@ -162,22 +169,6 @@ class ShardedPipeline(CoreCommands):
     """
 
     _is_async_client: Literal[False] = False
-    _event_dispatcher: Any = None
-
-    def __init__(
-        self, shards: ShardedRedis, router: Router, plan: Callable[..., Plan], *, transaction: bool = False
-    ) -> None:
-        self._shards = shards
-        self._router = router
-        self._plan = plan
-        self.transaction = transaction
-        self.command_stack: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def __len__(self) -> int:
-        return len(self.command_stack)
-
-    def __bool__(self) -> bool:
-        return True  # as redis-py's, and not the truth of its length
 
     def __enter__(self) -> Self:
         return self
@@ -187,48 +178,26 @@ class ShardedPipeline(CoreCommands):
     ) -> None:
         self.reset()
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Queue a command; return the pipeline, so that calls can be chained."""
-        self.command_stack.append((args, options))
-        return self
-
-    def reset(self) -> None:  # type: ignore[override]  # as redis-py's own Pipeline does, it hides the command RESET
-        """Forget the queued commands."""
-        self.command_stack = []
-
-    def watch(self, *names: Any) -> Any:
-        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
-        self._shards.watch(*names)
-
-    def unwatch(self) -> Any:
-        """Refuse, as `watch` does."""
-        self._shards.unwatch()
-
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # as in ShardedRedis
         """Return a script that queues itself in this pipeline when it is called."""
         return ShardedScript(self, script)
 
-    def get_encoder(self) -> Any:
-        """Return the encoder of the clients, as redis.Redis does."""
-        return self._shards.get_encoder()
-
-    def get_connection_kwargs(self) -> dict[str, Any]:
-        """Return what `ShardedRedis.get_connection_kwargs` does."""
-        return self._shards.get_connection_kwargs()
-
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what is queued and return the replies in the order of the calls.
+        """Send what is queued, once, and return the replies in the order of the calls.
 
         The first error is raised, after all replies were read; with ``raise_on_error=False`` every error stands in
-        the list in its place: ResponseError, StoreUnavailable for a shard that did not answer, PartialFailure.
+        the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
+        PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
+        that was not to blame.
         """
         commands, self.command_stack = self.command_stack, []
         if not commands:
             return []
         gathering = self._gather(commands)
         if self.transaction:
-            return self._execute_transaction(commands, gathering, raise_on_error)
-        replies = list(gathering.settle(exchange(self._shards.shards(), gathering)))
+            gathering.check_one_shard()
+        sent = exchange(self._shards.shards(), gathering, transaction=self.transaction)
+        replies = list(gathering.settle(sent))
         return without_errors(commands, replies) if raise_on_error else replies
 
     def _gather(self, commands: Batch) -> Gathering:
@@ -242,26 +211,9 @@ class ShardedPipeline(CoreCommands):
                 gathering.add(self._plan(args, options))
         return gathering
 
-    def _execute_transaction(self, commands: Batch, gathering: Gathering, raise_on_error: bool) -> list[Any]:
-        shard = gathering.only_shard()
-        pipe: Any = self._shards.on(shard).pipeline(transaction=True)
-        with pipe:
-            for args, options in commands:
-                pipe.execute_command(*args, **options)
-            try:
-                replies: list[Any] = pipe.execute(raise_on_error)
-            except NO_ANSWER as error:
-                raise unanswered(shard, error) from error
-            return replies
 
-
-class ShardedScript:
+class ShardedScript(Script):
     """A Lua script that runs on the shard of its keys, as redis-py's Script does on its one server."""
-
-    def __init__(self, registered_client: ShardedRedis | ShardedPipeline, script: str | bytes) -> None:
-        self.registered_client = registered_client
-        self.script: Any = script  # redis-py's eval() is annotated for str alone, and takes bytes
-        self.sha = sha_of(registered_client.get_encoder(), script)
 
     def __call__(
         self,
@@ -271,7 +223,7 @@ class ShardedScript:
     ) -> Any:
         """Run it, or queue it in a pipeline given as ``client``; at least one key is needed, and all on one shard."""
         target: Any = self.registered_client if client is None else client
-        words = (len(keys or ()), *(keys or ()), *(args or ()))
+        words = self._words(keys, args)
         if isinstance(target, ShardedPipeline):  # where "not loaded" would be known too late
             return target.eval(self.script, *words)
         try:
@@ -280,12 +232,15 @@ class ShardedScript:
             return target.eval(self.script, *words)  # loads it as well, on this shard alone
 
 
-def exchange(shards: Mapping[str, redis.Redis], gathering: Gathering) -> dict[str, list[Any]]:
+def exchange(
+    shards: Mapping[str, redis.Redis], gathering: Gathering, *, transaction: bool = False
+) -> dict[str, list[Any]]:
     """Send each shard its batch, then read all replies; what a shard did not answer is an error in its place.
 
     Connections are taken in the order of the names, so that bounded pools cannot deadlock.
     """
-    sendings = [_Sending(shard, shards[shard], gathering.batches[shard]) for shard in sorted(gathering.batches)]
+    batches = gathering.batches
+    sendings = [_Sending(shard, shards[shard], batches[shard], transaction=transaction) for shard in sorted(batches)]
     try:
         for sending in sendings:
             sending.take()
@@ -296,33 +251,18 @@ def exchange(shards: Mapping[str, redis.Redis], gathering: Gathering) -> dict[st
     finally:
         for sending in sendings:
             sending.give_back()
-    return {sending.shard: sending.replies for sending in sendings}
+    return {sending.shard: sending.replies() for sending in sendings}
 
 
-class _Sending:
-    """One batch on its way to one shard, over a connection of its client's pool, as redis-py's Pipeline does it.
-
-    Redis-py's public pipeline sends and reads in one call, which would serve one shard after the other.
-    """
-
-    def __init__(self, shard: str, client: redis.Redis, batch: Batch) -> None:
-        self.shard = shard
-        self.replies: list[Any] = []
-        self._client: Any = client  # redis-py leaves what is used here untyped
-        self._batch = batch
-        self._connection: Any = None
-        self._packed: Any = None
-        self._sent = False
-        self._in_step = True  # the connection has no reply on its way
-
+class _Sending(Delivery):
     def take(self) -> None:
         """Take a connection and pack the batch, so that nothing is sent anywhere if an argument cannot be."""
         try:
             self._connection = self._client.connection_pool.get_connection(*TAKE)
-        except NO_ANSWER as error:
+        except (ResponseError, *NO_ANSWER) as error:
             self._fail(error)
             return
-        self._packed = self._connection.pack_commands([args for args, _ in self._batch])
+        self._pack()
 
     def send(self) -> None:
         if self._packed is None:
@@ -334,13 +274,13 @@ class _Sending:
             self._fail(error)
 
     def read(self) -> None:
-        if len(self.replies) == len(self._batch):  # failed already
+        if self._answers:  # it failed already
             return
-        for args, options in self._batch:
+        for name, options in self._awaited:
             try:
-                self.replies.append(self._client.parse_response(self._connection, args[0], **options))
+                self._answers.append(self._client.parse_response(self._connection, name, **options))
             except ResponseError as error:
-                self.replies.append(error)
+                self._said(error)
             except NO_ANSWER as error:
                 self._fail(error)
                 return
@@ -354,7 +294,3 @@ class _Sending:
         if not self._in_step or getattr(connection, "should_reconnect", bool)():
             connection.disconnect()
         self._client.connection_pool.release(connection)
-
-    def _fail(self, error: Exception) -> None:
-        answer = unanswered(self.shard, error, sent=self._sent)
-        self.replies += [answer] * (len(self._batch) - len(self.replies))

@@ -5,7 +5,9 @@ is promised and what is not; only the I/O differs: each shard is spoken to concu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,25 +17,14 @@ from redis.commands import AsyncCoreCommands
 from redis.exceptions import NoScriptError, ResponseError
 
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.client_shards import (
-    NO_ANSWER,
-    RAW,
-    TAKE,
-    Directory,
-    Gathering,
-    has_no_keys,
-    no_such_command,
-    only,
-    sha_of,
-    unanswered,
-    without_errors,
-)
-from coordkit.routing.plan import Plan, Question, Router
+from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
+from coordkit.routing.client_pipeline import Queue, Script
+from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
+from coordkit.routing.plan import Plan, Question
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
-
-Batch = Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore[misc]  # its mixins disagree
@@ -44,9 +35,12 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     Raise ValueError or TypeError, naming the argument, for anything else, and NoNodes for no shard at all. Tasks of one
     event loop may share one ShardedRedis, as they may share its clients.
 
-    No answer raises StoreUnavailable with the shard's name (redis-py's error is its cause), a split that worked on some
-    shards only raises PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the
-    whole shard), ``.failed`` maps keys to (shard, error).
+    ShardDown, with the shard's name, says that a command was not sent because the shard cannot be reached, and
+    StoreUnavailable that no answer came. StoreRefused says that a shard refuses for its own sake (password, rights,
+    read-only replica, memory, disk); what is wrong with the command (syntax, WRONGTYPE, NOSCRIPT, unknown command)
+    stays redis-py's ResponseError. Redis-py's error is the cause. A split raises the like if no shard did its part;
+    if some did, PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the whole
+    shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`.
     """
 
@@ -71,7 +65,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     async def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
         """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
 
-        Raise PartialFailure, by shard, if some did not carry it out.
+        Raise PartialFailure, by shard, if some did not carry it out, and CrossShardError for what changes a connection
+        (SELECT, AUTH, MULTI, SUBSCRIBE ...): set that on the clients that you pass in.
         """
         gathering = Gathering()
         gathering.add(self._everywhere(command, options))
@@ -96,14 +91,22 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             try:
                 async for key in client.scan_iter(match=match, count=count, _type=_type, **kwargs):
                     yield key
+            except ResponseError as error:
+                if refusal := refused(shard, error):
+                    raise refusal from error
+                raise
             except NO_ANSWER as error:
-                raise unanswered(shard, error) from error
+                raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     async def aclose(self) -> None:
-        """Close the clients that were passed in."""
-        for client in self._shards.values():
-            close = getattr(client, "aclose", None) or client.close  # redis-py 5.0.0 has only the latter
-            await close()
+        """Close all the clients that were passed in, also if closing one raises, which is raised in the end.
+
+        Elsewhere coordkit closes only what it made; this stands in for one redis.asyncio.Redis and closes as that does.
+        """
+        async with AsyncExitStack() as closing:
+            for client in self._shards.values():
+                # redis-py 5.0.0 has only the latter
+                closing.push_async_callback(getattr(client, "aclose", None) or client.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,8 +120,12 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         client: Any = self._shards[shard]  # redis-py leaves execute_command untyped
         try:
             return await client.execute_command(*args, **options)
+        except ResponseError as error:
+            if refusal := refused(shard, error):
+                raise refusal from error
+            raise
         except NO_ANSWER as error:
-            raise unanswered(shard, error) from error
+            raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     async def _plan(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         plan: Plan | Question | None = self._router.plan(args, options)
@@ -146,7 +153,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         raise last
 
 
-class ShardedPipeline(AsyncCoreCommands):
+class ShardedPipeline(Queue[Awaitable[Plan]], AsyncCoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
     """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
 
     Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
@@ -154,22 +161,6 @@ class ShardedPipeline(AsyncCoreCommands):
     """
 
     _is_async_client: Literal[True] = True
-    _event_dispatcher: Any = None
-
-    def __init__(
-        self, shards: ShardedRedis, router: Router, plan: Callable[..., Awaitable[Plan]], *, transaction: bool = False
-    ) -> None:
-        self._shards = shards
-        self._router = router
-        self._plan = plan
-        self.transaction = transaction
-        self.command_stack: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def __len__(self) -> int:
-        return len(self.command_stack)
-
-    def __bool__(self) -> bool:
-        return True  # as redis-py's, and not the truth of its length
 
     async def __aenter__(self) -> Self:
         return self
@@ -179,48 +170,26 @@ class ShardedPipeline(AsyncCoreCommands):
     ) -> None:
         self.reset()
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Queue a command; return the pipeline, so that calls can be chained."""
-        self.command_stack.append((args, options))
-        return self
-
-    def reset(self) -> None:  # type: ignore[override]  # as redis-py's own Pipeline does, it hides the command RESET
-        """Forget the queued commands."""
-        self.command_stack = []
-
-    def watch(self, *names: Any) -> Any:
-        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
-        self._shards.watch(*names)
-
-    def unwatch(self) -> Any:
-        """Refuse, as `watch` does."""
-        self._shards.unwatch()
-
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # as in ShardedRedis
         """Return a script that queues itself in this pipeline when it is called."""
         return ShardedScript(self, script)
 
-    def get_encoder(self) -> Any:
-        """Return the encoder of the clients, as redis.Redis does."""
-        return self._shards.get_encoder()
-
-    def get_connection_kwargs(self) -> dict[str, Any]:
-        """Return what `ShardedRedis.get_connection_kwargs` does."""
-        return self._shards.get_connection_kwargs()
-
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what is queued and return the replies in the order of the calls.
+        """Send what is queued, once, and return the replies in the order of the calls.
 
         The first error is raised, after all replies were read; with ``raise_on_error=False`` every error stands in
-        the list in its place: ResponseError, StoreUnavailable for a shard that did not answer, PartialFailure.
+        the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
+        PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
+        that was not to blame.
         """
         commands, self.command_stack = self.command_stack, []
         if not commands:
             return []
         gathering = await self._gather(commands)
         if self.transaction:
-            return await self._execute_transaction(commands, gathering, raise_on_error)
-        replies = list(gathering.settle(await exchange(self._shards.shards(), gathering)))
+            gathering.check_one_shard()
+        sent = await exchange(self._shards.shards(), gathering, transaction=self.transaction)
+        replies = list(gathering.settle(sent))
         return without_errors(commands, replies) if raise_on_error else replies
 
     async def _gather(self, commands: Batch) -> Gathering:
@@ -234,26 +203,9 @@ class ShardedPipeline(AsyncCoreCommands):
                 gathering.add(await self._plan(args, options))
         return gathering
 
-    async def _execute_transaction(self, commands: Batch, gathering: Gathering, raise_on_error: bool) -> list[Any]:
-        shard = gathering.only_shard()
-        pipe: Any = self._shards.on(shard).pipeline(transaction=True)
-        async with pipe:
-            for args, options in commands:
-                pipe.execute_command(*args, **options)
-            try:
-                replies: list[Any] = await pipe.execute(raise_on_error)
-            except NO_ANSWER as error:
-                raise unanswered(shard, error) from error
-            return replies
 
-
-class ShardedScript:
+class ShardedScript(Script):
     """A Lua script that runs on the shard of its keys, as redis-py's Script does on its one server."""
-
-    def __init__(self, registered_client: ShardedRedis | ShardedPipeline, script: str | bytes) -> None:
-        self.registered_client = registered_client
-        self.script: Any = script  # redis-py's eval() is annotated for str alone, and takes bytes
-        self.sha = sha_of(registered_client.get_encoder(), script)
 
     async def __call__(
         self,
@@ -263,7 +215,7 @@ class ShardedScript:
     ) -> Any:
         """Run it, or queue it in a pipeline given as ``client``; at least one key is needed, and all on one shard."""
         target: Any = self.registered_client if client is None else client
-        words = (len(keys or ()), *(keys or ()), *(args or ()))
+        words = self._words(keys, args)
         if isinstance(target, ShardedPipeline):  # where "not loaded" would be known too late
             return target.eval(self.script, *words)
         try:
@@ -272,16 +224,19 @@ class ShardedScript:
             return await target.eval(self.script, *words)  # loads it as well, on this shard alone
 
 
-async def exchange(shards: Mapping[str, redis.Redis], gathering: Gathering) -> dict[str, list[Any]]:
+async def exchange(
+    shards: Mapping[str, redis.Redis], gathering: Gathering, *, transaction: bool = False
+) -> dict[str, list[Any]]:
     """Send each shard its batch and read its replies; what a shard did not answer is an error in its place."""
-    sendings = [_Sending(shard, shards[shard], gathering.batches[shard]) for shard in sorted(gathering.batches)]
+    batches = gathering.batches
+    sendings = [_Sending(shard, shards[shard], batches[shard], transaction=transaction) for shard in sorted(batches)]
     try:
         await _together([sending.take() for sending in sendings])
         await _together([sending.speak() for sending in sendings])
     finally:
         for sending in sendings:
             await sending.give_back()
-    return {sending.shard: sending.replies for sending in sendings}
+    return {sending.shard: await sending.awaited_replies() for sending in sendings}
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -294,30 +249,15 @@ async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
             raise outcome
 
 
-class _Sending:
-    """One batch on its way to one shard, over a connection of its client's pool, as redis-py's Pipeline does it.
-
-    Redis-py's public pipeline sends and reads in one call, which would serve one shard after the other.
-    """
-
-    def __init__(self, shard: str, client: redis.Redis, batch: Batch) -> None:
-        self.shard = shard
-        self.replies: list[Any] = []
-        self._client: Any = client  # redis-py leaves what is used here untyped
-        self._batch = batch
-        self._connection: Any = None
-        self._packed: Any = None
-        self._sent = False
-        self._in_step = True  # the connection has no reply on its way
-
+class _Sending(Delivery):
     async def take(self) -> None:
         """Take a connection and pack the batch, so that nothing is sent anywhere if an argument cannot be."""
         try:
             self._connection = await self._client.connection_pool.get_connection(*TAKE)
-        except NO_ANSWER as error:
+        except (ResponseError, *NO_ANSWER) as error:
             self._fail(error)
             return
-        self._packed = self._connection.pack_commands([args for args, _ in self._batch])
+        self._pack()
 
     async def speak(self) -> None:
         if self._packed is None:
@@ -325,15 +265,21 @@ class _Sending:
         self._sent, self._in_step = True, False
         try:
             await self._connection.send_packed_command(self._packed)
-            for args, options in self._batch:
+            for name, options in self._awaited:
                 try:
-                    self.replies.append(await self._client.parse_response(self._connection, args[0], **options))
+                    self._answers.append(await self._client.parse_response(self._connection, name, **options))
                 except ResponseError as error:
-                    self.replies.append(error)
+                    self._said(error)
         except NO_ANSWER as error:
             self._fail(error)
             return
         self._in_step = True
+
+    async def awaited_replies(self) -> list[Any]:
+        replies = self.replies()
+        if not self._transaction:  # redis-py's parse_response has awaited them
+            return replies
+        return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
 
     async def give_back(self) -> None:
         connection = self._connection
@@ -343,7 +289,3 @@ class _Sending:
         if not self._in_step or getattr(connection, "should_reconnect", bool)():
             await connection.disconnect(nowait=True)
         await self._client.connection_pool.release(connection)
-
-    def _fail(self, error: Exception) -> None:
-        answer = unanswered(self.shard, error, sent=self._sent)
-        self.replies += [answer] * (len(self._batch) - len(self.replies))

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import redis.exceptions
-from redis.connection import ConnectionPool
 
-from coordkit.errors import CrossShardError, StoreRefused, StoreUnavailable
+from coordkit.errors import CrossShardError
 from coordkit.routing.placement import Placement, rendezvous
-from coordkit.routing.plan import Explanation, Part, Plan, Question, Router
+from coordkit.routing.plan import Explanation, Plan, Question
+from coordkit.routing.router import Router
 
 C = TypeVar("C")
-
-# No answer, as redis-py tells it. Each becomes StoreUnavailable for the shard's own keys.
-NO_ANSWER = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-
-# Before redis-py 5.3 a pool demands the command's name; from 5.3 on it warns of it.
-TAKE: tuple[str, ...] = (
-    ("_",)
-    if inspect.signature(ConnectionPool.get_connection).parameters["command_name"].default is inspect.Parameter.empty
-    else ()
-)
 
 # How redis-py is told not to decode a reply (redis.client.NEVER_DECODE). The two spaces keep its callbacks for COMMAND,
 # which drop the key specifications and decode keys, from finding the name; the wire has one word after the other.
@@ -119,82 +107,10 @@ class Directory(Generic[C]):
         """Refuse, as `watch` does."""
         raise _one_shard("UNWATCH", "it belongs to one connection: use client_for(key).pipeline()")
 
-    def _everywhere(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
-        parts = tuple(Part(shard, args, dict(options), (shard,)) for shard in self._shards)
-        names = tuple(self._shards)
-        return Plan(str(args[0]), "broadcast", parts, lambda replies: dict(zip(names, replies, strict=True)))
-
-
-class Gathering:
-    """The commands of one pipeline or split: what each shard is sent, and whose its replies are."""
-
-    def __init__(self) -> None:
-        self.batches: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
-        self._asked: list[Plan | str] = []  # a command that goes to one shard as it is stands as that shard's name
-
-    def add_simple(self, shard: str, command: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-        """Add a command that goes to one shard as it is."""
-        self._asked.append(shard)
-        if shard in self.batches:
-            self.batches[shard].append(command)
-        else:
-            self.batches[shard] = [command]
-
-    def add(self, plan: Plan) -> None:
-        """Add a command as planned."""
-        self._asked.append(plan)
-        for part in plan.parts:
-            self.batches.setdefault(part.shard, []).append((part.args, part.options))
-
-    def only_shard(self) -> str:
-        """Return the one shard that all commands go to; raise CrossShardError, naming each key, if there are more."""
-        if len(self.batches) == 1:
-            return next(iter(self.batches))
-        where: dict[Any, str] = {}
-        sent = {shard: iter(batch) for shard, batch in self.batches.items()}
-        for asked in self._asked:
-            if isinstance(asked, str):
-                args, _ = next(sent[asked])
-                where[args[1]] = asked
-                continue
-            for part in asked.parts:
-                next(sent[part.shard])
-                where.update(dict.fromkeys(part.names, part.shard))
-        named = ", ".join(f"{name!r} on {shard}" for name, shard in where.items())
-        why = f"its keys are on {len(self.batches)} shards: {named}. Give them one {{tag}}, or use transaction=False"
-        raise CrossShardError("transaction", why, shards=where)
-
-    def settle(self, replies: Mapping[str, list[Any]]) -> Iterator[Any]:
-        """Yield the reply of each command in the order of the calls; an error stands in its place.
-
-        ``replies`` are those to ``batches``, in the same order.
-        """
-        coming = {shard: iter(batch) for shard, batch in replies.items()}
-        for asked in self._asked:
-            if isinstance(asked, str):
-                yield next(coming[asked])
-                continue
-            try:
-                yield asked.settle([next(coming[part.shard]) for part in asked.parts])
-            except Exception as error:  # noqa: BLE001 - handed over in its place, whatever it is
-                yield error
-
-
-def sha_of(encoder: Any, script: str | bytes) -> str:
-    """Return the SHA-1 by which a server knows ``script``, encoded as the clients do."""
-    return hashlib.sha1(encoder.encode(script), usedforsecurity=False).hexdigest()
-
-
-def unanswered(shard: str, error: Exception, *, sent: bool = True) -> StoreUnavailable | StoreRefused:
-    """Return the coordkit error for redis-py's ``error`` on this shard, which is its cause."""
-    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError)):
-        refused = StoreRefused(shard, f"the shard refused the connection ({error}); check its user and password")
-        refused.__cause__ = error
-        return refused
-    outcome = "whether the command was carried out is unknown" if sent else "the command was not sent"
-    lost = StoreUnavailable(shard, f"no answer from this shard ({error}); {outcome}; other shards are not affected")
-    lost.__cause__ = error
-    return lost
+    def _everywhere(self, command: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
+        if not command:
+            raise ValueError("command=(); a command's name and its arguments are allowed, as on_all('TIME')")
+        return self._router.plan_everywhere(command, options)
 
 
 def no_such_command(question: Question) -> redis.exceptions.ResponseError:
@@ -205,17 +121,6 @@ def no_such_command(question: Question) -> redis.exceptions.ResponseError:
 def has_no_keys(error: redis.exceptions.ResponseError) -> bool:
     """Return whether COMMAND GETKEYS said that the command has no key, which it tells as an error."""
     return "no key arguments" in str(error)
-
-
-def without_errors(commands: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], replies: list[Any]) -> list[Any]:
-    """Return a pipeline's replies, or raise the first error among them; as in redis-py it says of which command."""
-    for number, ((args, _), reply) in enumerate(zip(commands, replies, strict=True), 1):
-        if isinstance(reply, redis.exceptions.ResponseError):
-            words = " ".join(part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in args)
-            reply.args = (f"Command # {number} ({words[:100]}) of pipeline caused error: {reply}", *reply.args[1:])
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
 
 
 def only(replies: Iterator[Any]) -> Any:
@@ -240,6 +145,12 @@ def _check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type
     for name, client in shards.items():
         if not isinstance(client, kind) or isinstance(client, other):
             raise TypeError(f"shards[{name!r}]={client!r}; a {_named(kind)} client is allowed")
+        for method in ("execute_command", "parse_response"):
+            if _has_its_own(client, kind, method):
+                raise TypeError(
+                    f"shards[{name!r}]={client!r} overrides {method}, which splits and pipelines would bypass; "
+                    f"a {_named(kind)} client with redis-py's own {method} is allowed"
+                )
         first = seen.setdefault(id(client.connection_pool), name)
         if first != name:
             raise ValueError(f"shards[{name!r}] and shards[{first!r}] are one client; each shard has its own")
@@ -252,3 +163,9 @@ def _check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type
             f"shards[{a!r}] has (encoding, encoding_errors, decode_responses, protocol)={one!r} and shards[{b!r}] has "
             f"{two!r}; the same for all shards is allowed"
         )
+
+
+def _has_its_own(client: Any, kind: type[Any], method: str) -> bool:
+    # By the class that defines it and not by the function: tracing wraps redis-py's own in place, which is no override.
+    home = next(part for part in type(client).__mro__ if method in vars(part))
+    return method in vars(client) or home not in kind.__mro__

@@ -53,7 +53,9 @@ def wire_arguments(args: Sequence[Any]) -> tuple[Any, ...]:
     if not args:
         raise ValueError("args=(); a command's name and its arguments are allowed")
     name = args[0]
-    return (*name.split(), *args[1:]) if isinstance(name, (str, bytes)) else tuple(args)
+    if not isinstance(name, (str, bytes)) or not name.strip():
+        raise TypeError(f"args[0]={name!r}; the name of a command, a non-empty str or bytes, is allowed")
+    return (*name.split(), *args[1:])
 
 
 def key_positions(rule: str, args: Sequence[Any]) -> list[int]:

@@ -45,6 +45,12 @@ class Placement:
         if strangers:
             raise ValueError(f"table names {strangers!r}; only the shards {list(self.shards)!r} are allowed")
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {slots}" for name, slots in self.counts().items())
+        return (
+            f"<Placement {self.checksum()} of {SLOTS} slots: {counts if len(counts) < 200 else counts[:200] + ', ...'}>"
+        )
+
     def lookup(self, slot: int) -> str:
         """Return the shard that owns ``slot`` (0 to 16383)."""
         if not 0 <= slot < SLOTS:
@@ -53,7 +59,10 @@ class Placement:
 
     def lookup_many(self, slots: Iterable[int]) -> list[str]:
         """Return the owners of many slots, in their order; each must be from 0 to 16383."""
-        table = self.table
+        table, slots = self.table, list(slots)
+        if slots and not (min(slots) >= 0 and max(slots) < SLOTS):
+            stranger = next(slot for slot in slots if not 0 <= slot < SLOTS)
+            raise ValueError(f"slots has {stranger!r}; 0 to {SLOTS - 1} is allowed")
         return [table[slot] for slot in slots]
 
     def route(self, key: str | bytes) -> str:
@@ -115,6 +124,8 @@ def rendezvous(shards: Iterable[str], weights: Mapping[str, float] | None = None
     Source: rendezvous (HRW) hashing, Thaler and Ravishankar 1998, with the weights of Schindelhauer and Schomaker 2005;
     stable matching, Gale and Shapley 1962.
     """
+    if isinstance(shards, (str, bytes)) or not isinstance(shards, Iterable):
+        raise TypeError(f"shards={shards!r}; an iterable of names, each a non-empty str, is allowed")
     names = list(shards)
     if not names:
         raise NoNodes("placement", "shards is empty; name at least one shard")
@@ -129,6 +140,8 @@ def rendezvous(shards: Iterable[str], weights: Mapping[str, float] | None = None
 
 def check_weights(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
     """Return a weight for each name, 1 where none is given; ValueError or TypeError names what is wrong."""
+    if weights is not None and not isinstance(weights, Mapping):
+        raise TypeError(f"weights={weights!r}; a mapping of shard names to positive finite numbers is allowed")
     given = dict(weights or {})
     strangers = [name for name in given if name not in names]
     if strangers:

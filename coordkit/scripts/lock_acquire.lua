@@ -7,7 +7,7 @@
 -- Asked twice it does what asking once does: each acquisition has a holder id of its own.
 
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
-if not last or last >= 9007199254740991 then
+if not last or last ~= last or last >= 9007199254740991 then
   return redis.error_reply('ERR coordkit: the token counter at ' .. KEYS[2] .. ' is not a usable number')
 end
 -- The write comes first, so that a replica and a server out of memory say so at once.

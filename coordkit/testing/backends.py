@@ -10,7 +10,9 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from coordkit.testing import images
 
 if TYPE_CHECKING:
     from coordkit.testing.servers import RedisServer, ZooKeeperEnsemble
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "Choice", "Servers", "Settings", "Unavailable", "choose"]
 
 Kind = Literal["redis", "zookeeper"]
+T = TypeVar("T")
 
 BACKENDS = ("auto", "external", "process", "docker")
 _TRUE = ("1", "true", "yes", "on")
@@ -33,13 +36,16 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line, the environment and the ini file said, in this order of precedence."""
+    """What the command line, the environment and the ini file said, in this order of precedence.
+
+    An option that is given empty takes back what the others say; an empty variable is one that is not set.
+    """
 
     backends: tuple[str, ...] = ("auto",)
     redis_url: str = ""
     zk_hosts: str = ""
-    redis_image: str = "redis:7.4"
-    zk_image: str = "zookeeper:3.8"
+    redis_image: str = images.REDIS
+    zk_image: str = images.ZOOKEEPER
     require: bool = False
 
     @classmethod
@@ -50,7 +56,10 @@ class Settings:
         """
 
         def first(name: str) -> str:
-            return option(f"coordkit_{name}") or env.get(f"COORDKIT_TEST_{name.upper()}") or ini(f"coordkit_{name}")
+            given = option(f"coordkit_{name}")
+            if given is not None:
+                return given
+            return env.get(f"COORDKIT_TEST_{name.upper()}") or ini(f"coordkit_{name}")
 
         names = tuple(dict.fromkeys(part.strip() for part in (first("backend") or "auto").split(",")))
         for name in names:
@@ -62,8 +71,8 @@ class Settings:
             backends=names,
             redis_url=first("redis_url"),
             zk_hosts=first("zk_hosts"),
-            redis_image=first("redis_image") or cls.redis_image,
-            zk_image=first("zk_image") or cls.zk_image,
+            redis_image=first("redis_image") or images.redis_image(env),
+            zk_image=first("zk_image") or images.zookeeper_image(env),
             require=require.lower() in _TRUE,
         )
 
@@ -128,24 +137,29 @@ def _docker(kind: Kind, settings: Settings) -> tuple[bool, str]:
 
 
 class Servers:
-    """The servers of one test session, started when first asked for and kept until ``stop``."""
+    """The servers of one test session, started when first asked for and kept until ``stop``.
+
+    A start that failed is not tried again: each test that needs those servers gets the same error at once, where
+    waiting for them anew would take up to a minute each time.
+    """
 
     def __init__(self, settings: Settings, backend: str) -> None:
         self.settings = settings
         self.backend = backend
         self._redis: dict[str, list[RedisServer]] = {}
         self._zookeeper: dict[int, ZooKeeperEnsemble] = {}
+        self._failed: dict[str | int, Exception] = {}
 
     def redis(self, role: str, count: int) -> list[RedisServer]:
         """Return the ``count`` independent Redis servers of a role; raise Unavailable or ServerFailed."""
         if role not in self._redis:
-            self._redis[role] = self._start_redis(count)
+            self._redis[role] = self._once(role, lambda: self._start_redis(count))
         return self._redis[role]
 
     def zookeeper(self, nodes: int) -> ZooKeeperEnsemble:
         """Return the ZooKeeper of so many nodes; raise Unavailable or ServerFailed."""
         if nodes not in self._zookeeper:
-            self._zookeeper[nodes] = self._start_zookeeper(nodes)
+            self._zookeeper[nodes] = self._once(nodes, lambda: self._start_zookeeper(nodes))
         return self._zookeeper[nodes]
 
     def guests(self) -> tuple[list[RedisServer], list[ZooKeeperEnsemble]]:
@@ -162,6 +176,15 @@ class Servers:
         with ThreadPoolExecutor(max_workers=4) as pool:  # a container takes a third of a second to go
             list(pool.map(lambda server: server.stop(), everything))
 
+    def _once(self, what: str | int, start: Callable[[], T]) -> T:
+        if what in self._failed:
+            raise self._failed[what].with_traceback(None)  # else it grows with every test
+        try:
+            return start()
+        except Exception as error:
+            self._failed[what] = error
+            raise
+
     def _start_redis(self, count: int) -> list[RedisServer]:
         choice = self._choice("redis")
         if choice.backend == "process":
@@ -177,7 +200,7 @@ class Servers:
         try:
             return [*external.connect_redis(self.settings.redis_url, count)]
         except LookupError as error:
-            raise self._unavailable(str(error), choice) from error
+            raise self._unavailable(str(error), choice) from None  # it says all there is to say
 
     def _start_zookeeper(self, nodes: int) -> ZooKeeperEnsemble:
         choice = self._choice("zookeeper")
@@ -194,7 +217,7 @@ class Servers:
         try:
             return external.connect_zookeeper(self.settings.zk_hosts, nodes)
         except LookupError as error:
-            raise self._unavailable(str(error), choice) from error
+            raise self._unavailable(str(error), choice) from None  # it says all there is to say
 
     def _choice(self, kind: Kind) -> Choice:
         choice = choose(kind, self.settings, self.backend)

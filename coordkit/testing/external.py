@@ -1,10 +1,12 @@
 """Servers that somebody else runs, named by URL: they are used, and never hurt.
 
 ``redis_url`` may name several servers, separated by commas; shards and quorum take the first of them that they need.
+Those must be different servers: two databases of one Redis fall together, and would make a quorum of one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -74,6 +76,22 @@ class ExternalRedis(_Untouchable):
         finally:
             client.close()
 
+    @property
+    def shown(self) -> str:
+        """The URL without its user and password, for messages."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def run_id(self) -> str:
+        """Return what tells this server from every other; where INFO is forbidden to us, its address."""
+        import redis  # as above
+
+        with redis.Redis.from_url(self.url, socket_timeout=10.0, socket_connect_timeout=10.0) as client:
+            try:
+                return str(client.info("server")["run_id"])
+            except redis.ResponseError:  # an access list; NoPermissionError is one
+                return f"{self.host}:{self.port}"
+
     def __repr__(self) -> str:
         return f"<ExternalRedis {self.host}:{self.port}>"  # without the URL's password
 
@@ -118,17 +136,29 @@ class ExternalZooKeeper(ZooKeeperEnsemble):
 def connect_redis(redis_url: str, count: int) -> list[ExternalRedis]:
     """Return ``count`` servers of a comma separated list once all answer.
 
-    Raise LookupError when the list is too short, ServerFailed when one does not answer within 10 seconds.
+    Raise LookupError when the list is too short or names one server twice (by two names, or two of its databases),
+    ServerFailed when one does not answer within 10 seconds.
     """
-    urls = [url.strip() for url in redis_url.split(",") if url.strip()]
-    if len(set(urls)) < count:
-        raise LookupError(
-            f"{count} independent Redis servers are needed; COORDKIT_TEST_REDIS_URL names {len(set(urls))}"
-        )
+    urls = list(dict.fromkeys(url.strip() for url in redis_url.split(",") if url.strip()))
+    if len(urls) < count:
+        raise LookupError(f"{count} independent Redis servers are needed; COORDKIT_TEST_REDIS_URL names {len(urls)}")
     servers = [ExternalRedis(url) for url in urls[:count]]
     for server in servers:
         server.wait_ready(scaled(10.0))
+    if count > 1:
+        _must_differ(servers)
     return servers
+
+
+def _must_differ(servers: Sequence[ExternalRedis]) -> None:
+    seen: dict[str, ExternalRedis] = {}
+    for server in servers:
+        other = seen.setdefault(server.run_id(), server)
+        if other is not server:
+            raise LookupError(
+                f"{other.shown} and {server.shown} are one Redis server, and {len(servers)} independent ones are "
+                "needed: name another"
+            )
 
 
 def connect_zookeeper(zk_hosts: str, nodes: int) -> ExternalZooKeeper:

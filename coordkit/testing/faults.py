@@ -11,7 +11,6 @@ import inspect
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import NotOwned, Server, ServerFailed, ZooKeeperEnsemble, scaled, wait_until
@@ -116,14 +115,15 @@ class Faults:
     def proxy(self, server: Any) -> FaultProxy:
         """Return a FaultProxy before a server (owned or not); a client must be pointed at its address.
 
-        For an ensemble of several nodes take one for each: ``[faults.proxy(node) for node in ensemble.nodes]``.
+        For an ensemble of several nodes take one for each: ``[faults.proxy(node) for node in ensemble.nodes]``. Raise
+        ValueError for a Redis behind TLS.
         """
         if isinstance(server, ZooKeeperEnsemble):
             if len(server.nodes) != 1:
                 raise ValueError(f"server: {server.hosts!r} are several nodes; take one proxy for each of server.nodes")
             server = server.nodes[0]
-        userinfo = urlsplit(getattr(server, "url", "")).netloc.rpartition("@")[0]
-        proxy = FaultProxy(server.host, server.port, userinfo=userinfo)
+        url = getattr(server, "url", None)  # a ZooKeeper node has none
+        proxy = FaultProxy(server.host, server.port, **({} if url is None else {"server_url": url}))
         self._proxies.append(proxy)
         self.fired["proxy"] += 1
         return proxy

@@ -1,6 +1,7 @@
 """The pytest plugin: real servers, connected clients, a namespace and faults, as fixtures.
 
-pytest loads it through the entry point ``coordkit``; loading imports neither redis, kazoo, docker nor testcontainers.
+pytest loads it through the entry point ``coordkit``; loading imports neither redis, kazoo, tenacity, docker nor
+testcontainers.
 
 ====================================  =======  ==============================================================
 coordkit_redis_server                 session  a Redis: ``.url``, ``.owned``, ``.pause()`` ... (see ``servers``)
@@ -20,6 +21,7 @@ Isolation is by name only, never by FLUSHALL: use ``coordkit_namespace`` in ever
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -41,8 +43,8 @@ _OPTIONS = {
     "backend": "where test servers come from: auto, external, process or docker (or several of them, comma separated)",
     "redis_url": "Redis servers to use, comma separated URLs; they are never paused, killed or flushed",
     "zk_hosts": "ZooKeeper to use, host:port,host:port/chroot",
-    "redis_image": "image of Redis containers",
-    "zk_image": "image of ZooKeeper containers",
+    "redis_image": "image of Redis containers (else COORDKIT_REDIS_IMAGE, which the demo and compose read too)",
+    "zk_image": "image of ZooKeeper containers (else COORDKIT_ZOOKEEPER_IMAGE, as above)",
 }
 _REQUIRE = "fail, instead of skip, where no test server is available (also COORDKIT_TEST_REQUIRE=1 or CI=true)"
 _settings = pytest.StashKey[Settings]()
@@ -193,9 +195,10 @@ def _make_faults(*, required: bool) -> Faults:
     class SkippingFaults(Faults):
         def _about_to(self, fault: str, server: Server) -> None:
             try:
-                super()._about_to(fault, server)
+                return super()._about_to(fault, server)
             except NotOwned as error:
-                _skip_or_fail(str(error), fail=required)
+                why = str(error)
+            _skip_or_fail(why, fail=required)  # outside: else the report would show the one error during the other
 
     return SkippingFaults()
 
@@ -205,14 +208,20 @@ def _zk_mark(request: pytest.FixtureRequest) -> tuple[int, float]:
     wanted = {"nodes": 1, "timeout": 10.0, **(mark.kwargs if mark else {})}
     if (mark and mark.args) or set(wanted) != {"nodes", "timeout"}:
         raise pytest.UsageError(f"coordkit_zk takes nodes= and timeout= only: {mark}")
-    return int(wanted["nodes"]), float(wanted["timeout"])
+    nodes, timeout = wanted["nodes"], wanted["timeout"]
+    if type(nodes) is not int or nodes < 1:
+        raise pytest.UsageError(f"coordkit_zk: nodes: {nodes!r} is not an int of 1 or more")
+    if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
+        raise pytest.UsageError(f"coordkit_zk: timeout: {timeout!r} is not a finite number of seconds above 0")
+    return nodes, float(timeout)
 
 
 def _get(start: Callable[[], T]) -> T:
     try:
         return start()
     except Unavailable as error:
-        _skip_or_fail(str(error), fail=error.fail)
+        lacking = error
+    return _skip_or_fail(str(lacking), fail=lacking.fail)  # outside: else the report shows one during the other
 
 
 def _skip_or_fail(why: str, *, fail: bool) -> NoReturn:

@@ -21,6 +21,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
@@ -36,15 +37,22 @@ _ABORTIVE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close sends RST
 class FaultProxy:
     """A proxy on a free loopback port; every switch may be flipped, from any thread, while connections live.
 
-    ``target`` is the server's host and port; ``userinfo`` the ``user:password`` for ``url``, where it wants one.
+    ``target`` is the server's host and port; ``server_url`` its ``redis://`` URL, whose user, password and database
+    ``url`` keeps. Raise ValueError for ``rediss://`` and ``unix://``: a proxy of bytes cannot stand before those.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, host: str, port: int, *, userinfo: str = "") -> None:
+    def __init__(self, host: str, port: int, *, server_url: str = "redis:///0") -> None:
+        self._server_url = urlsplit(server_url)
+        if self._server_url.scheme != "redis":
+            shown = f"{self._server_url.scheme}://...@{host}:{port}"  # without its password
+            raise ValueError(
+                f"server_url: {shown!r} is not redis://: with TLS the certificate is for the server's own name, and "
+                "there is no reply that the proxy could read; use a server without TLS for this test"
+            )
         self.target = (host, port)
         self.hits: Counter[str] = Counter()
-        self._userinfo = userinfo
         self._latency = 0.0
         self._refuse = False
         self._requests = _Losses("request")
@@ -64,8 +72,9 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """What ``redis.Redis.from_url`` takes."""
-        return f"redis://{self._userinfo + '@' if self._userinfo else ''}{self.address}/0"
+        """What ``redis.Redis.from_url`` takes: the server's own URL, with this address in place of the server's."""
+        userinfo, at, _ = self._server_url.netloc.rpartition("@")
+        return self._server_url._replace(netloc=f"{userinfo}{at}{self.address}").geturl()
 
     @property
     def latency(self) -> float:

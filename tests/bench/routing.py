@@ -22,7 +22,7 @@ import redis
 import redis.asyncio
 
 from coordkit.routing import client, client_aio, rendezvous, slot_of
-from coordkit.routing.plan import Router
+from coordkit.routing.router import Router
 from coordkit.testing.processes import RedisProcess, start_redis_servers
 
 KEYS = [f"user:{i}:name" for i in range(100)]

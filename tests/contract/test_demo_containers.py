@@ -54,6 +54,25 @@ def test_without_binaries_the_servers_run_in_containers_and_none_is_left(images,
     assert _containers_of(process.pid) == []
 
 
+@pytest.mark.parametrize(
+    ("scene", "variable"),
+    [("2", "COORDKIT_REDIS_IMAGE"), ("3", "COORDKIT_ZOOKEEPER_IMAGE")],
+    ids=["redis", "zookeeper"],
+)
+def test_an_image_that_cannot_be_had_is_told_with_what_helps(images, tmp_path, scene, variable):
+    """The engine answers, so a container is tried: exit status 3, the image, and how to name another."""
+    image = {variable: "coordkit/no-such-image:none"}
+    environment = {**os.environ, **images, **image, "PATH": str(tmp_path), "JAVA_HOME": "", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "coordkit.cli", "demo", "--json", "--scene", scene]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=scaled(50), check=False)
+    report = json.loads(ended.stdout)
+    assert (ended.returncode, report["status"]) == (3, 3)
+    for wanted in ("coordkit/no-such-image:none", f"{variable}=IMAGE coordkit demo", "sudo apt-get install"):
+        assert wanted in report["error"]
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def _containers_of(pid):
     from testcontainers.core.docker_client import DockerClient
 

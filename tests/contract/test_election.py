@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import CancelledError as KazooCancelled
+from kazoo.exceptions import ConnectionLoss
+from kazoo.protocol.connection import _SESSION_EXPIRED
 
+import coordkit.aio
+from coordkit._ports import Create, Link, Multi
 from coordkit.core import znodes
-from coordkit.errors import AcquireTimeout, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
-from coordkit.testing.cleaning import close_kazoo, start_kazoo
+from coordkit.core.session import PROVEN
+from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
+from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
-
-
-@pytest.fixture
-def client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
-    """Make started clients, each with a session of its own."""
-    made: list[Any] = []
-
-    def make(timeout: float = 4.0, hosts: str = "") -> Any:
-        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
-        return made[-1]
-
-    yield make
-    for each in made:
-        close_kazoo(each)
 
 
 @pytest.fixture
@@ -54,8 +47,8 @@ def raze(client: Any, path: str) -> None:
     assert all(outcome is True for outcome in transaction.commit())
 
 
-async def test_the_leader_is_shown_with_its_token(flavour: Any, client: Any, path: str) -> None:
-    election = flavour.Election(client(), path, identity="billing-7")
+async def test_the_leader_is_shown_with_its_token(flavour: Any, zk_client: Any, path: str) -> None:
+    election = flavour.Election(zk_client(), path, identity="billing-7")
 
     assert await flavour.maybe(election.leader()) is None
     assert await flavour.maybe(election.contenders()) == []
@@ -76,11 +69,11 @@ async def test_the_leader_is_shown_with_its_token(flavour: Any, client: Any, pat
         leadership.ensure()
 
 
-async def test_contenders_lead_in_the_order_in_which_they_came(flavour: Any, client: Any, path: str) -> None:
-    watcher, order = flavour.Election(client(), path, identity="watcher"), []
+async def test_contenders_lead_in_the_order_in_which_they_came(flavour: Any, zk_client: Any, path: str) -> None:
+    watcher, order = flavour.Election(zk_client(), path, identity="watcher"), []
 
     async def stand(name: str) -> None:
-        async with flavour.within(flavour.Election(client(), path, identity=name)) as leadership:
+        async with flavour.within(flavour.Election(zk_client(), path, identity=name)) as leadership:
             order.append((name, leadership.token))
 
     async def standing() -> list[str]:
@@ -105,9 +98,9 @@ async def _has(standing: Callable[[], Any], count: int) -> bool:
     return len(await standing()) == count
 
 
-async def test_one_election_is_shared_by_many(flavour: Any, client: Any, path: str) -> None:
+async def test_one_election_is_shared_by_many(flavour: Any, zk_client: Any, path: str) -> None:
     """One object, many threads or tasks: one leads at a time, and every token is greater than the one before."""
-    election, inside, tokens = flavour.Election(client(), path, identity="shared"), [], []
+    election, inside, tokens = flavour.Election(zk_client(), path, identity="shared"), [], []
 
     async def stand() -> None:
         async with flavour.within(election) as leadership:
@@ -123,10 +116,10 @@ async def test_one_election_is_shared_by_many(flavour: Any, client: Any, path: s
     assert tokens == sorted(set(tokens))
 
 
-async def test_asking_once_is_refused_while_another_leads(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_asking_once_is_refused_while_another_leads(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
     async with flavour.within(flavour.Election(zk, path, identity="one")):
-        other = flavour.Election(client(), path, identity="two")
+        other = flavour.Election(zk_client(), path, identity="two")
         with pytest.raises(NotAcquired) as refused:
             async with flavour.within(other.lead(timeout=0)):
                 pytest.fail("two leaders")
@@ -136,21 +129,21 @@ async def test_asking_once_is_refused_while_another_leads(flavour: Any, client: 
         assert leadership.ensure()
 
 
-async def test_a_timeout_ends_the_wait_and_leaves_no_candidate(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_a_timeout_ends_the_wait_and_leaves_no_candidate(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
     async with flavour.within(flavour.Election(zk, path, identity="one")):
         with pytest.raises(AcquireTimeout) as late:
-            async with flavour.within(flavour.Election(client(), path, identity="two").lead(timeout=0.1)):
+            async with flavour.within(flavour.Election(zk_client(), path, identity="two").lead(timeout=0.1)):
                 pytest.fail("two leaders")
         assert late.value.timeout == 0.1
         assert late.value.name == path
         assert len(candidates(zk, path)) == 1
 
 
-async def test_two_hundred_polls_leave_no_watches(flavour: Any, client: Any, path: str) -> None:
+async def test_two_hundred_polls_leave_no_watches(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's Lock leaves 200 watchers on the leader's znode (K9)."""
-    zk = client()
-    async with flavour.within(flavour.Election(client(), path, identity="one")):
+    zk = zk_client()
+    async with flavour.within(flavour.Election(zk_client(), path, identity="one")):
         election = flavour.Election(zk, path, identity="two")
         for _ in range(200):
             with pytest.raises(AcquireTimeout):
@@ -162,17 +155,17 @@ async def test_two_hundred_polls_leave_no_watches(flavour: Any, client: Any, pat
     assert listeners <= 1
 
 
-async def test_a_contender_watches_only_the_one_before_it(flavour: Any, client: Any, path: str) -> None:
+async def test_a_contender_watches_only_the_one_before_it(flavour: Any, zk_client: Any, path: str) -> None:
     """No herd: of the others' znodes, the third contender watches the second's only."""
-    third = client()
+    third = zk_client()
 
     async def stand(zk: Any) -> None:
         async with flavour.within(flavour.Election(zk, path, identity="x")):
             pass
 
-    async with flavour.within(flavour.Election(client(), path, identity="first")):
+    async with flavour.within(flavour.Election(zk_client(), path, identity="first")):
         running = []
-        for count, zk in enumerate((client(), third), 2):
+        for count, zk in enumerate((zk_client(), third), 2):
             running.append(flavour.spawn(stand, zk))
             await flavour.until(lambda count=count: len(candidates(third, path)) == count)
         line = [f"{path}/candidates/{name}" for name in znodes.line(candidates(third, path))]
@@ -183,17 +176,17 @@ async def test_a_contender_watches_only_the_one_before_it(flavour: Any, client: 
         await each.result()
 
 
-async def test_the_blocks_own_error_wins_and_the_leader_resigns(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_the_blocks_own_error_wins_and_the_leader_resigns(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
     with pytest.raises(ZeroDivisionError):
         async with flavour.within(flavour.Election(zk, path, identity="one")):
             raise ZeroDivisionError
     assert candidates(zk, path) == []
 
 
-async def test_tokens_rise_though_the_path_was_deleted(flavour: Any, client: Any, path: str) -> None:
+async def test_tokens_rise_though_the_path_was_deleted(flavour: Any, zk_client: Any, path: str) -> None:
     """Sequence numbers begin anew with a new parent; a token that were one would go back (fact 3 of the notes)."""
-    zk, tokens = client(), []
+    zk, tokens = zk_client(), []
     election = flavour.Election(zk, path, identity="one")
     for _ in range(3):
         async with flavour.within(election) as leadership:
@@ -203,11 +196,11 @@ async def test_tokens_rise_though_the_path_was_deleted(flavour: Any, client: Any
     assert tokens == sorted(set(tokens))
 
 
-async def test_deleting_the_leaders_znode_ends_its_leadership(flavour: Any, client: Any, path: str) -> None:
+async def test_deleting_the_leaders_znode_ends_its_leadership(flavour: Any, zk_client: Any, path: str) -> None:
     """An operator's way to say: please step down. The watch tells it, long before the next proof is due."""
-    zk = client()
+    zk = zk_client()
     with pytest.raises(LeadershipLost) as lost:
-        async with flavour.within(flavour.Election(client(timeout=60.0), path, identity="one")) as leadership:
+        async with flavour.within(flavour.Election(zk_client(timeout=60.0), path, identity="one")) as leadership:
             zk.delete(f"{path}/candidates/{candidates(zk, path)[0]}")
             assert await flavour.maybe(leadership.lost.wait(10))
             leadership.ensure()
@@ -215,8 +208,8 @@ async def test_deleting_the_leaders_znode_ends_its_leadership(flavour: Any, clie
     assert "deleted" in str(lost.value)
 
 
-async def test_a_loss_is_told_at_the_end_of_the_block_at_the_latest(flavour: Any, client: Any, path: str) -> None:
-    zk, reached = client(), []
+async def test_a_loss_is_told_at_the_end_of_the_block_at_the_latest(flavour: Any, zk_client: Any, path: str) -> None:
+    zk, reached = zk_client(), []
     with pytest.raises(LeadershipLost):
         async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
             kill_session(zk)
@@ -228,9 +221,9 @@ async def test_a_loss_is_told_at_the_end_of_the_block_at_the_latest(flavour: Any
     assert bool(reached) is not flavour.is_async
 
 
-async def test_after_its_session_the_same_election_leads_again(flavour: Any, client: Any, path: str) -> None:
+async def test_after_its_session_the_same_election_leads_again(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's Lock believes to hold it, and cannot be acquired again (K2)."""
-    zk = client()
+    zk = zk_client()
     election, tokens = flavour.Election(zk, path, identity="one"), []
     for _ in range(2):
         with pytest.raises(LeadershipLost):
@@ -244,9 +237,9 @@ async def test_after_its_session_the_same_election_leads_again(flavour: Any, cli
     assert candidates(zk, path) == []
 
 
-async def test_a_session_that_ends_in_line_is_replaced(flavour: Any, client: Any, path: str) -> None:
+async def test_a_session_that_ends_in_line_is_replaced(flavour: Any, zk_client: Any, path: str) -> None:
     """The contender comes back by itself, with a new znode of its new session."""
-    zk, waiting = client(), client()
+    zk, waiting = zk_client(), zk_client()
 
     async def stand() -> int:
         async with flavour.within(flavour.Election(waiting, path, identity="two").lead(timeout=30)) as leadership:
@@ -261,11 +254,11 @@ async def test_a_session_that_ends_in_line_is_replaced(flavour: Any, client: Any
     assert await running.result() > first.token
 
 
-async def test_deleting_everything_below_the_path_is_survived(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_deleting_everything_below_the_path_is_survived(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
 
     async def stand() -> int:
-        async with flavour.within(flavour.Election(client(), path, identity="two").lead(timeout=30)) as leadership:
+        async with flavour.within(flavour.Election(zk_client(), path, identity="two").lead(timeout=30)) as leadership:
             return int(leadership.token)
 
     with pytest.raises(LeadershipLost):
@@ -278,8 +271,8 @@ async def test_deleting_everything_below_the_path_is_survived(flavour: Any, clie
     assert await running.result() > leadership.token
 
 
-async def test_run_returns_what_the_function_returns(flavour: Any, client: Any, path: str) -> None:
-    election = flavour.Election(client(), path, identity="one")
+async def test_run_returns_what_the_function_returns(flavour: Any, zk_client: Any, path: str) -> None:
+    election = flavour.Election(zk_client(), path, identity="one")
 
     async def serve(leadership: Any) -> Any:
         return leadership.token, await flavour.maybe(election.leader())
@@ -305,8 +298,8 @@ def _fit(flavour: Any, serve: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return blocking
 
 
-async def test_run_leads_again_after_a_loss(flavour: Any, client: Any, path: str) -> None:
-    zk, tokens = client(), []
+async def test_run_leads_again_after_a_loss(flavour: Any, zk_client: Any, path: str) -> None:
+    zk, tokens = zk_client(), []
     election = flavour.Election(zk, path, identity="one")
 
     async def serve(leadership: Any) -> str:
@@ -322,9 +315,9 @@ async def test_run_leads_again_after_a_loss(flavour: Any, client: Any, path: str
     assert tokens == sorted(tokens)
 
 
-async def test_run_once_raises_the_loss(flavour: Any, client: Any, path: str) -> None:
+async def test_run_once_raises_the_loss(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's Election.run returns None, as if all had gone well (fact 1 of the notes)."""
-    zk = client()
+    zk = zk_client()
 
     async def serve(leadership: Any) -> None:
         kill_session(zk)
@@ -336,10 +329,10 @@ async def test_run_once_raises_the_loss(flavour: Any, client: Any, path: str) ->
 
 @pytest.mark.parametrize("error", [ValueError, KazooCancelled, StoreUnavailable, TimeoutError])
 async def test_run_raises_what_the_function_raises(
-    flavour: Any, client: Any, path: str, error: type[Exception]
+    flavour: Any, zk_client: Any, path: str, error: type[Exception]
 ) -> None:
     """Also kazoo's CancelledError, which kazoo's Election swallows (K5), and an outage of another store."""
-    zk = client()
+    zk = zk_client()
 
     async def serve(leadership: Any) -> None:
         raise error("elsewhere", "its own") if error is StoreUnavailable else error("its own")
@@ -349,10 +342,10 @@ async def test_run_raises_what_the_function_raises(
     assert candidates(zk, path) == []
 
 
-async def test_stop_ends_a_run_in_line_and_not_the_next_one(flavour: Any, client: Any, path: str) -> None:
+async def test_stop_ends_a_run_in_line_and_not_the_next_one(flavour: Any, zk_client: Any, path: str) -> None:
     """After kazoo's ``cancel`` the next run returns without having led (K4)."""
-    zk = client()
-    election = flavour.Election(client(), path, identity="two")
+    zk = zk_client()
+    election = flavour.Election(zk_client(), path, identity="two")
 
     async def serve(leadership: Any) -> str:
         return "served"
@@ -414,14 +407,14 @@ async def test_a_missing_chroot_is_said(flavour: Any, coordkit_zk_server: ZooKee
 
 
 async def test_the_negotiated_session_timeout_counts(
-    flavour: Any, coordkit_zk_server: ZooKeeperEnsemble, client: Any, path: str
+    flavour: Any, coordkit_zk_server: ZooKeeperEnsemble, zk_client: Any, path: str
 ) -> None:
     """kazoo shows what was asked for (kazoo#769); the lease must rest on what the servers keep."""
     early = KazooClient(hosts=coordkit_zk_server.hosts, timeout=0.05)
     election = flavour.Election(early, path, identity="early")
     early.start(20)
     try:
-        late = client(timeout=0.05)
+        late = zk_client(timeout=0.05)
         flavour.Election(late, path, identity="late")  # looks into a connection that is open already
         granted = [each._coordkit_wire.session_timeout() for each in (early, late)]
         assert granted[0] == granted[1] > 0.05
@@ -431,9 +424,9 @@ async def test_the_negotiated_session_timeout_counts(
         close_kazoo(early)
 
 
-async def test_a_leadership_is_proven_as_long_as_it_lasts(flavour: Any, client: Any, path: str) -> None:
+async def test_a_leadership_is_proven_as_long_as_it_lasts(flavour: Any, zk_client: Any, path: str) -> None:
     """It outlives many times what one answered write proves."""
-    zk = client(timeout=0.6)
+    zk = zk_client(timeout=0.6)
     async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
         proven = zk._coordkit_wire.session_timeout() * 2 / 3
         lowest = proven
@@ -444,10 +437,10 @@ async def test_a_leadership_is_proven_as_long_as_it_lasts(flavour: Any, client: 
         assert lowest > 0
 
 
-async def test_what_may_not_be_written_is_refused(flavour: Any, client: Any, path: str) -> None:
+async def test_what_may_not_be_written_is_refused(flavour: Any, zk_client: Any, path: str) -> None:
     from kazoo.security import READ_ACL_UNSAFE
 
-    zk = client()
+    zk = zk_client()
     zk.ensure_path(path.rpartition("/")[0])
     zk.create(path, acl=READ_ACL_UNSAFE)
     with pytest.raises(StoreRefused, match="NoAuthError") as refused:
@@ -458,10 +451,10 @@ async def test_what_may_not_be_written_is_refused(flavour: Any, client: Any, pat
 
 
 async def test_leading_takes_two_round_trips_and_resigning_one(
-    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
     """kazoo's Lock takes three to five (fact 10 of the notes)."""
-    far = client(timeout=20.0, hosts=coordkit_faults.proxy(coordkit_zk_server).address)
+    far = zk_client(timeout=20.0, hosts=coordkit_faults.proxy(coordkit_zk_server).address)
     election, sent, call = flavour.Election(far, path, identity="one"), [0], far._call
     async with flavour.within(election):
         pass  # makes the path
@@ -478,25 +471,25 @@ async def test_leading_takes_two_round_trips_and_resigning_one(
     assert sent[0] == 3
 
 
-def test_an_interrupted_contender_is_gone(client: Any, path: str) -> None:
+def test_an_interrupted_contender_is_gone(zk_client: Any, path: str) -> None:
     """Ctrl-C while it waits in line."""
     from coordkit import Election
 
-    zk = client()
+    zk = zk_client()
     with Election(zk, path, identity="one"):
         interrupt = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
         interrupt.start()
-        with pytest.raises(KeyboardInterrupt), Election(client(), path, identity="two"):
+        with pytest.raises(KeyboardInterrupt), Election(zk_client(), path, identity="two"):
             pytest.fail("two leaders")
         interrupt.join()
         assert len(candidates(zk, path)) == 1
 
 
 async def test_used_up_numbers_are_refused_before_they_repeat(
-    flavour: Any, client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At 2**31 ZooKeeper's counter sticks, and three kazoo locks are held at once (K28)."""
-    zk = client()
+    zk = zk_client()
     election = flavour.Election(zk, path, identity="one")
     async with flavour.within(election):
         monkeypatch.setattr(znodes, "LAST_SEQUENCE", 1)
@@ -540,3 +533,206 @@ def test_use_after_a_fork_is_refused(coordkit_zk_server: ZooKeeperEnsemble, path
 
     assert said.stdout == "CoordError fork,LeadershipLost fork,CoordError fork", said.stderr
     assert said.returncode == 0, said.stderr
+
+
+def meddle(zk: Any, kind: type, instead: Callable[[Any, Callable[[], Any]], Any], times: int = 1) -> None:
+    """Have the next requests of this kind sent by ``instead(request, send)``."""
+    wire = zk._coordkit_wire
+    submit, left = wire.submit, [None] * times
+
+    def meddling(request: Any, deliver: Any) -> Any:
+        if isinstance(request, kind) and left:
+            left.pop()
+            return instead(request, lambda: submit(request, deliver))
+        return submit(request, deliver)
+
+    wire.submit = meddling
+
+
+async def test_taking_over_fails_if_our_znode_went_meanwhile(flavour: Any, zk_client: Any, path: str) -> None:
+    """Between the look at the line and the transaction: nothing is announced, and no token is spent."""
+    zk, direct = zk_client(), zk_client()
+    election = flavour.Election(zk, path, identity="one")
+
+    def without(_: Any, send: Callable[[], Any]) -> Any:
+        direct.delete(f"{path}/candidates/{candidates(direct, path)[0]}")
+        return send()
+
+    meddle(zk, Multi, without)
+    async with flavour.within(election) as leadership:
+        data, stat = direct.get(f"{path}/epoch")
+        assert stat.version == 1
+        assert stat.mzxid == leadership.token
+        assert candidates(direct, path) == [znodes.unpack_record(data).candidate]
+
+
+async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_client: Any, path: str) -> None:
+    """The answer to its creation was lost, and the session with it: it will go, and would take the term with it."""
+    zk, direct = zk_client(timeout=2.0), zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass  # what it stands on is there
+    before = direct.get(f"{path}/epoch")[1].version
+
+    def lost(_: Any, send: Callable[[], Any]) -> Any:
+        assert send().get(10)
+        session = zk.client_id
+        zk._call(_SESSION_EXPIRED, None)
+        while not zk.connected or zk.client_id in (None, session):
+            time.sleep(0.001)
+        result = zk.handler.async_result()
+        result.set_exception(ConnectionLoss())
+        return result
+
+    meddle(zk, Create, lost)
+    async with flavour.within(election) as leadership:
+        assert {direct.exists(f"{path}/candidates/{each}").ephemeralOwner for each in candidates(direct, path)} == {
+            zk.client_id[0]
+        }
+        stat = direct.get(f"{path}/epoch")[1]
+        assert stat.version == before + 1
+        assert stat.mzxid == leadership.token
+
+
+async def test_a_leadership_ends_in_time_though_the_connection_stands(flavour: Any, zk_client: Any, path: str) -> None:
+    """A server that is cut off from the quorum goes on answering pings: the lease ends all the same."""
+    zk = zk_client(timeout=2.0)
+    session = zk.client_id
+    with pytest.raises(LeadershipLost, match="ttl ran out"):
+        async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
+            meddle(zk, Multi, lambda _, __: zk.handler.async_result(), times=100)
+            await flavour.until(lambda: leadership.remaining() == 0.0)
+            assert zk.connected
+            assert zk.client_id == session
+            if flavour.is_async:
+                await flavour.sleep(20)  # cancelled by the loss
+            assert leadership.lost.wait(10)
+
+
+@pytest.mark.parametrize("what", ["link", "session"])
+async def test_ensure_looks_at_the_connection_itself(flavour: Any, zk_client: Any, path: str, what: str) -> None:
+    """It does not rely on having been told."""
+    with pytest.raises(LeadershipLost):
+        async with flavour.within(flavour.Election(zk_client(), path, identity="one")) as leadership:
+            ensemble = leadership._core.candidate.session.ensemble
+            truth = getattr(ensemble, what)
+            setattr(ensemble, what, lambda: Link.CONNECTING if what == "link" else truth() + 1)
+            try:
+                leadership.ensure()
+            finally:
+                setattr(ensemble, what, truth)
+
+
+async def test_a_slow_ensemble_has_leaders_too(flavour: Any, zk_client: Any, path: str) -> None:
+    """An answer that leaves any time to lead is taken; asking again would bring no better one."""
+    zk = zk_client(timeout=2.0)
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass
+
+    def slow(_: Any, send: Callable[[], Any]) -> Any:
+        time.sleep(0.6 * zk._coordkit_wire.session_timeout() * PROVEN)
+        return send()
+
+    meddle(zk, Multi, slow)
+    before = zk.get(f"{path}/epoch")[1].version
+    async with flavour.within(election.lead(timeout=20)) as leadership:
+        assert leadership.token == zk.get(f"{path}/epoch")[1].mzxid
+        assert zk.get(f"{path}/epoch")[1].version == before + 1
+
+
+async def test_an_ensemble_too_slow_to_prove_anything_is_unavailable(flavour: Any, zk_client: Any, path: str) -> None:
+    zk, asked = zk_client(timeout=2.0), []
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass
+
+    def slow(_: Any, send: Callable[[], Any]) -> Any:
+        asked.append(None)
+        time.sleep(1.1 * zk._coordkit_wire.session_timeout() * PROVEN)
+        return send()
+
+    meddle(zk, Multi, slow, times=2)
+    with pytest.raises(StoreUnavailable):
+        async with flavour.within(election.lead(timeout=1)):
+            pytest.fail("a term without a proof")
+    assert len(asked) == 1
+    await flavour.until(lambda: candidates(zk, path) == [])
+
+
+async def test_stop_keeps_nothing_of_the_terms_that_are_over(flavour: Any, zk_client: Any, path: str) -> None:
+    election, kept = flavour.Election(zk_client(), path, identity="one"), []
+
+    def once(leadership: Any) -> None:
+        (attempt,) = election._core._attempts
+        kept.append(len(attempt.stop._listeners))
+        if len(kept) < 3:
+            raise LeadershipLost(path, "for the test", token=leadership.token)
+
+    async def serve(leadership: Any) -> None:
+        once(leadership)
+
+    await flavour.maybe(election.run(serve if flavour.is_async else once))
+    assert kept == [0, 0, 0]
+
+
+def test_event_loops_leave_neither_listeners_nor_watches(zk_client: Any, path: str) -> None:
+    """One listener and one watch per znode for each client, however many loops have come and gone."""
+    zk = zk_client()
+    with coordkit.Election(zk_client(), path, identity="one"):
+        election = coordkit.aio.Election(zk, path, identity="two")
+
+        async def poll() -> None:
+            with pytest.raises(AcquireTimeout):
+                async with election.lead(timeout=0.02):
+                    pytest.fail("two leaders")
+
+        for _ in range(10):
+            asyncio.run(poll())
+        assert len(zk.state_listeners) == 1
+        assert len(zk._coordkit_wire._listeners) == 0
+        assert zk._coordkit_wire.bells._waiting == {}
+        assert sum(len(each) for each in zk._data_watchers.values()) <= 2
+
+
+def test_a_call_that_could_never_be_answered_is_refused(zk_client: Any, path: str) -> None:
+    """In kazoo's own threads, which are what brings the answers."""
+    zk = zk_client()
+    election, said = coordkit.Election(zk, path, identity="one"), []
+
+    def ask(*_: Any) -> None:
+        try:
+            election.leader()
+        except CoordError as error:
+            said.append((type(error), str(error)))
+
+    zk.ensure_path(path)
+    zk.get(path, watch=ask)
+    zk.set(path, b"changed")
+    zk.add_listener(ask)
+    kill_session(zk)
+    while len(said) < 3:
+        time.sleep(0.001)
+    assert {kind for kind, _ in said} == {CoordError}
+    assert all("kazoo's own" in text for _, text in said)
+
+
+def test_a_coroutine_function_is_not_served_by_a_blocking_run(zk_client: Any, path: str) -> None:
+    async def serve(_: Any) -> None:
+        pytest.fail("never awaited, so never run")
+
+    with pytest.raises(TypeError, match="coroutine function"):
+        coordkit.Election(zk_client(), path, identity="one").run(serve)
+
+
+async def test_a_znode_deleted_as_the_block_ends_was_not_given_back(flavour: Any, zk_client: Any, path: str) -> None:
+    zk, direct = zk_client(), zk_client()
+
+    def without(_: Any, send: Callable[[], Any]) -> Any:
+        direct.delete(f"{path}/candidates/{candidates(direct, path)[0]}")
+        return send()
+
+    with pytest.raises(LeadershipLost) as lost:
+        async with flavour.within(flavour.Election(zk, path, identity="one")):
+            meddle(zk, Multi, without)
+    assert "it was gone" in str(lost.value)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from kazoo.protocol.connection import _SESSION_EXPIRED
+from kazoo.security import make_acl
 
-from coordkit.errors import LeaseLost, StoreUnavailable
-from coordkit.testing.cleaning import close_kazoo, start_kazoo
+import coordkit
+from coordkit._ports import GetData, Multi, SetData
+from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
-
-
-@pytest.fixture
-def client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
-    """Make started clients, each with a session of its own."""
-    made: list[Any] = []
-
-    def make(timeout: float = 4.0, hosts: str = "") -> Any:
-        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
-        return made[-1]
-
-    yield make
-    for each in made:
-        close_kazoo(each)
 
 
 @pytest.fixture
@@ -56,13 +47,13 @@ class Reader:
         await self._running.result()
 
 
-async def test_members_come_change_and_go(flavour: Any, client: Any, path: str) -> None:
-    group = flavour.Group(client(), path)
+async def test_members_come_change_and_go(flavour: Any, zk_client: Any, path: str) -> None:
+    group = flavour.Group(zk_client(), path)
 
     assert await flavour.maybe(group.members()) == {}
     async with flavour.within(group.join("billing-7", data=b"10.0.0.7:80")) as member:
         assert await flavour.maybe(group.members()) == {"billing-7": b"10.0.0.7:80"}
-        async with flavour.within(flavour.Group(client(), path).join("billing-3")):
+        async with flavour.within(flavour.Group(zk_client(), path).join("billing-3")):
             assert await flavour.maybe(group.members()) == {"billing-7": b"10.0.0.7:80", "billing-3": b""}
         await flavour.maybe(member.update(b"draining"))
         assert await flavour.maybe(group.members()) == {"billing-7": b"draining"}
@@ -75,22 +66,22 @@ async def test_members_come_change_and_go(flavour: Any, client: Any, path: str) 
 
 
 @pytest.mark.parametrize("identity", ["a/b", ".", "..", "ünï côde", "100%", "a b", "zookeeper", "x" * 1024, "%2E"])
-async def test_any_text_is_an_identity(flavour: Any, client: Any, path: str, identity: str) -> None:
-    group = flavour.Group(client(), path)
+async def test_any_text_is_an_identity(flavour: Any, zk_client: Any, path: str, identity: str) -> None:
+    group = flavour.Group(zk_client(), path)
     async with flavour.within(group.join(identity, data=b"1")):
         assert await flavour.maybe(group.members()) == {identity: b"1"}
 
 
-async def test_the_first_change_is_the_present_state(flavour: Any, client: Any, path: str) -> None:
-    group = flavour.Group(client(), path)
+async def test_the_first_change_is_the_present_state(flavour: Any, zk_client: Any, path: str) -> None:
+    group = flavour.Group(zk_client(), path)
     async with flavour.within(group.join("a", data=b"1")):
         async for change in flavour.each(group.watch()):
             assert change == ({"a": b"1"}, {"a"}, frozenset(), frozenset())
             break
 
 
-async def test_each_change_says_who_joined_left_and_was_updated(flavour: Any, client: Any, path: str) -> None:
-    group, other = flavour.Group(client(), path), flavour.Group(client(), path)
+async def test_each_change_says_who_joined_left_and_was_updated(flavour: Any, zk_client: Any, path: str) -> None:
+    group, other = flavour.Group(zk_client(), path), flavour.Group(zk_client(), path)
     stream = flavour.each(group.watch())
 
     assert await anext(stream) == ({}, frozenset(), frozenset(), frozenset())
@@ -101,8 +92,8 @@ async def test_each_change_says_who_joined_left_and_was_updated(flavour: Any, cl
     assert await anext(stream) == ({}, frozenset(), {"a"}, frozenset())
 
 
-async def test_a_late_reader_gets_one_change_that_says_all(flavour: Any, client: Any, path: str) -> None:
-    group, other = flavour.Group(client(), path), flavour.Group(client(), path)
+async def test_a_late_reader_gets_one_change_that_says_all(flavour: Any, zk_client: Any, path: str) -> None:
+    group, other = flavour.Group(zk_client(), path), flavour.Group(zk_client(), path)
     stream = flavour.each(group.watch())
     await anext(stream)
     async with flavour.within(other.join("gone")):
@@ -117,9 +108,9 @@ async def test_a_late_reader_gets_one_change_that_says_all(flavour: Any, client:
         assert "gone" not in change.left
 
 
-async def test_a_member_is_made_anew_in_a_new_session(flavour: Any, client: Any, path: str) -> None:
+async def test_a_member_is_made_anew_in_a_new_session(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's Party goes on ``participating`` while the server is empty (K20)."""
-    zk, watching = client(), client()
+    zk, watching = zk_client(), zk_client()
     reader = Reader(flavour, flavour.Group(watching, path))
     async with flavour.within(flavour.Group(zk, path).join("a", data=b"1")) as member:
         await flavour.maybe(member.update(b"2"))
@@ -139,9 +130,9 @@ def _owner(zk: Any, node: str) -> int | None:
     return None if stat is None else stat.ephemeralOwner
 
 
-async def test_nobody_sees_a_member_change_its_session(flavour: Any, client: Any, path: str) -> None:
+async def test_nobody_sees_a_member_change_its_session(flavour: Any, zk_client: Any, path: str) -> None:
     """The servers still have the old session: its znode is replaced in one transaction."""
-    zk, watching = client(timeout=30.0), client()
+    zk, watching = zk_client(timeout=30.0), zk_client()
     reader = Reader(flavour, flavour.Group(watching, path))
     async with flavour.within(flavour.Group(zk, path).join("a", data=b"1")) as member:
         await flavour.until(lambda: reader.members == {"a": b"1"})
@@ -157,14 +148,14 @@ async def test_nobody_sees_a_member_change_its_session(flavour: Any, client: Any
     await reader.close()
 
 
-async def test_the_last_to_join_has_the_identity(flavour: Any, client: Any, path: str) -> None:
+async def test_the_last_to_join_has_the_identity(flavour: Any, zk_client: Any, path: str) -> None:
     """A restarted process does not wait for its former session; its former self, if it lives, is told."""
-    seen = client()
+    seen = zk_client()
     with pytest.raises(LeaseLost) as lost:
-        async with flavour.within(flavour.Group(client(), path).join("a", data=b"old")) as old:
+        async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"old")) as old:
             reader = Reader(flavour, flavour.Group(seen, path))
             await flavour.until(lambda: reader.members == {"a": b"old"})
-            running = flavour.spawn(_join_until, flavour, flavour.Group(client(), path), old.lost)
+            running = flavour.spawn(_join_until, flavour, flavour.Group(zk_client(), path), old.lost)
             if flavour.is_async:
                 await flavour.sleep(20)  # cancelled by the loss
             assert old.lost.wait(10)
@@ -182,9 +173,9 @@ async def _join_until(flavour: Any, group: Any, lost: Any) -> int:
         return int(new.token)
 
 
-async def test_a_member_deleted_by_hand_comes_back(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
-    async with flavour.within(flavour.Group(client(), path).join("a", data=b"1")):
+async def test_a_member_deleted_by_hand_comes_back(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
+    async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"1")):
         for _ in range(3):
             before = zk.get(f"{path}/a")[1].czxid
             zk.delete(f"{path}/a")
@@ -192,10 +183,10 @@ async def test_a_member_deleted_by_hand_comes_back(flavour: Any, client: Any, pa
     assert zk.get_children(path) == []
 
 
-async def test_a_stream_outlives_its_group(flavour: Any, client: Any, path: str) -> None:
+async def test_a_stream_outlives_its_group(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's ChildrenWatch stops for ever when the parent is deleted, as an idle container is (K18)."""
-    zk = client()
-    reader = Reader(flavour, flavour.Group(client(), path))
+    zk = zk_client()
+    reader = Reader(flavour, flavour.Group(zk_client(), path))
     for i in range(3):
         async with flavour.within(flavour.Group(zk, path).join("a", data=b"%d" % i)):
             await flavour.until(lambda i=i: reader.members == {"a": b"%d" % i})
@@ -204,10 +195,10 @@ async def test_a_stream_outlives_its_group(flavour: Any, client: Any, path: str)
     await reader.close()
 
 
-async def test_a_stream_outlives_its_session(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_a_stream_outlives_its_session(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
     reader = Reader(flavour, flavour.Group(zk, path))
-    async with flavour.within(flavour.Group(client(), path).join("a", data=b"1")) as member:
+    async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"1")) as member:
         await flavour.until(lambda: reader.members == {"a": b"1"})
         kill_session(zk)
         await flavour.maybe(member.update(b"2"))
@@ -219,12 +210,12 @@ async def test_a_stream_outlives_its_session(flavour: Any, client: Any, path: st
 
 
 async def test_a_reconnect_changes_nothing(
-    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
     """Curator's discovery deletes and creates every member at every blip."""
-    proxy, zk = coordkit_faults.proxy(coordkit_zk_server), client()
+    proxy, zk = coordkit_faults.proxy(coordkit_zk_server), zk_client()
     reader = Reader(flavour, flavour.Group(zk, path))
-    cut = client(timeout=10.0, hosts=proxy.address)
+    cut = zk_client(timeout=10.0, hosts=proxy.address)
     async with flavour.within(flavour.Group(cut, path).join("a", data=b"1")) as member:
         await flavour.until(lambda: reader.members == {"a": b"1"})
         made = zk.get(f"{path}/a")[1]
@@ -242,14 +233,14 @@ async def test_a_reconnect_changes_nothing(
 
 
 async def test_fifty_members_are_read_in_two_round_trips(
-    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
     """kazoo's Party takes one round trip for each (K20)."""
-    zk, proxy = client(), coordkit_faults.proxy(coordkit_zk_server)
+    zk, proxy = zk_client(), coordkit_faults.proxy(coordkit_zk_server)
     zk.ensure_path(path)
     for made in [zk.create_async(f"{path}/m{i}", b"%d" % i, ephemeral=True) for i in range(50)]:
         made.get(timeout=20)
-    far = client(timeout=20.0, hosts=proxy.address)
+    far = zk_client(timeout=20.0, hosts=proxy.address)
     group = flavour.Group(far, path)
     sent = [0]
     call = far._call
@@ -265,10 +256,10 @@ async def test_fifty_members_are_read_in_two_round_trips(
     assert sent[0] == 2
 
 
-async def test_closed_streams_leave_nothing_behind(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_closed_streams_leave_nothing_behind(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
     group = flavour.Group(zk, path)
-    async with flavour.within(flavour.Group(client(), path).join("a")):
+    async with flavour.within(flavour.Group(zk_client(), path).join("a")):
         for i in range(200):
             stream = group.watch()
             async for change in flavour.each(stream):
@@ -285,23 +276,23 @@ async def test_closed_streams_leave_nothing_behind(flavour: Any, client: Any, pa
         assert sum(len(each) for each in watches) <= 2
 
 
-async def test_closing_a_stream_ends_its_reader(flavour: Any, client: Any, path: str) -> None:
-    reader = Reader(flavour, flavour.Group(client(), path))
+async def test_closing_a_stream_ends_its_reader(flavour: Any, zk_client: Any, path: str) -> None:
+    reader = Reader(flavour, flavour.Group(zk_client(), path))
     await flavour.until(lambda: reader.changes)
     await reader.close()
     assert len(reader.changes) == 1
 
 
-async def test_the_blocks_own_error_wins_and_the_member_leaves(flavour: Any, client: Any, path: str) -> None:
-    group = flavour.Group(client(), path)
+async def test_the_blocks_own_error_wins_and_the_member_leaves(flavour: Any, zk_client: Any, path: str) -> None:
+    group = flavour.Group(zk_client(), path)
     with pytest.raises(ZeroDivisionError):
         async with flavour.within(group.join("a")):
             raise ZeroDivisionError
     assert await flavour.maybe(group.members()) == {}
 
 
-async def test_a_stopped_client_is_said(flavour: Any, client: Any, path: str) -> None:
-    zk = client()
+async def test_a_stopped_client_is_said(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
     group = flavour.Group(zk, path)
     zk.stop()
     with pytest.raises(StoreUnavailable, match=r"start\(\)"):
@@ -322,3 +313,129 @@ async def test_it_works_inside_a_chroot(flavour: Any, coordkit_zk: Any) -> None:
         assert (await anext(stream)).members == {"a": b"1"}
         coordkit_zk.set("/members/a", b"by hand")
         await flavour.until(lambda: coordkit_zk.get("/members/a")[0] == b"1")
+
+
+async def test_only_members_are_members(flavour: Any, zk_client: Any, path: str) -> None:
+    """An election whose path is below that of the group is no member of it, though its znodes are there."""
+    zk = zk_client()
+    zk.ensure_path(f"{path}/leader")
+    group = flavour.Group(zk, path)
+    async with flavour.within(group.join("a", data=b"1")):
+        assert await flavour.maybe(group.members()) == {"a": b"1"}
+        async for change in flavour.each(group.watch()):
+            assert change.members == {"a": b"1"}
+            break
+
+
+def test_of_many_that_join_at_once_the_last_has_the_identity(zk_client: Any, path: str) -> None:
+    """Whoever made its znode last, by its token; each has a token of its own, and all others are told."""
+    clients = [zk_client(10.0) for _ in range(6)]
+    for i in range(6):
+        blocks = [coordkit.Group(zk, f"{path}/{i}").join("a") for zk in clients]
+        together = threading.Barrier(len(blocks))
+
+        def join(block: Any, together: threading.Barrier = together) -> Any:
+            together.wait(10)
+            return block.__enter__()
+
+        with ThreadPoolExecutor(len(blocks)) as pool:
+            members = sorted(pool.map(join, blocks), key=lambda member: int(member.token))
+        assert len({member.token for member in members}) == len(members)
+        for former in members[:-1]:
+            assert former.lost.wait(10)
+        assert members[-1].ensure()
+        for block in blocks:
+            block.__exit__(ValueError, ValueError("the block's own"), None)
+
+
+def meddle(zk: Any, kind: type, action: Callable[[], Any], *, after: bool) -> None:
+    """Have ``action`` run once, in the moment before or after the next request of this kind is carried out."""
+    wire = zk._coordkit_wire
+    submit, due = wire.submit, [action]
+
+    def meddling(request: Any, deliver: Any) -> Any:
+        mine = isinstance(request, kind) and bool(due)
+        act = due.pop() if mine else None
+        if act is not None and not after:
+            act()
+        result = submit(request, deliver)
+        if act is not None and after:
+            result.wait(10)
+            act()
+        return result
+
+    wire.submit = meddling
+
+
+@pytest.mark.parametrize("same_client", [False, True])
+@pytest.mark.parametrize("after", [True, False])
+def test_a_member_made_anew_learns_who_joined_meanwhile(
+    zk_client: Any, path: str, same_client: bool, after: bool
+) -> None:
+    """Another joins in the moment before or after the znode is made anew: there is one member, and it is the other."""
+    old_zk, seen = zk_client(), zk_client()
+    new_zk = old_zk if same_client else zk_client()
+    old_block = coordkit.Group(old_zk, path).join("a", data=b"old")
+    new_block = coordkit.Group(new_zk, path).join("a", data=b"new")
+    old, joined = old_block.__enter__(), []
+    meddle(old_zk, Multi, lambda: joined.append(new_block.__enter__()), after=after)
+    seen.delete(f"{path}/a")
+    assert old.lost.wait(10)
+    (new,) = joined
+    assert new.ensure()
+    assert new.token > old.token
+    assert seen.get(f"{path}/a")[0] == b"new"
+    assert seen.get(f"{path}/a")[1].czxid == new.token
+    with pytest.raises(LeaseLost):
+        old_block.__exit__(None, None, None)
+    new_block.__exit__(None, None, None)
+    assert seen.get_children(path) == []
+
+
+def test_an_update_never_reaches_another_incarnation(zk_client: Any, path: str) -> None:
+    """Whoever lost the identity without having heard of it is told, and the other's data stay."""
+    old_zk, new_zk = zk_client(), zk_client()
+    old = coordkit.Group(old_zk, path).join("a", data=b"old").__enter__()
+    block, joined = coordkit.Group(new_zk, path).join("a", data=b"new"), []
+    meddle(old_zk, SetData, lambda: joined.append(block.__enter__()), after=False)
+    before = new_zk.get(f"{path}/a")[1].version
+    with pytest.raises(LeaseLost):
+        old.update(b"late")
+    assert old.lost
+    data, stat = new_zk.get(f"{path}/a")
+    assert data == b"new"
+    assert stat.version != before
+    assert joined[0].ensure()
+    block.__exit__(None, None, None)
+
+
+def test_leaving_says_that_it_was_lost_though_it_was_heard_late(zk_client: Any, path: str) -> None:
+    """A loss is found while the block is being left: that is no outage."""
+    zk = zk_client()
+    block = coordkit.Group(zk, path).join("a", data=b"old")
+    core = block.__enter__()._core
+
+    def until_left() -> None:
+        end = time.monotonic() + 10
+        while not core._leaving and time.monotonic() < end:
+            time.sleep(0.001)
+
+    meddle(zk, GetData, until_left, after=True)
+    with coordkit.Group(zk_client(), path).join("a", data=b"new") as new:
+        with pytest.raises(LeaseLost):
+            block.__exit__(None, None, None)
+        assert new.ensure()
+
+
+async def test_a_refused_join_leaves_nothing_that_tries_again(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
+    zk.ensure_path(path)
+    owner = zk_client()
+    owner.create(f"{path}/a", ephemeral=True, acl=[make_acl("ip", "192.0.2.1", all=True)])
+    with pytest.raises(StoreRefused):
+        async with flavour.within(flavour.Group(zk, path).join("a")):
+            pytest.fail("a member that may not be written")
+    session = zk._coordkit_sessions.here() if flavour.is_async else zk._coordkit_session
+    assert session.guests == set()
+    assert session._listeners == set()
+    assert session.joins == {}

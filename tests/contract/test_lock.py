@@ -312,7 +312,7 @@ async def test_a_server_that_forgot_the_scripts(flavour: Any, make: Any, maybe: 
     assert await maybe(lease.release()) is True
 
 
-@pytest.mark.parametrize("counter", ["many", "9007199254740991", "1e300"])
+@pytest.mark.parametrize("counter", ["many", "9007199254740991", "1e300", "nan"])
 async def test_a_counter_that_is_no_number_refuses(flavour: Any, make: Any, maybe: Any, counter: str) -> None:
     """A token that cannot rise is not given out."""
     lock = make()
@@ -321,6 +321,39 @@ async def test_a_counter_that_is_no_number_refuses(flavour: Any, make: Any, mayb
         await maybe(lock.acquire(timeout=0))
 
     assert await maybe(lock.client.exists(lock.key)) == 0
+
+
+async def test_a_key_without_expiry_is_not_asked_for_in_a_hurry(flavour: Any, make: Any, maybe: Any) -> None:
+    """Somebody else's key under our name: the pauses grow as ever, and the message says what is odd."""
+    lock = make()
+    await maybe(lock.client.set(lock.key, "not ours"))
+    asked = (await maybe(lock.client.info("commandstats"))).get("cmdstat_evalsha", {"calls": 0})["calls"]
+    with pytest.raises(AcquireTimeout, match="held by not ours, without expiry"):
+        await maybe(lock.acquire(timeout=0.5))
+    after = (await maybe(lock.client.info("commandstats")))["cmdstat_evalsha"]["calls"]
+
+    assert 1 <= after - asked < 60
+
+
+async def test_max_hold_bounds_what_the_server_keeps(flavour: Any, make: Any, maybe: Any) -> None:
+    lock = make(ttl=5, max_hold=6)
+    lease = await maybe(lock.acquire())
+    await flavour.sleep(1.5)
+    await maybe(lease.renew())
+
+    assert await maybe(lock.client.pttl(lock.key)) <= 4_500
+    await maybe(lease.release())
+
+
+async def test_a_renewal_keeps_the_counter_too(flavour: Any, make: Any, maybe: Any) -> None:
+    lock = make()
+    counter = lock.key.removesuffix("lock") + "token"
+    lease = await maybe(lock.acquire())
+    await maybe(lock.client.pexpire(counter, 1000))
+    await maybe(lease.renew())
+
+    assert await maybe(lock.client.pttl(counter)) > 1000
+    await maybe(lease.release())
 
 
 async def test_repr_says_what_it_is(flavour: Any, make: Any, maybe: Any) -> None:

@@ -13,8 +13,9 @@ import pytest
 import redis
 import redis.exceptions
 
-from coordkit.errors import CrossShardError, NoNodes, PartialFailure, StoreRefused, StoreUnavailable
+from coordkit.errors import CrossShardError, NoNodes, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
 from coordkit.routing import client, client_aio, rendezvous, slot_of
+from coordkit.routing.client_batch import TAKE
 
 NAMES = ("a", "b", "c")
 PLACEMENT = rendezvous(NAMES)
@@ -23,8 +24,11 @@ PLACEMENT = rendezvous(NAMES)
 def sharded(flavour: Any, urls: dict[str, str], **options: Any) -> Any:
     """Return a ShardedRedis of this flavour over clients that the end of the test closes."""
     options = {"socket_timeout": 10, "socket_connect_timeout": 10, "retry": None, **options}
-    kind = client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
-    return kind({name: flavour.redis(url, **options) for name, url in urls.items()})
+    return sharded_of(flavour)({name: flavour.redis(url, **options) for name, url in urls.items()})
+
+
+def sharded_of(flavour: Any) -> Any:
+    return client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
 
 
 @pytest.fixture
@@ -200,6 +204,11 @@ async def test_what_has_no_key_is_refused_or_asked_of_all(
     ):  # fmt: skip
         with pytest.raises(CrossShardError):
             await maybe(refused())
+    for kept in (("SELECT", 1), ("MULTI",), ("CLIENT REPLY", "OFF"), ("SUBSCRIBE", "c")):
+        with pytest.raises(CrossShardError):
+            await maybe(shards.on_all(*kept))
+    with pytest.raises(ValueError, match=r"command=\(\); a command's name"):
+        await maybe(shards.on_all())
     await maybe(shards.mset(dict.fromkeys(keys, 1)))
     assert await maybe(shards.ping()) is True
     sizes = [await maybe(one.dbsize()) for one in shards.shards().values()]
@@ -287,13 +296,36 @@ async def test_a_transaction_stays_on_one_shard(flavour: Any, urls: Any, key_on:
         shards.pipeline(shard_hint="x")
 
 
+async def test_a_transaction_replies_as_redis_pys_does(flavour: Any, urls: Any, key_on: Any) -> None:
+    shards, maybe, key, text = sharded(flavour, urls), flavour.maybe, key_on("a"), key_on("a", 1)
+    await maybe(shards.set(text, "x"))
+    pipe = shards.pipeline(transaction=True)
+    assert await maybe(pipe.execute()) == []
+    assert await maybe(pipe.mget([]).execute()) == [[]]
+    replies = await maybe(pipe.hset(key, mapping={"f": 1}).mget([]).hgetall(key).mget([key, text]).execute())
+    assert replies == [1, [], {b"f": b"1"}, [None, b"x"]]
+    replies = await maybe(pipe.hlen(key).incr(text).hlen(key).execute(raise_on_error=False))
+    assert (replies[0], replies[2]) == (1, 1)
+    assert "not an integer" in str(replies[1])
+    with pytest.raises(redis.exceptions.ResponseError, match=r"^Command # 2 \(INCR.*\) of pipeline .*not an integer"):
+        await maybe(pipe.hlen(key).incr(text).execute())
+    broken = ("SET", text)  # which the server refuses to queue, and so discards the whole
+    with pytest.raises(redis.exceptions.ResponseError, match=r"^Command # 2 \(SET .*wrong number"):
+        await maybe(pipe.hset(key, "f", 2).execute_command(*broken).execute())
+    replies = await maybe(pipe.hset(key, "f", 2).execute_command(*broken).execute(raise_on_error=False))
+    assert isinstance(replies[0], redis.exceptions.ExecAbortError)
+    assert "wrong number" in str(replies[1])
+    assert await maybe(shards.hget(key, "f")) == b"1"
+
+
 async def test_a_shard_that_is_down_fails_its_own_keys_only(
     flavour: Any, urls: Any, keys: list[str], key_on: Any, closed_url: str
 ) -> None:
     shards, maybe = sharded(flavour, {**urls, "b": closed_url}), flavour.maybe
     down, up = key_on("b"), key_on("a")
-    with pytest.raises(StoreUnavailable, match=r"^b: no answer from this shard") as error:
+    with pytest.raises(ShardDown, match=r"^b: this shard cannot be reached .*the command was not sent") as error:
         await maybe(shards.get(down))
+    assert error.value.shard == "b"
     assert isinstance(error.value.__cause__, redis.exceptions.ConnectionError)
     assert await maybe(shards.set(up, 1)) is True
     with pytest.raises(PartialFailure) as partial:
@@ -310,13 +342,67 @@ async def test_a_shard_that_is_down_fails_its_own_keys_only(
     assert (set(partial.value.ok), set(partial.value.failed)) == ({"a", "c"}, {"b"})
     replies = await maybe(shards.pipeline().get(up).get(down).incr(up).execute(raise_on_error=False))
     assert (replies[0], replies[2]) == (b"7" if up in keys else b"1", 8 if up in keys else 2)
-    assert isinstance(replies[1], StoreUnavailable)
-    with pytest.raises(StoreUnavailable, match=r"^b: .*the command was not sent"):
+    assert isinstance(replies[1], ShardDown)
+    with pytest.raises(ShardDown, match=r"^b: .*the command was not sent"):
         await maybe(shards.pipeline().get(down).get(up).execute())
-    with pytest.raises(StoreUnavailable, match=r"^b: "):
+    with pytest.raises(ShardDown, match=r"^b: .*the command was not sent"):
         await maybe(shards.pipeline(transaction=True).get(down).execute())
-    with pytest.raises(StoreUnavailable, match=r"^b: "):
+    replies = await maybe(shards.pipeline(transaction=True).get(down).incr(down).execute(raise_on_error=False))
+    assert [type(reply) for reply in replies] == [ShardDown, ShardDown]
+    with pytest.raises(ShardDown, match=r"^b: .*the command was not sent"):
         [key async for key in flavour.each(shards.scan_iter("none*"))]
+
+
+async def test_when_all_shards_are_down_no_part_is_said_to_have_worked(
+    flavour: Any, keys: list[str], closed_url: str
+) -> None:
+    shards, maybe = sharded(flavour, dict.fromkeys(NAMES, closed_url)), flavour.maybe
+    for ask in (lambda: shards.mget(keys), lambda: shards.delete(*keys), shards.ping, lambda: shards.on_all("TIME")):
+        with pytest.raises(StoreUnavailable, match=r"none of its 3 shards answered: a: .*; b: .*; c: ") as error:
+            await maybe(ask())
+        assert isinstance(error.value.__cause__, redis.exceptions.ConnectionError)
+
+
+async def test_a_command_that_may_have_been_sent_is_not_said_to_be_unsent(
+    flavour: Any, urls: Any, key_on: Any, coordkit_faults: Any, coordkit_redis_shards: Any
+) -> None:
+    """The reply is lost, and the retry of the client then finds the port closed: its error alone says "refused"."""
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.backoff import AbstractBackoff
+    from redis.retry import Retry
+
+    proxy = coordkit_faults.proxy(coordkit_redis_shards[1])
+
+    class Refusing(AbstractBackoff):
+        def compute(self, failures: int) -> float:
+            proxy.refuse = failures > 0
+            return 0
+
+    retry: Any = (AsyncRetry if flavour.is_async else Retry)(Refusing(), 1)
+    shards, key = sharded(flavour, {**urls, "b": proxy.url}, retry=retry, socket_timeout=5), key_on("b")
+    await flavour.maybe(shards.set(key, 1000))
+    proxy.drop_reply_matching(b":1001")
+    with pytest.raises(StoreUnavailable, match=r"^b: .*unknown") as error:
+        await flavour.maybe(shards.incr(key))
+    assert type(error.value) is StoreUnavailable
+    assert "onnect" in str(error.value.__cause__)
+    looks = flavour.redis(urls["b"])
+    assert await flavour.maybe(looks.get(key)) == b"1001"
+
+
+async def test_an_empty_pool_is_told_from_a_silent_shard(flavour: Any, urls: Any, key_on: Any) -> None:
+    shards, maybe = sharded(flavour, urls, max_connections=1), flavour.maybe
+    pool = shards.on("b").connection_pool
+    taken = await maybe(pool.get_connection(*TAKE))
+    try:
+        for ask in (lambda: shards.get(key_on("b")), lambda: shards.pipeline().get(key_on("b")).execute()):
+            with pytest.raises(StoreUnavailable, match=r"^b: the command was not sent .*own pool") as error:
+                await maybe(ask())
+            assert type(error.value) is StoreUnavailable
+            assert "no answer" not in str(error.value)
+    finally:
+        await maybe(pool.release(taken))
+    assert await maybe(shards.get(key_on("b"))) is None
 
 
 async def test_nothing_of_a_split_or_a_pipeline_is_sent_twice(
@@ -334,11 +420,17 @@ async def test_nothing_of_a_split_or_a_pipeline_is_sent_twice(
     await maybe(shards.set(lost, 1000))
     proxy.drop_reply_matching(b":1001", times=3)
     replies = await maybe(shards.pipeline().incr(lost).incr(kept).execute(raise_on_error=False))
-    assert isinstance(replies[0], StoreUnavailable)
+    assert type(replies[0]) is StoreUnavailable
     assert "unknown" in str(replies[0])
     assert replies[1] == 1
     proxy.heal()
     assert await maybe(shards.get(lost)) == b"1001"
+    proxy.drop_reply_matching(b":1002", times=3)
+    replies = await maybe(shards.pipeline(transaction=True).incr(lost).get(lost).execute(raise_on_error=False))
+    assert [type(reply) for reply in replies] == [StoreUnavailable] * 2
+    assert "unknown" in str(replies[0])
+    proxy.heal()
+    assert await maybe(shards.get(lost)) == b"1002"
 
 
 async def test_replies_that_came_before_a_silence_are_kept(flavour: Any, urls: Any, key_on: Any) -> None:
@@ -423,9 +515,78 @@ async def test_an_error_of_the_users_command_stays_redis_pys(flavour: Any, urls:
         await maybe(shards.execute_command("NOSUCHCOMMAND", keys[0]))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "MISCONF Redis is configured to save RDB snapshots",
+        "NOPERM this user has no permissions",
+        "NOAUTH Authentication required.",
+        "NOREPLICAS Not enough good replicas to write.",
+    ],
+)
+async def test_what_a_shard_refuses_for_its_own_sake_is_told_with_its_name(
+    flavour: Any, urls: Any, key_on: Any, line: str
+) -> None:
+    """A script answers with the server's line; single, in a pipeline, and in a transaction."""
+    shards, maybe, key = sharded(flavour, urls), flavour.maybe, key_on("b")
+    script = f'return redis.error_reply("{line}")'
+    for ask in (
+        lambda: shards.eval(script, 1, key),
+        lambda: shards.pipeline().eval(script, 1, key).execute(),
+        lambda: shards.pipeline(transaction=True).eval(script, 1, key).execute(),
+    ):
+        with pytest.raises(StoreRefused, match=r"^b: the shard answered no: .*; ") as error:
+            await maybe(ask())
+        assert isinstance(error.value.__cause__, redis.exceptions.RedisError)
+
+
+@pytest.mark.parametrize(
+    "line", ["WRONGTYPE Operation against a key", "NOSCRIPT No matching script.", "ERR syntax error"]
+)
+async def test_what_is_wrong_with_a_command_stays_redis_pys(flavour: Any, urls: Any, key_on: Any, line: str) -> None:
+    shards, maybe, key = sharded(flavour, urls), flavour.maybe, key_on("b")
+    script = f"return redis.error_reply('{line}')"
+    for ask in (
+        lambda: shards.eval(script, 1, key),
+        lambda: shards.pipeline().eval(script, 1, key).execute(),
+        lambda: shards.pipeline(transaction=True).eval(script, 1, key).execute(),
+    ):
+        with pytest.raises(redis.exceptions.ResponseError, match=line.rsplit(maxsplit=1)[-1]):
+            await maybe(ask())
+
+
+async def test_a_split_that_one_shard_refuses_names_it_and_one_that_all_refuse_is_refused(
+    flavour: Any, urls: Any, key_on: Any, keys: list[str], coordkit_namespace: str
+) -> None:
+    """A real refusal: an ACL that forbids MSET to our user, on one shard and then on all."""
+    maybe, user = flavour.maybe, {"username": coordkit_namespace, "password": "x"}
+    admins = {name: flavour.redis(url) for name, url in urls.items()}
+    try:
+        for name, admin in admins.items():
+            rules: Any = ["+@all", "-mset", "-multi"] if name == "b" else ["+@all"]
+            await maybe(admin.acl_setuser(coordkit_namespace, True, passwords=["+x"], keys=["*"], commands=rules))
+        shards = sharded(flavour, urls, **user)
+        with pytest.raises(PartialFailure) as partial:
+            await maybe(shards.mset(dict.fromkeys(keys, 1)))
+        assert {shard for shard, _ in partial.value.failed.values()} == {"b"}
+        refused = [error for _, error in partial.value.failed.values()]
+        assert all(isinstance(error, StoreRefused) and str(error).startswith("b: ") for error in refused)
+        with pytest.raises(StoreRefused, match=r"^b: it answered no to MULTI .*may have carried out the commands"):
+            await maybe(shards.pipeline(transaction=True).incr(key_on("b", 40)).execute())
+        for admin in admins.values():
+            await maybe(admin.acl_setuser(coordkit_namespace, True, keys=["*"], commands=["-mset"]))
+        with pytest.raises(StoreRefused, match=r"^MSET: none of its 3 shards carried it out: a: .*; b: .*; c: "):
+            await maybe(shards.mset(dict.fromkeys(keys, 1)))
+    finally:
+        for admin in admins.values():
+            await maybe(admin.acl_deluser(coordkit_namespace))
+
+
 async def test_a_refused_password_is_no_silence(flavour: Any, urls: Any, key_on: Any, coordkit_namespace: str) -> None:
     shards = sharded(flavour, urls, username=coordkit_namespace, password=coordkit_namespace)
-    with pytest.raises(StoreRefused, match=r"^a: .*user and password"):
+    with pytest.raises(StoreRefused, match=r"^a: the shard answered no: .*password"):
         await flavour.maybe(shards.get(key_on("a")))
 
 
@@ -474,8 +635,50 @@ async def test_introspection_agrees_with_what_is_done(flavour: Any, urls: Any, k
         shards.shards()["d"] = None
 
 
+@pytest.mark.parametrize("method", ["execute_command", "parse_response"])
+async def test_a_client_that_overrides_what_splits_bypass_is_refused(flavour: Any, urls: Any, method: str) -> None:
+    """Such as one that puts a prefix before each key, which it would do on one shard and not for a split."""
+    good = flavour.redis(urls["a"])
+    kind, own = type(good), vars(type(good))[method]
+    prefixed = type("Prefixed", (kind,), {method: own})(connection_pool=good.connection_pool)
+    patched = kind(connection_pool=good.connection_pool)
+    setattr(patched, method, lambda *_: None)
+    for client_ in (prefixed, patched):
+        with pytest.raises(
+            TypeError, match=rf"shards\['a'\]=.* overrides {method}, .*redis-py's own {method} is allowed"
+        ):
+            sharded_of(flavour)({"a": client_})
+    harmless = type("Named", (kind,), {"owner": "me"})(connection_pool=good.connection_pool)
+    assert await flavour.maybe(sharded_of(flavour)({"a": harmless}).ping()) is True
+
+
+async def test_closing_closes_every_client_even_if_one_fails(flavour: Any, urls: Any, monkeypatch: Any) -> None:
+    shards, closed = sharded(flavour, urls), list[str]()
+
+    def closing(name: str) -> Callable[[], Any]:
+        def close() -> None:
+            closed.append(name)
+            if name == "b":
+                raise ConnectionError("reset while closing")
+
+        async def aclose() -> None:
+            close()
+
+        return aclose if flavour.is_async else close
+
+    with monkeypatch.context() as patched:
+        for name, one in shards.shards().items():
+            method = (
+                "aclose" if flavour.is_async and hasattr(one, "aclose") else "close"
+            )  # redis-py 5.0.0 has no aclose
+            patched.setattr(one, method, closing(name))
+        with pytest.raises(ConnectionError, match="reset while closing"):
+            await flavour.maybe(shards.aclose() if flavour.is_async else shards.close())
+    assert sorted(closed) == list(NAMES)
+
+
 async def test_weights_and_names_decide_and_addresses_do_not(flavour: Any, urls: Any) -> None:
-    kind = client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
+    kind = sharded_of(flavour)
     clients = [flavour.redis(url) for url in urls.values()]
     one = kind(dict(zip(NAMES, clients, strict=True)), weights={"b": 2})
     other = kind(dict(zip(reversed(NAMES), clients, strict=True)), weights={"b": 2})
@@ -483,7 +686,7 @@ async def test_weights_and_names_decide_and_addresses_do_not(flavour: Any, urls:
 
 
 async def test_bad_arguments_are_refused_at_construction(flavour: Any, urls: Any) -> None:
-    kind = client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
+    kind = sharded_of(flavour)
     url = urls["a"]
     good = flavour.redis(url)
     wrong = redis.Redis() if flavour.is_async else redis.asyncio.Redis()
@@ -498,6 +701,7 @@ async def test_bad_arguments_are_refused_at_construction(flavour: Any, urls: Any
         ({b"a": good}, None, TypeError, "shard name b'a' is bytes"),
         ({"": good}, None, ValueError, "shard name ''"),
         ({"a": good}, {"a": 0}, ValueError, r"weights\['a'\]=0"),
+        ({"a": good}, [1, 2], TypeError, r"weights=\[1, 2\]; a mapping"),
         ({"a": good}, {"b": 1}, ValueError, r"weights has \['b'\]"),
         ({"a": good, "b": flavour.redis(url, decode_responses=True)}, None, ValueError, "decode_responses"),
         ({"a": good, "b": flavour.redis(url, encoding="latin-1")}, None, ValueError, "encoding"),

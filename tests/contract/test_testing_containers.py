@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from coordkit.testing import ServerFailed, plugin
-from coordkit.testing.servers import wait_until, zookeeper_mode
+from coordkit.testing.servers import ask, wait_until, zookeeper_mode
 
 pytest.importorskip("testcontainers", reason="pip install 'coordkit[testing]'")
 
@@ -86,6 +86,35 @@ def test_a_zookeeper_container_waits_by_itself_when_used_as_any_container(contai
     node = containers.ZooKeeperContainer(settings.zk_image).with_kwargs(labels=containers._labels())
     with containers._reaper_if_here(), node:
         assert zookeeper_mode(node.get_container_host_ip(), node.get_exposed_port(2181)) == "standalone"
+
+
+def test_a_zookeeper_image_honours_the_variables_of_the_official_one(containers, settings):
+    """Ours is a stand-in for it: what it was told is read back from the server."""
+    node = containers.ZooKeeperContainer(settings.zk_image, tick_time=300).with_kwargs(labels=containers._labels())
+    node.with_envs(
+        ZOO_DATA_DIR="/datalog",  # the other way round: both are there in any image
+        ZOO_DATA_LOG_DIR="/data",
+        ZOO_AUTOPURGE_PURGEINTERVAL="7",
+        ZOO_AUTOPURGE_SNAPRETAINCOUNT="9",
+        ZOO_MAX_CLIENT_CNXNS="77",
+        ZOO_STANDALONE_ENABLED="false",
+        ZOO_ADMINSERVER_ENABLED="true",
+    )
+    with containers._reaper_if_here(), node:
+        host, port = node.get_container_host_ip(), node.get_exposed_port(2181)
+        conf = ask(host, port, b"conf").decode().splitlines()
+        assert {
+            "dataDir=/datalog/version-2",
+            "dataLogDir=/data/version-2",
+            "tickTime=300",
+            "maxClientCnxns=77",
+            "maxSessionTimeout=60000",  # from ZOO_CFG_EXTRA
+        } <= set(conf)
+        assert zookeeper_mode(host, port) == "leader"  # of one: not standalone
+        written = node.exec(["cat", "/conf/zoo.cfg"]).output.decode().splitlines()
+        assert {"autopurge.purgeInterval=7", "autopurge.snapRetainCount=9"} <= set(written)
+        commands = "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /commands/ruok HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3"
+        assert '"command" : "ruok"' in node.exec(["bash", "-c", commands]).output.decode()
 
 
 def test_an_ensemble_of_containers_elects_again_and_removes_its_network(containers, settings, api):

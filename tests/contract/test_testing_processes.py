@@ -55,9 +55,9 @@ def test_what_a_redis_keeps_over_a_crash_is_what_it_was_told_to_keep(appendonly,
 
 
 def test_a_replica_is_in_step_when_it_is_given_out():
-    with start_redis(password="p") as primary, redis.Redis.from_url(primary.url) as client:  # noqa: S106 - a test server's
+    with start_redis(password="p") as primary, redis.Redis.from_url(primary.url) as client:
         client.set("a", 1)
-        with start_redis(replica_of=primary, password="p") as replica, redis.Redis.from_url(replica.url) as reader:  # noqa: S106 - as above
+        with start_redis(replica_of=primary, password="p") as replica, redis.Redis.from_url(replica.url) as reader:
             assert reader.get("a") == b"1"
             assert reader.info("replication")["role"] == "slave"
 

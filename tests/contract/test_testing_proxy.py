@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -255,3 +257,55 @@ def test_a_closed_proxy_leaves_no_thread_and_says_that_it_is_closed(coordkit_red
     with pytest.raises(RuntimeError, match="closed"):
         proxy.hold = True
     client.close()
+
+
+def test_a_proxy_that_is_closed_over_live_connections_says_nothing():
+    """Whatever the loop's transports and tasks had to say would go to stderr, and would be some user's puzzle."""
+    code = """if True:
+        import gc, logging, socket, sys, threading
+        from coordkit.testing import FaultProxy
+
+        logging.basicConfig(level=logging.DEBUG)
+        logging.getLogger("asyncio").setLevel(logging.WARNING)
+        def echo(listener):
+            while True:
+                connection = listener.accept()[0]
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+        def answer(connection):
+            with connection:
+                try:
+                    while data := connection.recv(10):
+                        connection.sendall(data)
+                except OSError:
+                    pass
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=echo, args=(listener,), daemon=True).start()
+        for fault in ("none", "drop_replies", "hold", "latency", "reset_all"):
+            proxy = FaultProxy(*listener.getsockname())
+            clients = [socket.create_connection((proxy.host, proxy.port)) for _ in range(3)]
+            for client in clients:
+                client.sendall(b"x")
+                client.recv(1)
+            if fault == "reset_all":
+                proxy.reset_all()
+            elif fault != "none":
+                setattr(proxy, fault, 5.0 if fault == "latency" else True)
+                for client in clients:
+                    client.sendall(b"y")
+            proxy.close()
+            for client in clients:
+                client.close()
+        del proxy
+        gc.collect()
+        print("closed")
+    """
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")

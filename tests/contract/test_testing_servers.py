@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -11,7 +14,7 @@ from kazoo.protocol.states import KazooState
 
 from coordkit.testing import expire, kill_session, paused
 from coordkit.testing.cleaning import close_kazoo, delete_keys, start_kazoo
-from coordkit.testing.external import ExternalRedis
+from coordkit.testing.external import ExternalRedis, connect_redis
 from coordkit.testing.faults import Faults
 from coordkit.testing.servers import NotOwned, serves_redis, serves_zookeeper, wait_until, zookeeper_mode
 
@@ -228,3 +231,50 @@ async def test_a_lock_that_was_expired_is_free_and_a_free_one_cannot_expire(
     with pytest.raises(LookupError, match="nobody holds it"):
         await maybe(expire(lock))
     assert await maybe(first.release()) is False
+
+
+@pytest.fixture(params=["+@all", "+@all -info"], ids=["info is allowed", "info is forbidden"])
+def named(request, coordkit_redis_shards, coordkit_namespace):
+    """Give URLs of two servers for a user with a password."""
+    rules = ["on", ">secret", "~*", *request.param.split()]
+    for server in coordkit_redis_shards[:2]:
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("ACL", "SETUSER", coordkit_namespace, *rules)
+    yield [f"redis://{coordkit_namespace}:secret@{each.host}:{each.port}/0" for each in coordkit_redis_shards[:2]]
+    for server in coordkit_redis_shards[:2]:
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("ACL", "DELUSER", coordkit_namespace)
+
+
+def test_two_databases_of_one_server_are_not_independent_servers(named):
+    one, other = named
+    database = one.removesuffix("0") + "1"
+    with pytest.raises(LookupError, match="are one Redis server, and 2 independent ones are needed") as caught:
+        connect_redis(f"{one},{database}", 2)
+    for url in (one, database):
+        assert url.rpartition("@")[2] in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert [server.url for server in connect_redis(f"{one},{one},{other}", 2)] == [one, other]
+    assert [server.url for server in connect_redis(database, 1)] == [database]
+
+
+def test_one_server_by_two_names_is_one_server(coordkit_redis_server):
+    port = coordkit_redis_server.port
+    address = ip_address(socket.gethostbyname(coordkit_redis_server.host))
+    with pytest.raises(LookupError, match="are one Redis server"):
+        connect_redis(f"redis://{address}:{port}/0,redis://{int(address)}:{port}/0", 2)  # an IPv4 address is a number
+
+
+def test_a_proxy_reaches_the_database_of_the_server_s_url(coordkit_redis_server, coordkit_faults, coordkit_namespace):
+    here = urlsplit(coordkit_redis_server.url)
+    server = ExternalRedis(here._replace(path="/5").geturl())
+    key = f"{coordkit_namespace}:key"
+    with (
+        redis.Redis.from_url(coordkit_faults.proxy(server).url) as far,
+        redis.Redis.from_url(server.url) as near,
+        redis.Redis.from_url(here._replace(path="/4").geturl()) as elsewhere,
+    ):
+        far.set(key, "v", px=60_000)
+        assert near.get(key) == b"v"
+        assert not elsewhere.exists(key)
+        near.delete(key)

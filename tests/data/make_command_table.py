@@ -2,8 +2,8 @@
 
     python tests/data/make_command_table.py 127.0.0.1 6379 > coordkit/routing/command_table.py
 
-The server's own key specifications are the source; `rule_of` (coordkit/routing/commands.py) reads them, here and when
-coordkit meets a command at run time that the table does not know.
+The server's own key specifications are the source; `entries_of` (coordkit/routing/commands.py) reads them, here and
+when coordkit meets a command at run time that the table does not know.
 """
 
 from __future__ import annotations

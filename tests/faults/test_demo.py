@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 
 from coordkit import cli
 from coordkit.demo import scene_2_late_write, scene_5_replicas
-from coordkit.testing.servers import scaled, wait_until
+from coordkit.testing.servers import ServerFailed, scaled, wait_until
 
 DEMO = [sys.executable, "-m", "coordkit.cli", "demo"]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -241,6 +242,30 @@ def test_an_interrupted_demo_leaves_nothing(demo, number, status, scene, until):
     assert "Traceback" not in story
 
 
+@pytest.mark.parametrize("late", ["argparse", "coordkit.demo.command", "redis.client"])
+def test_ctrl_c_while_modules_are_imported_ends_it_quietly(demo, late):
+    """The first tenths of a second: nothing was made, so there is nothing to tell; status 130."""
+    code = f"""if True:
+        import os, signal, sys
+
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if name == {late!r}:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        from coordkit.cli import main
+        assert {late!r} not in sys.modules
+        sys.meta_path.insert(0, Watch())
+        sys.argv = ["coordkit", "demo"]
+        sys.exit(main())
+    """
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(
+        command, env=demo.environment(), capture_output=True, text=True, timeout=scaled(30), check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 @linux
 def test_a_killed_demo_leaves_no_process(demo):
     """SIGKILL gives no time to clean up: the kernel ends the servers and the workers, also one that was stopped."""
@@ -276,6 +301,57 @@ def test_a_named_server_is_never_replaced_by_another(demo):
     assert "secret" not in ended.stdout + ended.stderr
 
 
+def test_a_named_replica_is_refused_before_anything_is_played(demo, coordkit_redis_shards, coordkit_faults):
+    """What takes no writes cannot serve: exit status 3, what was answered, and what to name instead."""
+    import redis
+
+    primary, replica, _ = coordkit_redis_shards
+    if not primary.owned:
+        pytest.skip("a server that is not ours is made nobody's replica")
+    with redis.Redis.from_url(replica.url) as client:
+        client.replicaof("127.0.0.1", 1)
+        try:
+            ended = demo.run("--json", "--scene", "1", "--redis-url", replica.url)
+        finally:
+            client.replicaof("NO", "ONE")
+    report = json.loads(ended.stdout)
+    assert (ended.returncode, report["status"], report["scenes"]) == (3, 3, [])
+    assert f"{replica.host}:{replica.port} was named, and refuses to be written to" in report["error"]
+    assert "read only replica" in report["error"]
+    assert "Name a primary" in report["error"]
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_chroot_that_does_not_exist_is_told_with_the_command_that_makes_it(demo, coordkit_zk_server):
+    ended = demo.run("--json", "--scene", "3", "--zookeeper", f"{coordkit_zk_server.hosts}/no/such")
+    report = json.loads(ended.stdout)
+    assert (ended.returncode, report["status"], report["scenes"]) == (3, 3, [])
+    assert "has no /no/such" in report["error"]
+    assert f"zkCli.sh -server {coordkit_zk_server.hosts} create /no/such" in report["error"]
+    assert ended.stderr == f"coordkit demo: {report['error']}\n"  # and no warning of kazoo's
+
+
+def test_one_server_named_twice_is_a_wrong_command_line(demo, coordkit_redis_server):
+    other = f"{coordkit_redis_server.url.removesuffix('/0')}/1"
+    ended = demo.run("--scene", "4", "--redis-url", f"{coordkit_redis_server.url},{other}")
+    assert ended.returncode == 2
+    assert "are one Redis server" in ended.stderr
+
+
+def test_a_private_server_that_does_not_start_is_no_broken_promise(here, capsys, monkeypatch):
+    """Exit status 3 with the server's last words, in the report and in its scene; no further scene is played."""
+
+    def fail(count):
+        raise ServerFailed(f"{count} of them did not serve\nand this is the log")
+
+    monkeypatch.setattr("coordkit.testing.processes.missing", lambda _: None)
+    monkeypatch.setattr("coordkit.testing.processes.start_redis_servers", fail)
+    status, report = here(capsys, "--scene", "1", "2")
+    [scene] = report["scenes"]
+    assert (status, report["status"], scene["ok"]) == (3, 3, False)
+    assert report["error"] == scene["error"] == "1 of them did not serve\nand this is the log"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--scene", "6"], ["--scene", "one"], ["--bogus"], ["--redis-url", "nonsense"], ["--zookeeper", "nonsense"]],
@@ -286,6 +362,37 @@ def test_a_wrong_command_line_is_status_2_and_a_message(demo, arguments):
     assert ended.returncode == 2
     assert arguments[-1] in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+BOTH = ["--redis-url", "redis://h:4/5", "--zookeeper=h:3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "servers"),
+    [
+        ([], "redis zookeeper"),
+        (["--json"], "redis zookeeper"),
+        (["--help"], ""),
+        (BOTH, "redis"),  # scenes 4 and 5 want more
+        ([*BOTH, "--scene", "1", "2", "3"], ""),
+        ([*BOTH, "--scene=3", "--json", "--scene=5"], "redis"),
+        (["--scene", "3"], "zookeeper"),
+        (["--scene", "3", "--redis-url", "redis://h:4"], "zookeeper"),
+        (["--scene", "1", "3", "--redis-url=redis://h:4"], "zookeeper"),
+        (["--zookeeper", "h:1"], "redis"),
+        (["--scene", "2", "--json"], "redis"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_script_sets_up_the_servers_that_its_scenes_will_start(tmp_path, arguments, servers):
+    """`compose/demo`, with a set-up that only says what it was asked for."""
+    (tmp_path / "compose").mkdir()
+    script = tmp_path / "compose" / "demo"
+    shutil.copy(Path(__file__).parents[2] / "compose" / "demo", script)
+    (tmp_path / "compose" / "setup.sh").write_text('setup() { printf "%s:%s" "$1" "$2"; exit; }\n')
+    ended = subprocess.run(["bash", script, *arguments], capture_output=True, text=True, timeout=20, check=False)
+    what, _, asked = ended.stdout.partition(":")
+    assert (what, asked.split(), ended.stderr) == ("demo", servers.split(), "")
 
 
 def test_help_documents_the_exit_status_and_version_is_the_package_s(capsys):

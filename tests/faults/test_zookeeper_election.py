@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,27 +17,17 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import AuthFailedError
+from kazoo.handlers.threading import KazooTimeoutError as KazooTimeout
+from kazoo.protocol.states import KeeperState
 
+import coordkit.aio
+from coordkit._ports import Delete, Sync
 from coordkit.core.session import GRACE
 from coordkit.errors import AcquireTimeout, LeadershipLost, StoreRefused, StoreUnavailable
-from coordkit.testing.cleaning import close_kazoo, start_kazoo
+from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.faults import Faults
 from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import ZooKeeperEnsemble, scaled
-
-
-@pytest.fixture
-def client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
-    """Make started clients, each with a session of its own."""
-    made: list[Any] = []
-
-    def make(timeout: float = 4.0, hosts: str = "") -> Any:
-        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
-        return made[-1]
-
-    yield make
-    for each in made:
-        close_kazoo(each)
 
 
 @pytest.fixture
@@ -85,10 +77,10 @@ CHECK, SET, DELETE = 13, 5, 2
     ],
 )
 async def test_one_lost_message_costs_neither_the_term_nor_an_orphan(
-    flavour: Any, client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy, str], None]
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy, str], None]
 ) -> None:
     """kazoo's raw create leaves an orphan, and with a retry a second znode (K11)."""
-    direct, zk = client(), client(timeout=10.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=10.0, hosts=proxy.address)
     lose(proxy, path)
     async with flavour.within(flavour.Election(zk, path, identity="one").lead(timeout=20)) as leadership:
         assert sum(proxy.hits.values()) == 1
@@ -107,9 +99,9 @@ async def test_one_lost_message_costs_neither_the_term_nor_an_orphan(
     ids=["not asked", "not answered"],
 )
 async def test_a_resignation_that_is_lost_is_made_good(
-    flavour: Any, client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy], None]
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy], None]
 ) -> None:
-    direct, zk = client(), client(timeout=20.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=20.0, hosts=proxy.address)
     try:
         async with flavour.within(flavour.Election(zk, path, identity="one")):
             lose(proxy)
@@ -119,9 +111,9 @@ async def test_a_resignation_that_is_lost_is_made_good(
     await flavour.until(lambda: candidates(direct, path) == [])
 
 
-async def test_a_lost_cleanup_leaves_no_orphan(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
+async def test_a_lost_cleanup_leaves_no_orphan(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """In kazoo the innocent loser then heads the line until its session dies (K13, kazoo#732)."""
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
     async with flavour.within(flavour.Election(direct, path, identity="one")):
         node = f"{path}/candidates/{candidates(direct, path)[0]}"
         proxy.drop_request_matching(struct.pack(">ii", DELETE, len(node)) + f"{path}/candidates/".encode(), times=2)
@@ -136,11 +128,11 @@ async def test_a_lost_cleanup_leaves_no_orphan(flavour: Any, client: Any, proxy:
 
 
 async def test_a_leader_that_is_cut_off_knows_before_its_successor_leads(
-    flavour: Any, client: Any, proxy: FaultProxy, path: str
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
     """kazoo's leader ran on for 12 s beside the new one (fact 1 of the notes); a body under asyncio is cancelled."""
-    cut, told, left = client(timeout=2.0, hosts=proxy.address), [], []
-    successor = flavour.Election(client(), path, identity="two")
+    cut, told, left = zk_client(timeout=2.0, hosts=proxy.address), [], []
+    successor = flavour.Election(zk_client(), path, identity="two")
 
     async def succeed() -> tuple[float, int]:
         async with flavour.within(successor) as leadership:
@@ -168,9 +160,9 @@ async def test_a_leader_that_is_cut_off_knows_before_its_successor_leads(
     assert candidates(cut, path) == []
 
 
-async def test_waiting_ends_in_time_in_a_partition(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
+async def test_waiting_ends_in_time_in_a_partition(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """kazoo's ``acquire(timeout=1)`` returned after 3.5 s, or not at all (K8)."""
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
     async with flavour.within(flavour.Election(direct, path, identity="one")):
         election = flavour.Election(zk, path, identity="two")
 
@@ -197,9 +189,9 @@ async def test_waiting_ends_in_time_in_a_partition(flavour: Any, client: Any, pr
         await flavour.until(lambda: len(candidates(direct, path)) == 1)
 
 
-async def test_leaving_ends_in_time_in_a_partition(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
+async def test_leaving_ends_in_time_in_a_partition(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """kazoo's ``__exit__`` blocks until the network is back (K7)."""
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
     with pytest.raises(StoreUnavailable):
         async with flavour.within(flavour.Election(zk, path, identity="one")):
             partition(proxy)
@@ -213,9 +205,11 @@ async def test_leaving_ends_in_time_in_a_partition(flavour: Any, client: Any, pr
     assert zk.client_id[0] == session
 
 
-async def test_a_connection_lost_in_line_costs_nothing(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
+async def test_a_connection_lost_in_line_costs_nothing(
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
+) -> None:
     """The place in the line is kept, and the watch is set anew: kazoo's Barrier sleeps for ever then (K10)."""
-    direct, zk = client(), client(timeout=20.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=20.0, hosts=proxy.address)
 
     async def stand() -> bool:
         async with flavour.within(flavour.Election(zk, path, identity="two").lead(timeout=30)) as leadership:
@@ -233,9 +227,9 @@ async def test_a_connection_lost_in_line_costs_nothing(flavour: Any, client: Any
     assert await running.result() is True
 
 
-async def test_a_blip_ends_a_leadership(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
+async def test_a_blip_ends_a_leadership(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """Strict: whoever was cut off for a moment cannot know for how long."""
-    zk = client(timeout=20.0, hosts=proxy.address)
+    zk = zk_client(timeout=20.0, hosts=proxy.address)
     with pytest.raises(LeadershipLost):
         async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
             proxy.reset_all()
@@ -247,9 +241,9 @@ async def test_a_blip_ends_a_leadership(flavour: Any, client: Any, proxy: FaultP
 
 
 async def test_run_rides_out_a_restart_of_the_server(
-    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
-    zk, tokens = client(timeout=10.0), []
+    zk, tokens = zk_client(timeout=10.0), []
     election = flavour.Election(zk, path, identity="one")
 
     def serve(leadership: Any) -> Any:
@@ -278,10 +272,10 @@ def _end(coroutine: Any) -> Any:
 
 
 async def test_a_server_that_stops_answering_ends_the_leadership(
-    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
     """Nothing is heard: the end of what the last answered write proves is the end, at the latest."""
-    zk = client(timeout=1.0)
+    zk = zk_client(timeout=1.0)
     proven = zk._session_timeout / 1000
     with pytest.raises(LeadershipLost):
         async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
@@ -320,9 +314,9 @@ async def test_without_a_quorum_it_is_unavailable(
         close_kazoo(zk)
 
 
-async def test_refused_credentials_are_a_refusal(flavour: Any, client: Any, path: str) -> None:
+async def test_refused_credentials_are_a_refusal(flavour: Any, zk_client: Any, path: str) -> None:
     """They end what is led, and are no outage: trying again would not help."""
-    zk = client()
+    zk = zk_client()
     election = flavour.Election(zk, path, identity="one")
     with pytest.raises(LeadershipLost, match="credentials"):
         async with flavour.within(election) as leadership:
@@ -336,11 +330,11 @@ async def test_refused_credentials_are_a_refusal(flavour: Any, client: Any, path
     assert isinstance(refused.value.__cause__, AuthFailedError)
 
 
-def test_a_cancelled_contender_is_gone(coordkit_zk_server: ZooKeeperEnsemble, client: Any, path: str) -> None:
+def test_a_cancelled_contender_is_gone(coordkit_zk_server: ZooKeeperEnsemble, zk_client: Any, path: str) -> None:
     """At whatever moment it is cancelled."""
     from coordkit.aio import Election
 
-    zk, other = client(), client()
+    zk, other = zk_client(), zk_client()
 
     async def main() -> None:
         async with Election(zk, path, identity="one"):
@@ -355,11 +349,11 @@ def test_a_cancelled_contender_is_gone(coordkit_zk_server: ZooKeeperEnsemble, cl
     asyncio.run(main())
 
 
-def test_cancelling_is_immediate_in_a_partition(client: Any, proxy: FaultProxy, path: str) -> None:
+def test_cancelling_is_immediate_in_a_partition(zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """kazoo's ``cancel`` is heard when the network is back (K6)."""
     from coordkit.aio import Election
 
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
 
     async def main() -> None:
         async with Election(direct, path, identity="one"):
@@ -413,9 +407,9 @@ def process(coordkit_zk_server: ZooKeeperEnsemble, path: str) -> Iterator[Any]:
         leading.kill()
 
 
-async def test_a_killed_leader_is_replaced(flavour: Any, process: Any, client: Any, path: str) -> None:
+async def test_a_killed_leader_is_replaced(flavour: Any, process: Any, zk_client: Any, path: str) -> None:
     token = int(process.stdout.readline())
-    election = flavour.Election(client(), path, identity="two")
+    election = flavour.Election(zk_client(), path, identity="two")
     assert (await flavour.maybe(election.leader())).token == token
     process.kill()
     async with flavour.within(election.lead(timeout=30)) as leadership:
@@ -423,12 +417,138 @@ async def test_a_killed_leader_is_replaced(flavour: Any, process: Any, client: A
 
 
 async def test_a_stopped_leader_learns_of_its_loss_when_it_wakes(
-    flavour: Any, process: Any, client: Any, path: str
+    flavour: Any, process: Any, zk_client: Any, path: str
 ) -> None:
     token = int(process.stdout.readline())
     os.kill(process.pid, signal.SIGSTOP)
-    async with flavour.within(flavour.Election(client(), path, identity="two").lead(timeout=30)) as leadership:
+    async with flavour.within(flavour.Election(zk_client(), path, identity="two").lead(timeout=30)) as leadership:
         assert leadership.token > token
         os.kill(process.pid, signal.SIGCONT)
         assert process.stdout.readline() == f"lost {token}\n"
         assert leadership.ensure()
+
+
+def test_credentials_refused_at_the_start_stay_refused(coordkit_zk_server: ZooKeeperEnsemble, path: str) -> None:
+    """kazoo closes the client then: the answer is not to start it."""
+    zk = KazooClient(coordkit_zk_server.hosts, timeout=4.0, auth_data=[("no-such-scheme", "x")])
+    election = coordkit.Election(zk, path, identity="one")
+    try:
+        with contextlib.suppress(AuthFailedError, KazooTimeout):  # or it is refused a moment after it has started
+            zk.start(10)
+        while zk.client_state != KeeperState.CLOSED:
+            time.sleep(0.001)
+        with pytest.raises(StoreRefused, match="credentials"):
+            election.leader()
+    finally:
+        close_kazoo(zk)
+
+
+async def test_stop_is_heard_in_an_outage(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    """A run that has not led returns None, though there is no connection to leave the line over."""
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
+    async with flavour.within(flavour.Election(direct, path, identity="one")):
+        election = flavour.Election(zk, path, identity="two")
+
+        async def stand() -> Any:
+            return await flavour.maybe(election.run(lambda _: pytest.fail("two leaders")))
+
+        running = flavour.spawn(stand)
+        await flavour.until(lambda: len(candidates(direct, path)) == 2)
+        proxy.cut()
+        await flavour.until(lambda: not zk.connected)
+        began = time.monotonic()
+        election.stop()
+        assert await running.result() is None
+        assert time.monotonic() - began < scaled(5)
+        session = zk._session_id
+        proxy.heal()
+        await flavour.until(lambda: len(candidates(direct, path)) == 1, 20)
+        assert zk._session_id == session, "it went with its session, which proves nothing"
+
+
+async def test_verifying_ends_with_the_lease(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    """Nothing that is answered after the lease has ended is worth waiting for."""
+    zk = zk_client(timeout=4.0, hosts=proxy.address)
+    lost = None
+    with pytest.raises(LeadershipLost):
+        async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
+            partition(proxy)
+            try:
+                await flavour.maybe(leadership.verify())
+            except (LeadershipLost, StoreUnavailable) as error:
+                lost = error
+            if flavour.is_async:
+                await flavour.sleep(20)  # cancelled by the loss
+    assert lost is None if flavour.is_async and lost is None else isinstance(lost, LeadershipLost)
+
+
+def test_a_lost_leaders_znode_goes_though_its_event_loop_is_over(zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    """Else it stands in everybody's way for as long as the client keeps its session."""
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
+    session = zk.client_id
+
+    async def main() -> None:
+        with pytest.raises(LeadershipLost):
+            async with coordkit.aio.Election(zk, path, identity="one"):
+                proxy.cut()
+                await asyncio.sleep(20)  # cancelled by the loss
+
+    asyncio.run(main())
+    assert len(candidates(direct, path)) == 1
+    proxy.heal()
+    end = time.monotonic() + 20
+    while candidates(direct, path) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert candidates(direct, path) == []
+    while not zk.connected:
+        time.sleep(0.001)
+    assert zk.client_id == session, "it went with its session, which proves nothing"
+
+
+async def test_a_leadership_lost_for_another_reason_is_cleaned_up_before_the_block_is_left(
+    flavour: Any, zk_client: Any, path: str
+) -> None:
+    """Where there is a connection, its successor need not wait for the background."""
+    zk, direct = zk_client(), zk_client()
+    with pytest.raises(LeadershipLost):
+        async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
+            leadership._core.lose("for the test")
+            if flavour.is_async:
+                await flavour.sleep(20)  # cancelled by the loss
+    assert candidates(direct, path) == []
+
+
+def test_a_second_interrupt_does_not_keep_the_place_in_line(zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    """Ctrl-C twice: the second comes while the first is leaving the line."""
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
+    election = coordkit.Election(zk, path, identity="two")
+    submit, leaving = zk._coordkit_wire.submit, threading.Event()
+
+    def watched(request: Any, deliver: Any) -> Any:
+        if isinstance(request, Delete | Sync):
+            leaving.set()
+        return submit(request, deliver)
+
+    def interrupt_twice() -> None:
+        while len(candidates(direct, path)) < 2:
+            time.sleep(0.001)
+        proxy.drop_requests = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert leaving.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with coordkit.Election(direct, path, identity="one"):
+        zk._coordkit_wire.submit = watched
+        thread = threading.Thread(target=interrupt_twice)
+        with pytest.raises(KeyboardInterrupt):
+            thread.start()
+            with election:
+                pytest.fail("two leaders")
+        thread.join()
+        session = zk._session_id
+        proxy.drop_requests = False
+        end = time.monotonic() + 30
+        while len(candidates(direct, path)) > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(candidates(direct, path)) == 1
+        assert zk._session_id == session, "it went with its session, which proves nothing"

@@ -12,27 +12,13 @@ from typing import Any
 import pytest
 from kazoo.exceptions import NoNodeError
 
+import coordkit.aio
 from coordkit.core.session import GRACE
 from coordkit.errors import StoreUnavailable
 from coordkit.testing import processes
-from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import Faults
 from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import ZooKeeperEnsemble, scaled
-
-
-@pytest.fixture
-def client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
-    """Make started clients, each with a session of its own."""
-    made: list[Any] = []
-
-    def make(timeout: float = 4.0, hosts: str = "") -> Any:
-        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
-        return made[-1]
-
-    yield make
-    for each in made:
-        close_kazoo(each)
 
 
 @pytest.fixture
@@ -65,9 +51,9 @@ def members(client: Any, path: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("lose", [FaultProxy.drop_request_matching, FaultProxy.drop_reply_matching])
 async def test_a_join_that_is_lost_is_made_good(
-    flavour: Any, client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy, bytes], None]
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy, bytes], None]
 ) -> None:
-    direct, zk = client(), client(timeout=10.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=10.0, hosts=proxy.address)
     lose(proxy, f"{path}/a".encode())
     async with flavour.within(flavour.Group(zk, path).join("a", data=b"1")) as member:
         assert sum(proxy.hits.values()) == 1
@@ -76,8 +62,8 @@ async def test_a_join_that_is_lost_is_made_good(
     assert members(direct, path) == {}
 
 
-async def test_a_leave_that_is_lost_is_made_good(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+async def test_a_leave_that_is_lost_is_made_good(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
     try:
         async with flavour.within(flavour.Group(zk, path).join("a", data=b"1")):
             session = zk.client_id
@@ -91,9 +77,9 @@ async def test_a_leave_that_is_lost_is_made_good(flavour: Any, client: Any, prox
     assert zk.client_id == session
 
 
-async def test_a_member_that_was_cut_off_comes_back(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
+async def test_a_member_that_was_cut_off_comes_back(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """Its session ends meanwhile; others see it leave and join, and its own stream ends up with the truth."""
-    direct, cut, states = client(), client(timeout=1.0, hosts=proxy.address), []
+    direct, cut, states = zk_client(), zk_client(timeout=1.0, hosts=proxy.address), []
     group = flavour.Group(cut, path)
     stream = group.watch()
 
@@ -117,8 +103,10 @@ async def test_a_member_that_was_cut_off_comes_back(flavour: Any, client: Any, p
     assert members(direct, path) == {}
 
 
-async def test_an_identity_taken_while_cut_off_is_lost(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
-    direct, cut = client(), client(timeout=10.0, hosts=proxy.address)
+async def test_an_identity_taken_while_cut_off_is_lost(
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
+) -> None:
+    direct, cut = zk_client(), zk_client(timeout=10.0, hosts=proxy.address)
     block = flavour.Group(cut, path).join("a", data=b"old")
     old = await flavour.within(block).__aenter__()
     partition(proxy)
@@ -140,8 +128,8 @@ async def _until_lost(flavour: Any, member: Any) -> None:
         assert member.lost
 
 
-async def test_leaving_ends_in_time_in_a_partition(flavour: Any, client: Any, proxy: FaultProxy, path: str) -> None:
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+async def test_leaving_ends_in_time_in_a_partition(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
     with pytest.raises(StoreUnavailable):
         async with flavour.within(flavour.Group(zk, path).join("a")):
             partition(proxy)
@@ -156,9 +144,9 @@ async def test_leaving_ends_in_time_in_a_partition(flavour: Any, client: Any, pr
 
 
 async def test_an_update_without_an_answer_is_made_later(
-    flavour: Any, client: Any, proxy: FaultProxy, path: str
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
-    direct, zk = client(), client(timeout=30.0, hosts=proxy.address)
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
     async with flavour.within(flavour.Group(zk, path).join("a", data=b"1")) as member:
         partition(proxy)
         with pytest.raises(StoreUnavailable):
@@ -170,9 +158,9 @@ async def test_an_update_without_an_answer_is_made_later(
 
 
 async def test_a_restarted_server_finds_its_members(
-    flavour: Any, client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
-    zk = client(timeout=10.0)
+    zk = zk_client(timeout=10.0)
     group = flavour.Group(zk, path)
     stream = flavour.each(group.watch())
     async with flavour.within(group.join("a", data=b"1")) as member:
@@ -187,11 +175,11 @@ async def test_a_restarted_server_finds_its_members(
         assert "a" not in change.left
 
 
-def test_a_cancelled_join_leaves_no_member(client: Any, path: str) -> None:
+def test_a_cancelled_join_leaves_no_member(zk_client: Any, path: str) -> None:
     """At whatever moment it is cancelled."""
     from coordkit.aio import Group
 
-    zk, direct = client(), client()
+    zk, direct = zk_client(), zk_client()
 
     async def main() -> None:
         group = Group(zk, path)
@@ -223,9 +211,11 @@ def collecting() -> Iterator[str]:
         yield ensemble.hosts
 
 
-async def test_idle_znodes_are_collected_and_made_anew(flavour: Any, client: Any, collecting: str, path: str) -> None:
+async def test_idle_znodes_are_collected_and_made_anew(
+    flavour: Any, zk_client: Any, collecting: str, path: str
+) -> None:
     """Paths that are used once do not fill the servers; who watches an idle group sees it come back."""
-    zk, states, tokens = client(hosts=collecting), [], []
+    zk, states, tokens = zk_client(hosts=collecting), [], []
     group, election = flavour.Group(zk, path), flavour.Election(zk, f"{path}-leader", identity="a")
     stream = group.watch()
 
@@ -245,3 +235,63 @@ async def test_idle_znodes_are_collected_and_made_anew(flavour: Any, client: Any
     stream.close()
     await running.result()
     assert tokens[0] < tokens[1]
+
+
+def test_a_member_goes_though_its_event_loop_is_over(zk_client: Any, proxy: FaultProxy, path: str) -> None:
+    """Leaving got no answer, and the loop ended: the blocking flavour's worker makes it good."""
+    direct, zk = zk_client(), zk_client(timeout=30.0, hosts=proxy.address)
+    session = zk.client_id
+
+    async def main() -> None:
+        async with coordkit.aio.Group(zk, path).join("a"):
+            proxy.cut()
+            while zk.connected:  # noqa: ASYNC110  kazoo has no event for it
+                await asyncio.sleep(0.001)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+    assert members(direct, path) == {"a": b""}
+    proxy.heal()
+    end = time.monotonic() + 20
+    while members(direct, path) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert members(direct, path) == {}
+    while not zk.connected:
+        time.sleep(0.001)
+    assert zk.client_id == session, "it went with its session, which proves nothing"
+
+
+async def test_a_stream_that_is_closed_in_an_outage_ends_at_once(
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
+) -> None:
+    zk, seen = zk_client(timeout=30.0, hosts=proxy.address), []
+    stream = flavour.Group(zk, path).watch()
+
+    async def read() -> None:
+        async for change in flavour.each(stream):
+            seen.append(change)  # noqa: PERF401  each is looked at while the next is awaited
+
+    running = flavour.spawn(read)
+    await flavour.until(lambda: len(seen) == 1)
+    proxy.cut()
+    await flavour.until(lambda: not zk.connected)
+    began = time.monotonic()
+    await flavour.sleep(0.1)
+    stream.close()
+    await running.result()
+    assert time.monotonic() - began < scaled(5)
+
+
+def test_a_stream_may_be_closed_from_another_thread(zk_client: Any, path: str) -> None:
+    zk = zk_client()
+
+    async def main() -> None:
+        stream = coordkit.aio.Group(zk, path).watch()
+        await anext(stream)
+        reading = asyncio.ensure_future(anext(stream, None))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(stream.close)
+        assert await asyncio.wait_for(reading, 10) is None
+
+    asyncio.run(main())

@@ -81,7 +81,7 @@ def loss_is_not_announced(patch: Patch) -> None:
 def cancelled_acquire_keeps_what_it_got(patch: Patch) -> None:
     """redis.asyncio: 40 of 40."""
 
-    async def keep(self: Any, holder: str, asking: bool) -> None: ...
+    async def keep(self: Any, holder: str, doubt: bool) -> None: ...
 
     patch.setattr(contend.Contender, "_give_back", keep)
     patch.setattr(contend.Contender, "_give_back_later", _nothing)
@@ -90,7 +90,7 @@ def cancelled_acquire_keeps_what_it_got(patch: Patch) -> None:
 def gives_back_once(patch: Patch) -> None:
     """Found by the simulator (seed 183): the give-back overtook the request it should undo, on another connection."""
 
-    async def once(self: Any, holder: str, asking: bool) -> None:
+    async def once(self: Any, holder: str, doubt: bool) -> None:
         await self._grantor.revoke(holder)
 
     patch.setattr(contend.Contender, "_give_back", once)

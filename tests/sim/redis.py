@@ -194,7 +194,7 @@ class SimStore:
             raise reply
         return reply
 
-    async def run_many(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         world, chance = self.process.world, self.process.world.random
         stormy = world.time < self.weather.until
         answer = Wait()
@@ -214,7 +214,7 @@ class SimStore:
             self._later(lambda: carry_out(True))
             if hit(self.weather.repeated):
                 self._later(lambda: carry_out(False))
-        self.process.after(self.patience, lambda: answer.settle(None))
+        self.process.after(min(self.patience, within or self.patience), lambda: answer.settle(None))
         replies = await answer
         if replies is None:
             raise StoreUnavailable(calls[0][0], "no answer")

@@ -86,6 +86,69 @@ def test_something_that_is_no_client(module: Any, client: Any) -> None:
         module.Lock(client, "jobs", ttl=10)
 
 
+@flavours
+def test_a_pipeline_is_no_client(module: Any, client: Any) -> None:
+    """It would queue our scripts, and never answer."""
+    with pytest.raises(TypeError, match="and no pipeline"):
+        module.Lock(client.pipeline(), "jobs", ttl=10)
+
+
+@flavours
+def test_a_wait_that_is_no_strategy(module: Any, client: Any) -> None:
+    with pytest.raises(TypeError, match=r"wait must be a tenacity wait strategy.*0\.1"):
+        module.Lock(client, "jobs", ttl=10, wait=0.1)
+
+
+def test_a_hold_decorates_what_it_can_hold_for() -> None:
+    """A call of an async function or a generator returns before its body begins."""
+    blocking = coordkit.Lock(BLOCKING, "jobs", ttl=10)
+    awaited = coordkit.aio.Lock(AWAITED, "jobs", ttl=10)
+
+    async def asynchronous() -> None: ...
+    def generator() -> Any:
+        yield
+
+    def plain() -> None: ...
+
+    for function in (asynchronous, generator):
+        with pytest.raises(TypeError, match="decorates plain functions only"):
+            blocking.hold()(function)
+    for function in (plain, generator):
+        with pytest.raises(TypeError, match="decorates async functions only"):
+            awaited.hold()(function)
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, ["a"]])
+def test_a_value_that_redis_would_not_keep_as_it_is(value: Any) -> None:
+    fence = coordkit.Fence(BLOCKING, "ledger")
+
+    with pytest.raises(TypeError, match="value must be a str, bytes or int"):
+        fence.set("{ledger}:42", value, token=1)
+
+
+def test_small_pools_and_clients_of_many_servers_are_spoken_to_by_their_own_way() -> None:
+    from coordkit._redis import keeps_connections
+
+    class Traced(redis.Redis):
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            return super().execute_command(*args, **options)
+
+    few = redis.Redis(connection_pool=redis.ConnectionPool(max_connections=2))
+    assert keeps_connections(BLOCKING)
+    assert keeps_connections(AWAITED)
+    assert not keeps_connections(few)
+    assert not keeps_connections(Traced())
+    assert not keeps_connections(redis.Redis(connection_pool=redis.BlockingConnectionPool()))
+
+
+def test_a_cluster_that_refuses_two_slots_means_cross_shard() -> None:
+    from coordkit._redis import translated
+
+    said = redis.exceptions.RedisClusterException("EVALSHA - all keys must map to the same key slot")
+
+    assert isinstance(translated(said, "ledger", "RedisCluster"), coordkit.CrossShardError)
+
+
 @pytest.mark.parametrize("token", [0, -1, 1 << 63])
 def test_a_token_out_of_range(token: int) -> None:
     fence = coordkit.Fence(BLOCKING, "ledger")

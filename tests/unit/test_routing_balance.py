@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -122,15 +123,31 @@ def test_threads_share_the_turns_exactly(make: Callable[[list[str]], Any]) -> No
         ({"a": -2}, ValueError, r"weights\['a'\]=-2"),
         ({"a": 1.5}, TypeError, r"weights\['a'\]=1.5"),
         ({"a": True}, TypeError, r"weights\['a'\]=True"),
+        (["a"], TypeError, r"weights=\['a'\]; a mapping of nodes to positive ints is allowed"),
+        ("a", TypeError, "weights='a'; a mapping"),
+        (5, TypeError, "weights=5; a mapping"),
         ({"a": 1, "b": 10_000}, ValueError, "a turn of 10001 picks; at most 10000"),
     ],
 )
 def test_bad_weights_are_refused_by_name(weights: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         SmoothWeightedRoundRobin(weights)
+    with pytest.raises(error, match=message):
+        SmoothWeightedRoundRobin({"a": 1}).update(weights)
 
 
 @pytest.mark.parametrize("make", [Random, RoundRobin])
 def test_a_node_named_twice_is_refused(make: Callable[[list[str]], Any]) -> None:
     with pytest.raises(ValueError, match="more than once"):
         make(["a", "b", "a"])
+
+
+@pytest.mark.parametrize("make", [Random, RoundRobin])
+@pytest.mark.parametrize("nodes", ["abc", b"abc", 5, None])
+def test_nodes_that_are_no_list_of_them_are_refused_by_name(make: Callable[[Any], Any], nodes: Any) -> None:
+    """One str would be taken for a node per character."""
+    message = re.escape(f"nodes={nodes!r}; an iterable of nodes")
+    with pytest.raises(TypeError, match=message):
+        make(nodes)
+    with pytest.raises(TypeError, match=message):
+        make(["a"]).update(nodes)

@@ -167,6 +167,22 @@ def test_batch_lookups_equal_single_ones() -> None:
     assert placement.route_many(keys) == [placement.route(key) for key in keys] == placement.lookup_many(slots)
 
 
+@pytest.mark.parametrize("slot", [-1, SLOTS])
+def test_a_batch_lookup_refuses_a_slot_that_there_is_not(slot: int) -> None:
+    """A negative one would be counted from the end of the table."""
+    placement = rendezvous(["a", "b", "c"])
+    with pytest.raises(ValueError, match=rf"slots has {slot}; 0 to 16383 is allowed"):
+        placement.lookup_many([0, slot, 5])
+    assert placement.lookup_many(iter([0, SLOTS - 1])) == [placement.lookup(0), placement.lookup(SLOTS - 1)]
+    assert placement.lookup_many([]) == []
+
+
+def test_a_placement_is_shown_in_one_line() -> None:
+    placement = rendezvous(["a", "b"], {"b": 3})
+    assert repr(placement) == f"<Placement {placement.checksum()} of 16384 slots: a: 4096, b: 12288>"
+    assert len(repr(rendezvous(f"redis-{i}" for i in range(40)))) < 300
+
+
 def test_a_placement_cannot_be_changed() -> None:
     placement = rendezvous(["a", "b"])
     with pytest.raises(FrozenInstanceError):
@@ -187,6 +203,12 @@ def test_checksums_tell_placements_apart() -> None:
         (["a", b"a"], None, TypeError, "shard name b'a' is bytes"),
         ([1, "1"], None, TypeError, "shard name 1 is int"),
         (["a", ""], None, ValueError, "shard name ''"),
+        ("abc", None, TypeError, "shards='abc'; an iterable of names"),
+        (b"abc", None, TypeError, "shards=b'abc'; an iterable"),
+        (5, None, TypeError, "shards=5; an iterable"),
+        (["a", "b"], [1, 2], TypeError, r"weights=\[1, 2\]; a mapping of shard names to positive finite numbers"),
+        (["a", "b"], 5, TypeError, "weights=5; a mapping"),
+        (["a", "b"], [], TypeError, r"weights=\[\]; a mapping"),
         (["a"], {"b": 1}, ValueError, r"weights has \['b'\]"),
         (["a"], {"a": 0}, ValueError, r"weights\['a'\]=0; a positive finite number"),
         (["a"], {"a": -1.5}, ValueError, r"weights\['a'\]=-1.5"),

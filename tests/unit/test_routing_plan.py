@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from coordkit.errors import CrossShardError, PartialFailure
+from coordkit.errors import CrossShardError, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
+from coordkit.routing.client_batch import Gathering
 from coordkit.routing.commands import entries_of, key_positions, wire_arguments
 from coordkit.routing.placement import rendezvous
-from coordkit.routing.plan import Plan, Question, Router
+from coordkit.routing.plan import Plan, Question
+from coordkit.routing.router import Router
 
 PLACEMENT = rendezvous(["a", "b", "c"])
 
@@ -154,15 +156,49 @@ def test_sort_by_keys_of_the_same_tag_is_routed() -> None:
     "command",
     [
         ("FLUSHALL",), ("FLUSHDB",), ("INFO",), ("CONFIG GET", "*"), ("CONFIG", "SET", "a", "b"), ("SCAN", 0),
-        ("TIME",), ("RANDOMKEY",), ("SELECT", 1), ("AUTH", "x"), ("CLIENT", "LIST"), ("SHUTDOWN",), ("WAIT", 1, 0),
+        ("TIME",), ("RANDOMKEY",), ("CLIENT", "LIST"), ("SHUTDOWN",), ("WAIT", 1, 0),
         ("SUBSCRIBE", "c"), ("PUBLISH", "c", "m"), ("SPUBLISH", "c", "m"), ("SSUBSCRIBE", "c"), ("MULTI",), ("EXEC",),
-        ("WATCH", A), ("MONITOR",), ("EVAL", "return 1", 0), ("FCALL", "f", 0), ("OBJECT", "HELP"), ("XINFO", "HELP"),
+        ("WATCH", A), ("EVAL", "return 1", 0), ("FCALL", "f", 0), ("OBJECT", "HELP"), ("XINFO", "HELP"),
         ("DEBUG", "SLEEP", 0), ("ECHO", A),
     ],
 )  # fmt: skip
 def test_what_belongs_to_no_key_is_refused_and_told_what_to_do(command: tuple[Any, ...]) -> None:
     with pytest.raises(CrossShardError, match=r"on\(shard\)|client_for"):
         plan(*command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SELECT", 1), ("select 1",), (b"SELECT", 1), ("AUTH", "x"), ("HELLO", 3), ("RESET",), ("QUIT",), ("MONITOR",),
+        ("SYNC",), ("PSYNC", "?", -1), ("REPLCONF", "x"), ("CLIENT", "REPLY", "OFF"), ("CLIENT TRACKING", "ON"),
+        ("CLIENT", b"setname", "x"), ("CLIENT SETINFO", "LIB-NAME", "x"), ("CLIENT", "NO-EVICT", "ON"),
+        ("CLIENT", "NO-TOUCH", "ON"), ("CLIENT", "CACHING", "YES"), ("READONLY",), ("READWRITE",), ("ASKING",),
+        ("SCRIPT", "DEBUG", "YES"),
+    ],
+)  # fmt: skip
+def test_what_changes_a_connection_is_refused_and_told_where_to_set_it(command: tuple[Any, ...]) -> None:
+    """Through a pool it would befall one connection of many, and a later command that meets it."""
+    for refuse in (Router(PLACEMENT).plan, Router(PLACEMENT).plan_everywhere):
+        with pytest.raises(CrossShardError, match="set it on the clients that you pass in"):
+            refuse(command, {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE",
+     "PUNSUBSCRIBE", "SUNSUBSCRIBE"],
+)  # fmt: skip
+def test_what_opens_a_transaction_or_a_subscription_is_not_put_to_all_shards(name: str) -> None:
+    with pytest.raises(CrossShardError, match=rf"^{name}: a (transaction stays on one|channel belongs to no) shard"):
+        Router(PLACEMENT).plan_everywhere((name, "x"), {})
+
+
+@pytest.mark.parametrize("command", [("FLUSHDB",), ("CONFIG", "GET", "*"), ("PUBLISH", "c", "m"), ("CLIENT", "LIST")])
+def test_anything_else_may_be_put_to_all_shards_and_is_answered_by_shard(command: tuple[Any, ...]) -> None:
+    planned = Router(PLACEMENT).plan_everywhere(command, {})
+    assert [part[:2] for part in planned.parts] == [(shard, command) for shard in "abc"]
+    assert planned.settle([1, 2, 3]) == {"a": 1, "b": 2, "c": 3}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +242,32 @@ def test_a_partial_failure_says_what_worked() -> None:
     assert (failure.value.ok, failure.value.failed) == ({B: 1}, {A: ("a", down)})
 
 
+def test_a_broadcast_that_failed_in_part_says_whole_replies_by_shard() -> None:
+    planned = Router(PLACEMENT).plan_everywhere(("MGET", A), {})
+    with pytest.raises(PartialFailure, match=r"^MGET: 1 of 3 shards failed") as failure:
+        planned.settle([["1"], ConnectionError("down"), ["2"]])
+    assert failure.value.ok == {"a": ["1"], "c": ["2"]}
+
+
+def test_a_split_that_failed_everywhere_says_why_and_not_that_some_of_it_worked() -> None:
+    split, cause = plan("MGET", A, B), ConnectionError("cause")
+    down, silent = ShardDown("a", "down", shard="a"), StoreUnavailable("b", "silent")
+    down.__cause__ = cause
+    with pytest.raises(StoreUnavailable, match=r"^MGET: none of its 2 shards answered: a: down; b: silent") as error:
+        split.settle([down, silent])
+    assert error.value.__cause__ is cause
+    with pytest.raises(StoreRefused, match=r"^MGET: none of its 2 shards carried it out: a: full; b: full"):
+        split.settle([StoreRefused("a", "full"), StoreRefused("b", "full")])
+    users = ValueError("syntax")
+    with pytest.raises(ValueError, match=r"^syntax$"):
+        split.settle([users, ValueError("syntax")])
+    with pytest.raises(PartialFailure) as failure:
+        split.settle([silent, StoreRefused("b", "full")])
+    assert failure.value.ok == {}
+    with pytest.raises(StoreUnavailable, match=r"^SCRIPT LOAD: "):
+        plan("SCRIPT LOAD", "return 1").settle([silent] * 3)
+
+
 def test_explain_says_what_would_be_done() -> None:
     router = Router(PLACEMENT)
     assert router.explain(("MGET", A, B)).shards == {A: "a", B: "b"}
@@ -215,6 +277,35 @@ def test_explain_says_what_would_be_done() -> None:
     assert router.explain(("RENAME", A, B)).action == "refuse"
     assert router.explain(("PING",)).action == "broadcast"
     assert router.explain(("JSON.GET", A)).action == "ask"
+
+
+@pytest.mark.parametrize("kind", [bytearray, lambda key: memoryview(bytearray(key))])
+def test_keys_of_every_buffer_are_named_as_bytes(kind: Any) -> None:
+    """They cannot be hashed, and so not stand in the dicts of an error or an explanation."""
+    one, other = A.encode(), B.encode()
+    assert Router(PLACEMENT).explain(("MGET", kind(one), kind(other))).shards == {one: "a", other: "b"}
+    for command in (("RENAME", kind(one), kind(other)), ("SORT", kind(one), "STORE", kind(other))):
+        with pytest.raises(CrossShardError) as refused:
+            plan(*command)
+        assert refused.value.shards == {one: "a", other: "b"}
+    with pytest.raises(CrossShardError) as refused:
+        plan("SORT", kind(one), "BY", kind(b"w_*"))
+    assert refused.value.shards == {one: "a", b"w_*": "any shard"}
+    with pytest.raises(PartialFailure) as failure:
+        plan("MSET", kind(one), 1, kind(other), 2).settle([True, ConnectionError("down")])
+    assert (set(failure.value.ok), set(failure.value.failed)) == ({one}, {other})
+    gathering = Gathering()
+    for key, shard in ((one, "a"), (other, "b")):
+        gathering.add_simple(shard, (("INCR", kind(key)), {}))
+    with pytest.raises(CrossShardError) as refused:
+        gathering.check_one_shard()
+    assert refused.value.shards == {one: "a", other: "b"}
+
+
+@pytest.mark.parametrize("name", [5, None, "", " ", bytearray(b"GET")])
+def test_a_name_that_is_no_name_is_a_type_error(name: Any) -> None:
+    with pytest.raises(TypeError, match=r"args\[0\]=.*; the name of a command"):
+        plan(name, A)
 
 
 def test_keys_of_other_types_are_refused_without_an_encoder_and_never_misread() -> None:

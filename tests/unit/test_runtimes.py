@@ -42,7 +42,64 @@ def test_cancelled_timers_do_not_pile_up() -> None:
     for _ in range(10_000):
         clock.call_at(now() + 3600, lambda: None).cancel()
 
-    assert len(clock._heap) < 200
+    assert len(clock._agenda.heap) < 200
+
+
+def test_a_timer_is_not_late_for_ever_after_a_suspend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of leases runs on while the machine sleeps; the clock by which threads wait does not."""
+    from coordkit._asyncio import runtime as loops
+    from coordkit._threads import runtime as threads
+
+    clock, fired = Clock(), threading.Event()
+    clock.call_at(now() + 3000, fired.set)
+    monkeypatch.setattr(threads, "now", lambda: now() + 3600)
+    assert fired.wait(10)
+
+    async def story() -> None:
+        event = LOOPS.event()
+        monkeypatch.setattr(loops, "now", now)
+        LOOPS.call_at(now() + 3000, event.set)
+        monkeypatch.setattr(loops, "now", lambda: now() + 3600)
+        assert await event.wait(10)
+
+    asyncio.run(story())
+
+
+def test_a_thread_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of threads for a moment, and no lease was ever renewed or announced again."""
+    clock, fired = Clock(), threading.Event()
+
+    async def work() -> None:
+        fired.set()
+
+    worker = THREADS.worker(work)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError("can't start")))
+        with pytest.raises(RuntimeError):
+            clock.call_at(now(), fired.set)
+        with pytest.raises(RuntimeError):
+            worker.poke()
+    worker.poke()
+    assert fired.wait(10)
+    fired.clear()
+    clock.call_at(now(), fired.set)
+    assert fired.wait(10)
+
+
+def test_a_loop_that_has_ended_is_freed() -> None:
+    import gc
+    import weakref
+
+    loops = []
+
+    async def story() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        LOOPS.call_at(now() + 1000, lambda: None)
+
+    for _ in range(3):
+        asyncio.run(story())
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 3
 
 
 def timer_threads() -> int:

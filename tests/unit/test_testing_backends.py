@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from coordkit.testing import backends, processes
+from coordkit.testing import FaultProxy, ServerFailed, backends, images, processes
 from coordkit.testing.backends import Servers, Settings, Unavailable, choose
 from coordkit.testing.external import ExternalRedis, ExternalZooKeeper, connect_redis
 from coordkit.testing.servers import NotOwned, scaled
@@ -50,6 +53,27 @@ def test_the_command_line_goes_before_the_environment_before_the_ini_file(name):
     del said["env"]
     assert getattr(read(**said), field) == wrap(ini)
     assert getattr(read(), field) == getattr(Settings(), field)
+
+
+@pytest.mark.parametrize("name", ["redis_url", "zk_hosts", "redis_image", "zk_image"])
+def test_an_empty_option_takes_back_what_the_environment_and_the_ini_file_say(name):
+    said = {"env": {f"COORDKIT_TEST_{name.upper()}": "b"}, "ini": {f"coordkit_{name}": "c"}}
+    assert getattr(read(option={f"coordkit_{name}": ""}, **said), name) == getattr(Settings(), name)
+
+
+@pytest.mark.parametrize(("name", "general"), [("redis_image", "REDIS_IMAGE"), ("zk_image", "ZOOKEEPER_IMAGE")])
+def test_images_follow_the_variable_of_demo_and_compose_where_tests_have_none_of_their_own(name, general):
+    env = {f"COORDKIT_{general}": "general"}
+    assert getattr(read(env=env), name) == "general"
+    assert getattr(read(env=env, ini={f"coordkit_{name}": "ini"}), name) == "ini"
+    assert getattr(read(env={**env, f"COORDKIT_TEST_{name.upper()}": "test"}), name) == "test"
+    assert getattr(read(env={f"COORDKIT_{general}": ""}), name) == getattr(Settings(), name)
+
+
+def test_compose_starts_the_same_images():
+    compose = Path(__file__).parents[2] / "compose"
+    in_yaml = re.findall(r"image: \$\{(\w+):-([\w:.]+)\}", (compose / "docker-compose.yml").read_text())
+    assert in_yaml == [("COORDKIT_REDIS_IMAGE", images.REDIS), ("COORDKIT_ZOOKEEPER_IMAGE", images.ZOOKEEPER)]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +136,28 @@ def test_nothing_there_is_a_failure_when_required_or_named(present, settings, ba
     assert caught.value.fail
 
 
+def test_a_start_that_failed_is_told_again_at_once_and_not_tried_again(monkeypatch, present):
+    present.add("process")
+    tried = []
+
+    def fail(count):
+        tried.append(count)
+        raise ServerFailed("it did not come up")
+
+    monkeypatch.setattr(processes, "start_redis_servers", fail)
+    monkeypatch.setattr(processes, "start_zookeeper", fail)
+    servers = Servers(Settings(), "auto")
+    for _ in range(2):
+        for ask in (
+            lambda: servers.redis("shards", 3),
+            lambda: servers.redis("quorum", 5),
+            lambda: servers.zookeeper(3),
+        ):
+            with pytest.raises(ServerFailed, match="it did not come up"):
+                ask()
+    assert tried == [3, 5, 3]
+
+
 def test_zookeeper_is_taken_from_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("COORDKIT_ZOOKEEPER_CLASSPATH", raising=False)
     (tmp_path / "lib").mkdir()
@@ -140,6 +186,32 @@ def test_what_is_missing_is_said_with_the_commands_that_fix_it(monkeypatch, tmp_
 def test_a_report_shows_no_password():
     choice = choose("redis", Settings(redis_url="redis://me:secret@h:1/0,redis://:secret@h:2/0"), "external")
     assert str(choice) == "external (h:1/0,h:2/0)"
+
+
+def test_a_url_named_twice_is_one_server():
+    with pytest.raises(LookupError, match="2 independent Redis servers are needed; COORDKIT_TEST_REDIS_URL names 1"):
+        connect_redis("redis://h:1/0, redis://h:1/0", 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h:1", "redis://127.0.0.1:{port}"),
+        ("redis://h:1/5", "redis://127.0.0.1:{port}/5"),
+        ("redis://me:p%40ss@[::1]:1/5?protocol=3", "redis://me:p%40ss@127.0.0.1:{port}/5?protocol=3"),
+        ("redis://:secret@h/0", "redis://:secret@127.0.0.1:{port}/0"),
+    ],
+)
+def test_a_proxy_s_url_is_the_server_s_with_another_address(url, expected):
+    with FaultProxy("h", 1, server_url=url) as proxy:
+        assert proxy.url == expected.format(port=proxy.port)
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "unix"])
+def test_a_proxy_before_tls_is_refused_without_showing_the_password(scheme):
+    with pytest.raises(ValueError, match=f"server_url: '{scheme}://...@h:1' is not redis://") as caught:
+        FaultProxy("h", 1, server_url=f"{scheme}://:secret@h:1/0")
+    assert "secret" not in str(caught.value)
 
 
 def test_too_few_external_servers_are_said_before_one_is_asked():

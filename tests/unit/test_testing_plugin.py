@@ -25,6 +25,8 @@ def nothing(pytester, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("BACKEND", "REDIS_URL", "ZK_HOSTS", "REQUIRE", "REDIS_IMAGE", "ZK_IMAGE"):
         monkeypatch.delenv(f"COORDKIT_TEST_{name}", raising=False)
+    for name in ("COORDKIT_REDIS_IMAGE", "COORDKIT_ZOOKEEPER_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(pytester.path))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # quicker; the entry point itself is used in contract/
     monkeypatch.setenv("DOCKER_HOST", f"unix://{pytester.path}/no-such.sock")
@@ -36,12 +38,10 @@ def run(project, *arguments):
     return project.runpytest_subprocess("-W", "error", "-p", "coordkit.testing.plugin", "-rsfE", *arguments)
 
 
-def test_loading_the_plugin_imports_nothing_heavy_beyond_coordkit_itself():
+def test_loading_the_plugin_imports_none_of_what_it_drives():
     code = (
-        "import sys, coordkit, pytest\n"
-        "before = set(sys.modules)\n"
-        "import coordkit.testing.plugin\n"
-        "heavy = {'redis', 'kazoo', 'docker', 'testcontainers', 'asyncio', 'tenacity'} & (set(sys.modules) - before)\n"
+        "import sys, coordkit.testing.plugin\n"
+        "heavy = {'redis', 'kazoo', 'tenacity', 'docker', 'testcontainers', 'asyncio'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
@@ -82,6 +82,8 @@ def test_a_backend_asked_for_by_name_that_does_not_come_up_is_a_failure(nothing,
     result = run(nothing, "--coordkit-backend", backend)
     result.assert_outcomes(errors=5)
     result.stdout.fnmatch_lines([f"*no Redis for the tests by backend '{backend}'*"])
+    result.stdout.no_fnmatch_line("*During handling of*")  # what happened is said once
+    result.stdout.no_fnmatch_line("*Unavailable*")
 
 
 def test_a_url_that_nobody_answers_at_is_a_failure(nothing, monkeypatch):
@@ -116,6 +118,12 @@ def test_the_environment_goes_before_the_ini_file_and_the_command_line_before_bo
     run(nothing, "--collect-only", "--coordkit-backend=external").stdout.fnmatch_lines(["coordkit (external): *"])
 
 
+def test_an_empty_url_on_the_command_line_takes_back_the_environment_s(nothing, monkeypatch):
+    monkeypatch.setenv("COORDKIT_TEST_REDIS_URL", "redis://10.0.0.1:6379/0")
+    run(nothing, "--collect-only").stdout.fnmatch_lines(["coordkit (auto): redis: external*"])
+    run(nothing, "--collect-only", "--coordkit-redis-url", "").stdout.fnmatch_lines(["coordkit (auto): redis: none,*"])
+
+
 def test_a_backend_that_does_not_exist_is_a_usage_error(nothing):
     result = run(nothing, "--coordkit-backend", "podman")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -135,16 +143,24 @@ def test_a_list_of_backends_runs_each_test_in_each_of_them(nothing):
 
 
 def test_the_marker_is_known_and_its_mistakes_are_refused(nothing):
-    nothing.makepyfile(
-        """
-        import pytest
-        @pytest.mark.coordkit_zk(size=3)
-        def test_zk(coordkit_zk): pass
-        """
-    )
+    mistakes = {
+        "3": "coordkit_zk takes nodes= and timeout= only",
+        "size=3": "coordkit_zk takes nodes= and timeout= only",
+        "nodes='x'": "coordkit_zk: nodes: 'x' is not an int of 1 or more",
+        "nodes=0": "coordkit_zk: nodes: 0 is not an int of 1 or more",
+        "nodes=True": "coordkit_zk: nodes: True is not an int of 1 or more",
+        "timeout=-1": "coordkit_zk: timeout: -1 is not a finite number of seconds above 0",
+        "timeout=float('nan')": "coordkit_zk: timeout: nan is not a finite number of seconds above 0",
+        "timeout='4'": "coordkit_zk: timeout: '4' is not a finite number of seconds above 0",
+    }
+    tests = [
+        f"@pytest.mark.coordkit_zk({said})\ndef test_{number}(coordkit_zk): pass\n"
+        for number, said in enumerate(mistakes)
+    ]
+    nothing.makepyfile("import pytest\n" + "".join(tests))
     result = run(nothing, "--strict-markers")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*coordkit_zk takes nodes= and timeout= only*"])
+    result.assert_outcomes(errors=len(mistakes))
+    result.stdout.fnmatch_lines([f"*{message}*" for message in mistakes.values()])
 
 
 def test_a_namespace_is_unique_and_names_the_xdist_worker(nothing, monkeypatch):

@@ -1,0 +1,142 @@
+"""What goes to each shard at once, and whose the replies are: all of it but the I/O, which each flavour does itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from redis.connection import ConnectionPool
+from redis.exceptions import ExecAbortError, ResponseError
+
+from coordkit.errors import CrossShardError, StoreRefused
+from coordkit.routing.client_errors import answered, unanswered
+from coordkit.routing.plan import Plan
+
+Command = tuple[tuple[Any, ...], dict[str, Any]]
+Batch = Sequence[Command]
+
+# Before redis-py 5.3 a pool demands the command's name; from 5.3 on it warns of it.
+TAKE: tuple[str, ...] = (
+    ("_",)
+    if inspect.signature(ConnectionPool.get_connection).parameters["command_name"].default is inspect.Parameter.empty
+    else ()
+)
+
+_UNPARSED = "_"  # a name for which redis-py has no callback
+_OF_PARSING = {"NEVER_DECODE", "EMPTY_RESPONSE", "keys"}  # options that redis-py takes away before its callbacks
+
+
+class Gathering:
+    """The commands of one pipeline or split: what each shard is sent, and whose its replies are."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str, list[Command]] = {}
+        self._asked: list[Plan | str] = []  # a command that goes to one shard as it is stands as that shard's name
+
+    def add_simple(self, shard: str, command: Command) -> None:
+        """Add a command that goes to one shard as it is."""
+        self._asked.append(shard)
+        if shard in self.batches:
+            self.batches[shard].append(command)
+        else:
+            self.batches[shard] = [command]
+
+    def add(self, plan: Plan) -> None:
+        """Add a command as planned."""
+        self._asked.append(plan)
+        for part in plan.parts:
+            self.batches.setdefault(part.shard, []).append((part.args, part.options))
+
+    def check_one_shard(self) -> None:
+        """Raise CrossShardError, naming each key, if the commands go to more shards than one."""
+        if len(self.batches) < 2:
+            return
+        where: dict[Any, str] = {}
+        sent = {shard: iter(batch) for shard, batch in self.batches.items()}
+        for asked in self._asked:
+            if isinstance(asked, str):
+                args, _ = next(sent[asked])
+                key = args[1]
+                where[bytes(key) if isinstance(key, (bytearray, memoryview)) else key] = asked
+                continue
+            for part in asked.parts:
+                next(sent[part.shard])
+                where.update(dict.fromkeys(part.names, part.shard))
+        named = ", ".join(f"{name!r} on {shard}" for name, shard in where.items())
+        why = f"its keys are on {len(self.batches)} shards: {named}. Give them one {{tag}}, or use transaction=False"
+        raise CrossShardError("transaction", why, shards=where)
+
+    def settle(self, replies: Mapping[str, list[Any]]) -> Iterator[Any]:
+        """Yield the reply of each command in the order of the calls; an error stands in its place.
+
+        ``replies`` are those to ``batches``, in the same order.
+        """
+        coming = {shard: iter(batch) for shard, batch in replies.items()}
+        for asked in self._asked:
+            if isinstance(asked, str):
+                yield next(coming[asked])
+                continue
+            try:
+                yield asked.settle([next(coming[part.shard]) for part in asked.parts])
+            except Exception as error:  # noqa: BLE001 - handed over in its place, whatever it is
+                yield error
+
+
+class Delivery:
+    """One batch on its way to one shard, over one connection of its client's pool, as redis-py's Pipeline does it.
+
+    Redis-py's public pipeline sends and reads in one call, which would serve one shard after the other, and repeats the
+    call after a lost reply, which would carry it out twice.
+    """
+
+    def __init__(self, shard: str, client: Any, batch: Batch, *, transaction: bool) -> None:
+        self.shard = shard
+        self._client = client  # Any: redis-py leaves what is used here untyped
+        self._batch = batch
+        self._transaction = transaction
+        self._connection: Any = None
+        self._packed: Any = None
+        self._sent = False
+        self._in_step = True  # the connection has no reply on its way
+        self._answers: list[Any] = []
+        # By which name and options the answer to each command on the wire is parsed.
+        self._awaited = [(_UNPARSED, {})] * (len(batch) + 2) if transaction else [(args[0], o) for args, o in batch]
+
+    def replies(self) -> list[Any]:
+        """Return the reply to each command of the batch; what the shard did not answer is an error in its place."""
+        return self._of_transaction() if self._transaction else self._answers
+
+    def _pack(self) -> None:
+        words = [args for args, _ in self._batch]
+        self._packed = self._connection.pack_commands([("MULTI",), *words, ("EXEC",)] if self._transaction else words)
+
+    def _said(self, error: ResponseError) -> None:
+        self._answers.append(answered(self.shard, error))
+
+    def _fail(self, error: Exception) -> None:
+        # A handshake may be answered with an error as well; it stands for all that was to be sent.
+        said = isinstance(error, ResponseError)
+        meant = answered(self.shard, error) if said else unanswered(self.shard, error, sent=self._sent)
+        self._answers += [meant] * (len(self._awaited) - len(self._answers))
+
+    def _of_transaction(self) -> list[Any]:
+        opened, *queued, outcome = self._answers
+        if isinstance(outcome, ExecAbortError):
+            return [answer if isinstance(answer, Exception) else outcome for answer in queued]
+        if isinstance(opened, Exception) and opened is not outcome:
+            why = f"it answered no to MULTI ({opened}), and may have carried out the commands one by one: grant it"
+            outcome = StoreRefused(self.shard, why)
+            outcome.__cause__ = opened
+        if isinstance(outcome, Exception):
+            return [outcome] * len(queued)
+        return [self._parsed(command, reply) for command, reply in zip(self._batch, outcome, strict=True)]
+
+    def _parsed(self, command: Command, reply: Any) -> Any:
+        if isinstance(reply, ResponseError):
+            return answered(self.shard, reply)
+        args, options = command
+        callback = self._client.response_callbacks.get(args[0])
+        if callback is None:
+            return reply
+        return callback(reply, **{name: value for name, value in options.items() if name not in _OF_PARSING})

@@ -1,0 +1,266 @@
+"""Where each command goes: decided here once, for both flavours, without I/O."""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from coordkit.errors import CrossShardError
+from coordkit.routing import command_table
+from coordkit.routing.commands import ASK, entries_of, key_positions, sort_patterns, wire_arguments, word
+from coordkit.routing.placement import Placement
+from coordkit.routing.plan import Explanation, Join, Part, Plan, Question, first
+from coordkit.routing.slots import tagged
+
+# Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
+SPLIT = {"MGET": 1, "MSET": 2, "DEL": 1, "UNLINK": 1, "EXISTS": 1, "TOUCH": 1}
+
+_TRANSACTION = {"MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"}
+_SUBSCRIPTION = {"PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE"}
+_CHANNELS = {*_SUBSCRIPTION, "PUBLISH", "SPUBLISH"}
+# These change what one connection is, or take it over; sent once through a pool, they would befall some later command.
+_CONNECTION = {
+    "ASKING", "AUTH", "HELLO", "MONITOR", "PSYNC", "QUIT", "READONLY", "READWRITE", "REPLCONF", "RESET", "SELECT",
+    "SYNC", "CLIENT|CACHING", "CLIENT|NO-EVICT", "CLIENT|NO-TOUCH", "CLIENT|REPLY", "CLIENT|SETINFO", "CLIENT|SETNAME",
+    "CLIENT|TRACKING", "SCRIPT|DEBUG",
+}  # fmt: skip
+
+
+def _concatenated(replies: Sequence[Any]) -> list[Any]:
+    return [item for reply in replies for item in reply]
+
+
+def _everywhere(replies: Sequence[Any]) -> list[bool]:
+    return [all(flags) for flags in zip(*replies, strict=True)]
+
+
+BROADCAST: dict[str, Join] = {
+    "PING": first,
+    "DBSIZE": sum,
+    "KEYS": _concatenated,
+    "SCRIPT|LOAD": first,
+    "SCRIPT|EXISTS": _everywhere,
+    "SCRIPT|FLUSH": first,
+}
+
+
+class Router:
+    """Turn commands into plans, for one placement and one encoding of keys.
+
+    ``encode`` gives the bytes of an argument that is neither bytes nor str as the client sends it.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        encode: Callable[[Any], Any] | None = None,
+        encoding: str = "utf-8",
+        errors: str = "strict",
+    ) -> None:
+        self.placement = placement
+        self._table = placement.table
+        self._encode, self._encoding, self._errors = encode or _buffer, encoding, errors
+        self._rules = {name: rule for rule, names in command_table.RULES.items() for name in names.split()}
+        self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
+        self._of_first_key = {name for name, rule in self._rules.items() if rule == "1:0:1"}
+
+    def bytes_of(self, key: Any) -> bytes:
+        """Return the bytes of ``key`` on the wire."""
+        if isinstance(key, str):
+            return key.encode(self._encoding, self._errors)
+        return bytes(key if isinstance(key, (bytes, bytearray, memoryview)) else self._encode(key))
+
+    def slot(self, key: Any) -> int:
+        """Return the slot of ``key``."""
+        return crc_hqx(tagged(self.bytes_of(key)), 0) & 0x3FFF
+
+    def route(self, key: Any) -> str:
+        """Return the shard of ``key``."""
+        # The same as table[slot(key)], written out: every command passes here.
+        if isinstance(key, str):
+            key = key.encode(self._encoding, self._errors)
+        elif type(key) is not bytes:
+            key = self.bytes_of(key)
+        return self._table[crc_hqx(tagged(key) if b"{" in key else key, 0) & 0x3FFF]
+
+    def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
+        """Return the shard of a command whose only key is its first argument: most are; None for any other."""
+        if len(args) > 1 and args[0] in self._of_first_key:
+            return self.route(args[1])
+        return None
+
+    def plan(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan | Question:
+        """Say what is done with a command; raise CrossShardError if it is refused, ValueError if it is malformed.
+
+        A Question must be put to a server first, and its reply to `answer`.
+        """
+        wire = wire_arguments(args)
+        name = self._name(wire)
+        if name in _CONNECTION:
+            raise _refused(name)
+        rule = self._rules.get(name)
+        if rule is None:
+            return Question(("COMMAND", "INFO", name.lower()), tuple(args), dict(options))
+        if rule == ASK and len(wire) > 1:
+            return Question(("COMMAND", "GETKEYS", *wire), tuple(args), dict(options))
+        if rule in {"", ASK} or name in _TRANSACTION or name in _CHANNELS:
+            return self._without_key(name, args, options)
+        if name in SPLIT:
+            return self._split(name, wire, args, options)
+        keys = [wire[i] for i in key_positions(rule, wire)]
+        if rule == "sort":
+            self._check_patterns(name, wire, keys)
+        return self._routed(name, keys, args, options)
+
+    def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
+        """Say what is sent to put a command to each shard as it is; CrossShardError if it is about a connection."""
+        name = self._name(wire_arguments(args))
+        if name in _CONNECTION or name in _TRANSACTION or name in _SUBSCRIPTION:
+            raise _refused(name)
+        shards = self.placement.shards
+        return self._broadcast(name, args, options, lambda replies: dict(zip(shards, replies, strict=True)))
+
+    def answer(self, question: Question, reply: Any) -> Plan | Question | None:
+        """Take a server's reply to a question and say what is done with the command; None if the server knows it not.
+
+        The reply of COMMAND GETKEYS is a list of keys, empty if there are none.
+        """
+        if question.ask[1] == "INFO":
+            if not reply or reply[0] is None:
+                return None
+            learned = entries_of(reply[0])
+            self._containers.update(name.partition("|")[0] for name in learned if "|" in name)
+            self._rules.update(learned)
+            self._of_first_key.update(name for name, rule in learned.items() if rule == "1:0:1")
+            planned = self.plan(question.args, question.options)
+            # A container without the subcommand that was asked for: the server knows it not either.
+            return None if isinstance(planned, Question) and planned.ask == question.ask else planned
+        name = " ".join(word(part) for part in question.ask[2:3])
+        if not reply:
+            return self._without_key(name, question.args, question.options)
+        return self._routed(name, reply, question.args, question.options)
+
+    def explain(self, args: Sequence[Any]) -> Explanation:
+        """Say what would be done with a command, without any I/O and without an error for what is refused."""
+        try:
+            plan = self.plan(args, {})
+        except CrossShardError as error:
+            return Explanation(error.name, "refuse", error.shards, error.why)
+        if isinstance(plan, Question):
+            why = f"the table does not have it; a server is asked {' '.join(map(str, plan.ask[:2]))}"
+            return Explanation(word(wire_arguments(args)[0]), "ask", {}, why)
+        shards = {name: part.shard for part in plan.parts for name in part.names}
+        why = {
+            "route": "all keys are on one shard",
+            "split": "each key stands for itself; each shard is sent its keys, all before any reply is read",
+            "broadcast": "the question is put to all shards, and their replies become one",
+            "reply": "there is nothing to send",
+        }[plan.action]
+        return Explanation(plan.command, plan.action, shards, why)
+
+    def _without_key(self, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
+        join = BROADCAST.get(name)
+        if join is None:
+            raise _refused(name)
+        return self._broadcast(name, args, options, join)
+
+    def _broadcast(self, name: str, args: Sequence[Any], options: Mapping[str, Any], join: Join) -> Plan:
+        parts = [Part(shard, tuple(args), dict(options), (shard,)) for shard in self.placement.shards]
+        return Plan(name, "broadcast", tuple(parts), join)
+
+    def _name(self, wire: Sequence[Any]) -> str:
+        name = word(wire[0])
+        return f"{name}|{word(wire[1])}" if name in self._containers and len(wire) > 1 else name
+
+    def _routed(self, name: str, keys: Sequence[Any], args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
+        if not keys:
+            if name == "MIGRATE" or len(args) < 2:
+                raise ValueError(f"{name}: args={tuple(args)!r} have no key; at least one is allowed")
+            return self._without_key(name, args, options)
+        shards = [self.route(key) for key in keys]
+        if len(set(shards)) > 1:
+            raise self._crossing(name, keys, shards)
+        return Plan(name, "route", (Part(shards[0], tuple(args), dict(options), _names(keys)),))
+
+    def _split(self, name: str, wire: Sequence[Any], args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
+        width = SPLIT[name]
+        keys = _names(wire[1::width])
+        if not keys and "EMPTY_RESPONSE" in options:  # redis-py's mget([])
+            return Plan(name, "reply", (), lambda _: options["EMPTY_RESPONSE"])
+        if not keys or (len(wire) - 1) % width:
+            raise ValueError(f"{name}: {len(wire) - 1} arguments; a positive multiple of {width} is allowed")
+        places: dict[str, list[int]] = {}
+        for i, key in enumerate(keys):
+            places.setdefault(self.route(key), []).append(i)
+        if len(places) == 1:
+            return Plan(name, "route", (Part(next(iter(places)), tuple(args), dict(options), keys),))
+        parts = []
+        for shard in sorted(places):
+            mine = places[shard]
+            names = tuple([keys[i] for i in mine])
+            taken = names if width == 1 else [argument for i in mine for argument in wire[1 + i * 2 : 3 + i * 2]]
+            narrowed = dict(options)
+            if "keys" in narrowed:  # redis-py's hint for its client-side cache
+                narrowed["keys"] = list(names)
+            parts.append(Part(shard, (name, *taken), narrowed, names, tuple(mine)))
+        if name == "MGET":
+            return Plan(name, "split", tuple(parts), lambda replies: _in_order(parts, replies, len(keys)))
+        return Plan(name, "split", tuple(parts), all if name == "MSET" else sum)
+
+    def _check_patterns(self, name: str, wire: Sequence[Any], keys: Sequence[Any]) -> None:
+        for pattern in sort_patterns(wire):
+            before, _, _ = self.bytes_of(pattern).partition(b"*")
+            # Only a tag that closes before the star says where the keys are that the pattern will name.
+            known = tagged(before) != before
+            shards = {key: self.route(key) for key in _names(keys)}
+            shards[_names([pattern])[0]] = self.route(pattern) if known else "any shard"
+            if len(set(shards.values())) > 1:
+                raise CrossShardError(
+                    name,
+                    f"BY or GET {pattern!r} reads keys that may be on other shards; give the pattern the {{tag}} of "
+                    f"the sorted key, before its '*'. Shards: {shards}",
+                    shards=shards,
+                )
+
+    def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
+        where = dict(zip(_names(keys), shards, strict=True))
+        named = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
+        return CrossShardError(
+            name.replace("|", " "),
+            f"its keys are on {len(set(shards))} shards and it cannot be split: {named}. "
+            "Give the keys one {tag}, or send a command for each shard",
+            shards=where,
+        )
+
+
+def _buffer(key: Any) -> bytes:
+    return memoryview(key).tobytes()  # and not bytes(), which takes 5 for five zeros
+
+
+def _names(keys: Sequence[Any]) -> tuple[Any, ...]:
+    # Names stand in dicts, where a bytearray, or a memoryview of one, may not.
+    return tuple([bytes(key) if isinstance(key, (bytearray, memoryview)) else key for key in keys])
+
+
+def _refused(name: str) -> CrossShardError:
+    if name in _CONNECTION:
+        why = (
+            "it changes one connection, and each client has many: set it on the clients that you pass in, or use "
+            "on(shard).client(), which keeps one connection"
+        )
+    elif name in _TRANSACTION:
+        why = "a transaction stays on one shard: use pipeline(transaction=True), or client_for(key).pipeline()"
+    elif name in _CHANNELS:
+        why = "a channel belongs to no shard: name one with on(shard), the same for publisher and subscriber"
+    else:
+        why = "without a key it belongs to no shard: name one with on(shard), or ask each with on_all(...)"
+    return CrossShardError(name.replace("|", " "), why, shards={})
+
+
+def _in_order(parts: Sequence[Part], replies: Sequence[Any], length: int) -> list[Any]:
+    values: list[Any] = [None] * length
+    for part, reply in zip(parts, replies, strict=True):
+        for place, value in zip(part.places, reply, strict=True):
+            values[place] = value
+    return values
