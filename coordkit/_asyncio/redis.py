@@ -67,6 +67,15 @@ class Home:
         self._free += 1
 
 
+async def _abandon(connecting: asyncio.Task[None], connection: Any) -> None:
+    """Undo a connection that was made, is being made, or failed."""
+    connecting.cancel()
+    try:
+        await asyncio.wait([connecting], timeout=1.0)
+    finally:
+        await connection.disconnect(nowait=True)
+
+
 def _looked_at(connecting: asyncio.Task[None]) -> None:
     """Take note of how it ended: whoever was cancelled meanwhile does not ask, and asyncio would complain."""
     if not connecting.cancelled():
@@ -175,16 +184,15 @@ class RedisStore:
         connecting = asyncio.get_running_loop().create_task(connection.connect())
         connecting.add_done_callback(_looked_at)
         try:
-            await asyncio.wait([connecting], timeout=patience)
-        finally:
-            if not connecting.done():
-                connecting.cancel()
-                await asyncio.wait([connecting], timeout=1.0)
-                await connection.disconnect(nowait=True)
-        if connecting.cancelled():
-            raise exceptions.TimeoutError(f"no connection within {patience} s")
-        connecting.result()
-        return connection, now()
+            done, _ = await asyncio.wait([connecting], timeout=patience)
+            if done:
+                connecting.result()
+                return connection, now()
+        except BaseException:
+            await _abandon(connecting, connection)
+            raise
+        await _abandon(connecting, connection)
+        raise exceptions.TimeoutError(f"no connection within {patience} s")
 
     def _keep(self, home: Home, connection: Any, made: float) -> None:
         home.idle.append((connection, made))

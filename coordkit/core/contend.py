@@ -73,7 +73,11 @@ class Contender:
             # The server starts the ttl later than this: err on the short side. Asked again, it starts it anew.
             asked = runtime.now()
             unsure, doubt = doubt, True
-            answer = await self._grantor.grant(holder, self._ttl)
+            try:
+                answer = await self._grantor.grant(holder, self._ttl)
+            except StoreRefused:
+                doubt = unsure
+                raise
             doubt = unsure
             return asked, answer
 

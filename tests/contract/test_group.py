@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from kazoo.security import make_acl
 
 import coordkit
 from coordkit._ports import GetData, Multi, SetData
+from coordkit.core import membership
 from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
@@ -392,20 +394,29 @@ def test_a_member_made_anew_learns_who_joined_meanwhile(
     assert seen.get_children(path) == []
 
 
-def test_an_update_never_reaches_another_incarnation(zk_client: Any, path: str) -> None:
-    """Whoever lost the identity without having heard of it is told, and the other's data stay."""
+def test_an_update_never_reaches_another_incarnation(
+    zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lost the identity without having heard of it is told, and the other's znode is never written."""
     old_zk, new_zk = zk_client(), zk_client()
     old = coordkit.Group(old_zk, path).join("a", data=b"old").__enter__()
+    # By the numbers of their joins, both znodes would begin with the same version.
+    monkeypatch.setattr(membership, "_joins", itertools.count(old._core._join + membership._VERSIONS))
     block, joined = coordkit.Group(new_zk, path).join("a", data=b"new"), []
-    meddle(old_zk, SetData, lambda: joined.append(block.__enter__()), after=False)
-    before = new_zk.get(f"{path}/a")[1].version
+
+    def join() -> None:
+        joined.append(block.__enter__())
+        joined.append(new_zk.get(f"{path}/a")[1].version)
+
+    meddle(old_zk, SetData, join, after=False)
     with pytest.raises(LeaseLost):
         old.update(b"late")
     assert old.lost
+    new, version = joined
     data, stat = new_zk.get(f"{path}/a")
     assert data == b"new"
-    assert stat.version != before
-    assert joined[0].ensure()
+    assert stat.version == version
+    assert new.ensure()
     block.__exit__(None, None, None)
 
 
@@ -420,7 +431,7 @@ def test_leaving_says_that_it_was_lost_though_it_was_heard_late(zk_client: Any, 
         while not core._leaving and time.monotonic() < end:
             time.sleep(0.001)
 
-    meddle(zk, GetData, until_left, after=True)
+    meddle(zk, GetData, until_left, after=False)
     with coordkit.Group(zk_client(), path).join("a", data=b"new") as new:
         with pytest.raises(LeaseLost):
             block.__exit__(None, None, None)
