@@ -10,7 +10,7 @@
     ├── StaleToken                  the resource has seen a later holder                stop working
     ├── StoreUnavailable            no answer: the outcome is unknown                   incident
     │   ├── NoQuorum                fewer than a majority answered
-    │   └── ShardDown               known to be down, so the command was not sent
+    │   └── ShardDown               cannot be reached, so the command was not sent
     ├── StoreRefused                answered, and the answer was no (password, read-only, memory, type)
     ├── CrossShardError             one command, keys on several shards
     ├── PartialFailure              a split command worked on some shards only

@@ -5,7 +5,8 @@ the znode anew, replaces the one of an older session of ours, writes the data ag
 has the identity. Which znode is ours is known by the zxid that made it, and that from the answer of the transaction
 that did. If that was lost, a znode of our session is ours unless this process has joined anew under the identity.
 
-A znode's version is not that of the znode it replaced, so that what is said to a former one never meets the new one.
+A znode begins with another version than the one it replaced had of late, so that what is written to the former one
+never reaches it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before an unanswered background request is made again
 
-_VERSIONS = 8  # with how many different versions znodes begin
+_VERSIONS = 32  # with how many different versions znodes begin
 
 _joins = count(1)
 
@@ -118,9 +119,7 @@ class Membership:
     async def _put(self, session: int, replaced: Stat | None = None) -> bool:
         """Make our znode, in place of ``replaced``; return False if something else is there. One transaction."""
         self._trying(session)
-        sets = self._join % _VERSIONS + 1
-        if replaced is not None and replaced.version == sets:
-            sets = sets % _VERSIONS + 1
+        sets = (self._join if replaced is None else replaced.version) % _VERSIONS + 1
         make = Multi(
             (
                 *(() if replaced is None else (Delete(self.node, replaced.version),)),

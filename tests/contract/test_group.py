@@ -350,13 +350,13 @@ def test_of_many_that_join_at_once_the_last_has_the_identity(zk_client: Any, pat
             block.__exit__(ValueError, ValueError("the block's own"), None)
 
 
-def meddle(zk: Any, kind: type, action: Callable[[], Any], *, after: bool) -> None:
+def meddle(zk: Any, kind: type, action: Callable[[], Any], *, after: bool, by: threading.Thread | None = None) -> None:
     """Have ``action`` run once, in the moment before or after the next request of this kind is carried out."""
     wire = zk._coordkit_wire
     submit, due = wire.submit, [action]
 
     def meddling(request: Any, deliver: Any) -> Any:
-        mine = isinstance(request, kind) and bool(due)
+        mine = isinstance(request, kind) and bool(due) and by in (None, threading.current_thread())
         act = due.pop() if mine else None
         if act is not None and not after:
             act()
@@ -408,7 +408,7 @@ def test_an_update_never_reaches_another_incarnation(
         joined.append(block.__enter__())
         joined.append(new_zk.get(f"{path}/a")[1].version)
 
-    meddle(old_zk, SetData, join, after=False)
+    meddle(old_zk, SetData, join, after=False, by=threading.current_thread())
     with pytest.raises(LeaseLost):
         old.update(b"late")
     assert old.lost
