@@ -245,6 +245,8 @@ class Membership:
         return next((each for each in answers if isinstance(each, StoreUnavailable)), answers[-1])
 
     def _lose(self) -> None:
+        if self.lost.is_set():
+            return
         self._why = "another process joined under this identity later"
         _log.warning("%s: member %s is lost: %s", self.name, self.identity, self._why)
         self.lost.set()
