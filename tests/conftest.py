@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -266,6 +267,13 @@ def zk_client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., A
     yield make
     for each in made:
         close_kazoo(each)
+
+
+def pytest_configure() -> None:
+    # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: tests that interrupt a process
+    # must not depend on how the suite was started.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
