@@ -169,14 +169,14 @@ class Wire:
         connection that is open the only trace is a local variable of the thread that serves it.
         """
         connection = self.client._connection  # noqa: SLF001  kazoo#769
-        connect = connection._connect  # noqa: SLF001
+        connect = connection._connect  # noqa: SLF001  kazoo tells it nowhere else
 
         def connecting(*args: Any, **kwargs: Any) -> Any:
             timeouts = connect(*args, **kwargs)
             self._negotiated = timeouts[0] / 1000 * 1.5
             return timeouts
 
-        connection._connect = connecting  # noqa: SLF001
+        connection._connect = connecting  # noqa: SLF001  the same hook, put back around
         client = self.client
         change = client._session_callback  # noqa: SLF001  AUTH_FAILED is no state of a listener, and CLOSED follows it
 
@@ -187,7 +187,7 @@ class Wire:
                 self._refused = False
             return change(state)
 
-        client._session_callback = changing  # noqa: SLF001
+        client._session_callback = changing  # noqa: SLF001  listeners hear it too late
         if self.client.connected and self._negotiated is None:
             self._negotiated = _timeout_of(connection)
             if self._negotiated is None:
