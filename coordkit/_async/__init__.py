@@ -1,6 +1,8 @@
 """The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
 
-from coordkit._async.locks import Fence, Hold, Lease, Lock
+from coordkit._async.fence import Fence
+from coordkit._async.hold import Hold, Lease
+from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
 from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change

@@ -1,6 +1,8 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
-from coordkit._sync.locks import Fence, Hold, Lease, Lock
+from coordkit._sync.fence import Fence
+from coordkit._sync.hold import Hold, Lease
+from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
 from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change

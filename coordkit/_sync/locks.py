@@ -1,140 +1,19 @@
-"""Lock, Lease and Fence for threads."""
+"""Lock for threads."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any
 
 from tenacity.wait import wait_base
 
-from coordkit._open import OpenBlocks
-from coordkit._run import run
-from coordkit._sync.lost import Lost
+from coordkit._sync.hold import Holdable
 from coordkit._threads.redis import store_for
 from coordkit._threads.runtime import RUNTIME
-from coordkit.core import checks, fence, lease, lock
+from coordkit.core import checks, lock
 from coordkit.core.contend import PAUSES, Contender
-from coordkit.core.token import Token
-from coordkit.errors import CoordError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
-class Lease:
-    """What you hold: a token, a deadline, and a loud end.
-
-    Made by ``Lock.acquire``, ``Lock.try_acquire`` and ``with lock``, never by hand. A forked child holds nothing of
-    its parent's: there ``ensure`` raises and ``release`` returns False.
-    """
-
-    __slots__ = ("_core", "lost")
-
-    def __init__(self, core: lease.Lease) -> None:
-        self._core = core
-        self.lost = Lost(core.lost)
-
-    @property
-    def name(self) -> str:
-        """The name of what is held."""
-        return self._core.name
-
-    @property
-    def token(self) -> Token:
-        """The fencing token: greater than that of every earlier grant of this name."""
-        return self._core.token
-
-    @property
-    def holder(self) -> str:
-        """The id of this one acquisition, as the server stores it: host, process, random."""
-        return self._core.holder
-
-    @property
-    def ttl(self) -> float:
-        """Seconds the server keeps the lease without news from us."""
-        return self._core.ttl
-
-    def remaining(self) -> float:
-        """Return the seconds until this lease ends unless renewed, by the local clock; 0.0 once it is over."""
-        return self._core.remaining()
-
-    def ensure(self) -> Literal[True]:
-        """Return True if the lease holds, without asking the server; raise ``LeaseLost`` if it does not."""
-        return self._core.ensure()
-
-    def renew(self) -> None:
-        """Renew now, by one request.
-
-        Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came (it may still be ours).
-        """
-        run(self._core.renew())
-
-    def release(self) -> bool:
-        """Give it back; return False if it was no longer ours, and if it was given back before.
-
-        Raises ``StoreUnavailable`` if no answer came: it is then given back in the background, or ends with its ttl.
-        """
-        return run(self._core.release())
-
-    def __repr__(self) -> str:
-        return f"<Lease {self.name} token={self.token} remaining={self.remaining():.1f}s>"
-
-
-class Hold:
-    """One block under a lock; also a decorator, which makes a block of each call.
-
-    Leaving the block gives the lease back. It raises ``LeaseLost`` if the lease was lost meanwhile, and
-    ``StoreUnavailable`` if giving back got no answer, unless the block itself raised: its own error always wins.
-    """
-
-    __slots__ = ("_free", "_lease", "_lock", "_timeout")
-
-    def __init__(self, lock: Lock, timeout: float | None) -> None:
-        self._lock = lock
-        self._timeout = checks.check_timeout(timeout)
-        self._lease: Lease | None = None
-        self._free = [True]  # taken while the block is entered; one thread of several gets it
-
-    def __enter__(self) -> Lease:
-        try:
-            self._free.pop()
-        except IndexError:
-            raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block") from None
-        try:
-            self._lease = self._lock.acquire(self._timeout)
-        except BaseException:
-            self._free.append(True)
-            raise
-        return self._lease
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        held, self._lease = self._lease, None
-        self._free.append(True)
-        if held is not None:
-            run(lease.leave(held._core, error))  # noqa: SLF001  one facade, two classes
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return ``function`` with each of its calls under the lock."""
-        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-        if any(kind(function) for kind in kinds):
-            # Such a call returns before its body has begun, and the lock would be given back by then.
-            raise TypeError(f"hold() decorates plain functions only, got {function!r}; use `with` inside it")
-
-        @functools.wraps(function)
-        def held(*args: P.args, **kwargs: P.kwargs) -> R:
-            with Hold(self._lock, self._timeout):
-                return function(*args, **kwargs)
-
-        return held
-
-
-class Lock:
+class Lock(Holdable):
     """Describe a lock on one Redis; ``with lock as lease`` holds it.
 
     A ``Lock`` is a description and a ``Lease`` a possession: share one ``Lock`` between threads as you like.
@@ -163,84 +42,14 @@ class Lock:
         max_hold: float | None = None,
         wait: wait_base = PAUSES,
     ) -> None:
-        self.name = checks.check_name("name", name)
-        self.ttl = checks.check_ttl(ttl)
+        name, ttl = checks.check_name("name", name), checks.check_ttl(ttl)
         self.client = redis
         store = store_for(redis)
         grantor = lock.Mutex(store, store.keeper, name)
         self.key = grantor.key
-        bound = checks.check_max_hold(max_hold, self.ttl)
-        self._contender = Contender(
-            RUNTIME, grantor, self.ttl, renew=renew, max_hold=bound, wait=checks.check_wait(wait)
-        )
-        self._open: OpenBlocks[Hold] = OpenBlocks(name)
-
-    def acquire(self, timeout: float | None = None) -> Lease:
-        """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
-
-        Raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another held it to the end, ``StoreUnavailable`` if no
-        answer came, ``StoreRefused`` if the server said no.
-        """
-        return Lease(run(self._contender.acquire(checks.check_timeout(timeout))))
-
-    def try_acquire(self) -> Lease | None:
-        """Ask once, by one request; return None if another holds it. Raises as ``acquire`` does otherwise."""
-        core = run(self._contender.try_acquire())
-        return None if core is None else Lease(core)
-
-    def hold(self, timeout: float | None = None) -> Hold:
-        """Return a block that waits like ``acquire(timeout)`` and gives back at its end; also a decorator."""
-        return Hold(self, timeout)
-
-    def __enter__(self) -> Lease:
-        block = self.hold()
-        held = block.__enter__()
-        self._open.entered(threading.get_ident(), block)
-        return held
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.left(threading.get_ident()).__exit__(kind, error, trace)
+        bound = checks.check_max_hold(max_hold, ttl)
+        contender = Contender(RUNTIME, grantor, ttl, renew=renew, max_hold=bound, wait=checks.check_wait(wait))
+        super().__init__(name, ttl, contender)
 
     def __repr__(self) -> str:
         return f"<Lock {self.name} ttl={self.ttl}s>"
-
-
-class Fence:
-    """Refuse the past, for values that live in Redis: the comparing side of a fencing token.
-
-    Remembers the highest token seen for ``name``, and refuses every lower one (and an equal one of another holder) in
-    the same step in which it reads or writes. **Claim on entry**, or read through the fence, before the first read:
-    comparing only on writing still loses updates.
-
-    Pass ``lease.token`` as it is: it carries the holder. Text is kept as UTF-8. The fence never forgets; its key is
-    ``coordkit:1:{name}:fence``. On a Cluster, guarded keys must share its tag: ``{name}:...``. One fence takes tokens
-    from one source only.
-    """
-
-    def __init__(self, redis: Any, name: str) -> None:
-        self.name = checks.check_name("name", name)
-        self._core = fence.Fence(RUNTIME, store_for(redis), name)
-
-    def claim(self, *, token: int) -> None:
-        """Raise the fence to ``token``: from now on every earlier holder is refused.
-
-        Raises ``StaleToken`` if a later holder was here, ``StoreUnavailable`` or ``StoreRefused`` as a lock does.
-        """
-        run(self._core.claim(token))
-
-    def get(self, key: str | bytes, *, token: int) -> Any:
-        """Claim, and return the value of ``key`` as the client decodes it, or None. Raises as ``claim`` does."""
-        return run(self._core.get(key, token))
-
-    def set(self, key: str | bytes, value: str | bytes | int, *, token: int) -> None:
-        """Claim, and set ``key`` to ``value``, in one step. Raises as ``claim`` does."""
-        run(self._core.set(key, value, token))
-
-    def delete(self, key: str | bytes, *, token: int) -> None:
-        """Claim, and delete ``key``, in one step. Raises as ``claim`` does."""
-        run(self._core.delete(key, token))
-
-    def __repr__(self) -> str:
-        return f"<Fence {self.name}>"

@@ -1,0 +1,48 @@
+"""Fence for asyncio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordkit._asyncio.redis import store_for
+from coordkit._asyncio.runtime import RUNTIME
+from coordkit.core import checks, fence
+
+
+class Fence:
+    """Refuse the past, for values that live in Redis: the comparing side of a fencing token.
+
+    Remembers the highest token seen for ``name``, and refuses every lower one (and an equal one of another holder) in
+    the same step in which it reads or writes. **Claim on entry**, or read through the fence, before the first read:
+    comparing only on writing still loses updates.
+
+    Pass ``lease.token`` as it is: it carries the holder. Text is kept as UTF-8. The fence never forgets; its key is
+    ``coordkit:1:{name}:fence``. On a Cluster, guarded keys must share its tag: ``{name}:...``. One fence takes tokens
+    from one source only.
+    """
+
+    def __init__(self, redis: Any, name: str) -> None:
+        self.name = checks.check_name("name", name)
+        self._core = fence.Fence(RUNTIME, store_for(redis), name)
+
+    async def claim(self, *, token: int) -> None:
+        """Raise the fence to ``token``: from now on every earlier holder is refused.
+
+        Raises ``StaleToken`` if a later holder was here, ``StoreUnavailable`` or ``StoreRefused`` as a lock does.
+        """
+        await self._core.claim(token)
+
+    async def get(self, key: str | bytes, *, token: int) -> Any:
+        """Claim, and return the value of ``key`` as the client decodes it, or None. Raises as ``claim`` does."""
+        return await self._core.get(key, token)
+
+    async def set(self, key: str | bytes, value: str | bytes | int, *, token: int) -> None:
+        """Claim, and set ``key`` to ``value``, in one step. Raises as ``claim`` does."""
+        await self._core.set(key, value, token)
+
+    async def delete(self, key: str | bytes, *, token: int) -> None:
+        """Claim, and delete ``key``, in one step. Raises as ``claim`` does."""
+        await self._core.delete(key, token)
+
+    def __repr__(self) -> str:
+        return f"<Fence {self.name}>"

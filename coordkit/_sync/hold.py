@@ -1,0 +1,168 @@
+"""What is held, for threads: a lease, the block it is held for, and what everything that can be held has in common."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, ParamSpec, TypeVar
+
+from coordkit._open import OpenBlocks
+from coordkit._run import run
+from coordkit._sync.lost import Lost
+from coordkit.core import checks, lease
+from coordkit.core.contend import Contender
+from coordkit.core.token import Token
+from coordkit.errors import CoordError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Lease:
+    """What you hold: a token, a deadline, and a loud end.
+
+    Made by ``Lock.acquire``, ``Lock.try_acquire`` and ``with lock``, never by hand. A forked child holds nothing of
+    its parent's: there ``ensure`` raises and ``release`` returns False.
+    """
+
+    __slots__ = ("_core", "lost")
+
+    def __init__(self, core: lease.Lease) -> None:
+        self._core = core
+        self.lost = Lost(core.lost)
+
+    @property
+    def name(self) -> str:
+        """The name of what is held."""
+        return self._core.name
+
+    @property
+    def token(self) -> Token:
+        """The fencing token: greater than that of every earlier grant of this name."""
+        return self._core.token
+
+    @property
+    def holder(self) -> str:
+        """The id of this one acquisition, as the server stores it: host, process, random."""
+        return self._core.holder
+
+    @property
+    def ttl(self) -> float:
+        """Seconds the server keeps the lease without news from us."""
+        return self._core.ttl
+
+    def remaining(self) -> float:
+        """Return the seconds until this lease ends unless renewed, by the local clock; 0.0 once it is over."""
+        return self._core.remaining()
+
+    def ensure(self) -> Literal[True]:
+        """Return True if the lease holds, without asking the server; raise ``LeaseLost`` if it does not."""
+        return self._core.ensure()
+
+    def renew(self) -> None:
+        """Renew now, by one request.
+
+        Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came (it may still be ours).
+        """
+        run(self._core.renew())
+
+    def release(self) -> bool:
+        """Give it back; return False if it was no longer ours, and if it was given back before.
+
+        Raises ``StoreUnavailable`` if no answer came: it is then given back in the background, or ends with its ttl.
+        """
+        return run(self._core.release())
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.name} token={self.token} remaining={self.remaining():.1f}s>"
+
+
+class Hold:
+    """One block under a lock; also a decorator, which makes a block of each call.
+
+    Leaving the block gives the lease back. It raises ``LeaseLost`` if the lease was lost meanwhile, and
+    ``StoreUnavailable`` if giving back got no answer, unless the block itself raised: its own error always wins.
+    """
+
+    __slots__ = ("_free", "_lease", "_lock", "_timeout")
+
+    def __init__(self, lock: Holdable, timeout: float | None) -> None:
+        self._lock = lock
+        self._timeout = checks.check_timeout(timeout)
+        self._lease: Lease | None = None
+        self._free = [True]  # taken while the block is entered; one thread of several gets it
+
+    def __enter__(self) -> Lease:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block") from None
+        try:
+            self._lease = self._lock.acquire(self._timeout)
+        except BaseException:
+            self._free.append(True)
+            raise
+        return self._lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held, self._lease = self._lease, None
+        self._free.append(True)
+        if held is not None:
+            run(lease.leave(held._core, error))  # noqa: SLF001  one facade, two classes
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return ``function`` with each of its calls under the lock."""
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(kind(function) for kind in kinds):
+            # Such a call returns before its body has begun, and the lock would be given back by then.
+            raise TypeError(f"hold() decorates plain functions only, got {function!r}; use `with` inside it")
+
+        @functools.wraps(function)
+        def held(*args: P.args, **kwargs: P.kwargs) -> R:
+            with Hold(self._lock, self._timeout):
+                return function(*args, **kwargs)
+
+        return held
+
+
+class Holdable:
+    """What can be held: wait for it, ask once, or hold it for a block. Made as one of its kinds, never by itself."""
+
+    def __init__(self, name: str, ttl: float, contender: Contender) -> None:
+        self.name = name
+        self.ttl = ttl
+        self._contender = contender
+        self._open: OpenBlocks[Hold] = OpenBlocks(name)
+
+    def acquire(self, timeout: float | None = None) -> Lease:
+        """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
+
+        Raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another held it to the end, ``StoreUnavailable`` if no
+        answer came, ``StoreRefused`` if the server said no.
+        """
+        return Lease(run(self._contender.acquire(checks.check_timeout(timeout))))
+
+    def try_acquire(self) -> Lease | None:
+        """Ask once, by one request; return None if another holds it. Raises as ``acquire`` does otherwise."""
+        core = run(self._contender.try_acquire())
+        return None if core is None else Lease(core)
+
+    def hold(self, timeout: float | None = None) -> Hold:
+        """Return a block that waits like ``acquire(timeout)`` and gives back at its end; also a decorator."""
+        return Hold(self, timeout)
+
+    def __enter__(self) -> Lease:
+        block = self.hold()
+        held = block.__enter__()
+        self._open.entered(threading.get_ident(), block)
+        return held
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.left(threading.get_ident()).__exit__(kind, error, trace)
