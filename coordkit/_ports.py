@@ -92,6 +92,36 @@ class Call(NamedTuple):
     args: Sequence[bytes | str | int]
 
 
+BROKEN = ""
+"""What an inbox hears instead of a message when some may have been lost: ask again."""
+
+
+class Inbox(Protocol):
+    """Where the contenders of one client hear that what they wait for is theirs, without asking.
+
+    One subscription serves them all (on a Cluster one for each node). A message may be lost with its connection, never
+    silently: then everybody who waits hears ``BROKEN``.
+    """
+
+    def address(self, name: str) -> str:
+        """Return where messages for the resource ``name`` reach us, ``"PUBLISH <channel>"``; "" if we do not listen."""
+        ...
+
+    async def open(self, name: str) -> str:
+        """Listen, if we do not yet, and return the address; "" where that cannot be had: ask again instead."""
+        ...
+
+    def expect(self, holder: str, address: str, stray: Callable[[], None]) -> None:
+        """Keep what comes for ``holder``, until it is forgotten; ``stray`` is called for a grant that comes later."""
+        ...
+
+    def forget(self, holder: str) -> None: ...
+
+    async def receive(self, holder: str, until: float) -> str | None:
+        """Return the next message for ``holder``, or ``BROKEN``; None once ``now()`` has reached ``until``."""
+        ...
+
+
 class Store(Protocol):
     """One Redis (or Cluster, or Sentinel's master), spoken to in scripts that stand being asked twice.
 
@@ -112,6 +142,10 @@ class Store(Protocol):
 
         ``within`` (seconds) bounds the wait for the answers more closely than the client's own timeouts do.
         """
+        ...
+
+    def inbox(self) -> Inbox:
+        """Return where this client's contenders listen (under asyncio: in the running loop)."""
         ...
 
 

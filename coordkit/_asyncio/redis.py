@@ -14,7 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
+from coordkit._asyncio.inbox import Inbox
 from coordkit._asyncio.runtime import RUNTIME, life
+from coordkit._inbox import Told
 from coordkit._ports import Call
 from coordkit._threads.runtime import now
 from coordkit.core.keeper import Keeper
@@ -30,6 +32,7 @@ class Home:
         self.idle: list[tuple[Any, float]] = []  # connection, when it was made; the one used last is last
         self.used = 0.0
         self.sweep: asyncio.TimerHandle | None = None
+        self.inbox: Inbox | None = None
         self._free = _AT_ONCE
         self._waiting: deque[asyncio.Future[None]] = deque()
         life().closing.add(self)
@@ -97,6 +100,13 @@ class RedisStore:
         self._where = _redis.where(client)
         self._patience = _redis.patience(client)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
+        self._told = Told()
+
+    def inbox(self) -> Inbox:
+        home = self._home()
+        if home.inbox is None:
+            home.inbox = Inbox(self, self._client, self._told, keeps=self._keeps)
+        return home.inbox
 
     def __str__(self) -> str:
         return self._where
@@ -176,18 +186,21 @@ class RedisStore:
             if now() - made < _redis.MAX_AGE:
                 return connection, made
             await connection.disconnect(nowait=True)
-        pool = self._client.connection_pool
+        return await self.connect(self._client.connection_pool, patience), now()
+
+    async def connect(self, pool: Any, patience: float, **changes: Any) -> Any:
+        """Return a connection made by the recipe of a pool; redis-py's TimeoutError after ``patience`` seconds."""
         kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection, patience)
         # The bound is ours: redis-py's own is an asyncio.wait_for around each write, which before Python 3.12 may
         # swallow a cancellation, and costs a task.
-        connection = pool.connection_class(**{**kwargs, "socket_timeout": None})
+        connection = pool.connection_class(**{**kwargs, "socket_timeout": None, **changes})
         connecting = asyncio.get_running_loop().create_task(connection.connect())
         connecting.add_done_callback(_looked_at)
         try:
             done, _ = await asyncio.wait([connecting], timeout=patience)
             if done:
                 connecting.result()
-                return connection, now()
+                return connection
         except BaseException:
             await _abandon(connecting, connection)
             raise

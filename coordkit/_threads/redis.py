@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from coordkit import _redis
 from coordkit._ports import Call
+from coordkit._threads.inbox import Inbox
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.core.keeper import Keeper
 
@@ -26,7 +27,11 @@ class RedisStore:
         self._client = client
         self._keeps = _redis.keeps_connections(client)
         self._where = _redis.where(client)
+        self._inbox = Inbox(self, client, keeps=self._keeps)
         self._reset()
+
+    def inbox(self) -> Inbox:
+        return self._inbox
 
     def _reset(self) -> None:
         self._process = os.getpid()

@@ -34,6 +34,7 @@ class Unwanted(NamedTuple):
 
     grantor: Grantor
     holder: str
+    entry: str  # in the queue, or ""
     until: float
     pause: float = 0.01
     looked: int = 0
@@ -56,9 +57,9 @@ class Keeper:
         self._due.append(lease)
         self._renewing.poke()
 
-    def give_back(self, grantor: Grantor, holder: str, *, until: float) -> None:
+    def give_back(self, grantor: Grantor, holder: str, entry: str = "", *, until: float) -> None:
         """Revoke whatever ``holder`` may have got, until an answer comes or the ttl has ended it (at ``until``)."""
-        self._later(Unwanted(grantor, holder, until), 0.0)
+        self._later(Unwanted(grantor, holder, entry, until), 0.0)
 
     # -- renewing
 
@@ -72,8 +73,8 @@ class Keeper:
     async def _renew_batch(self, rounds: list[tuple[Lease, float]]) -> None:
         asked = self._runtime.now()
         calls = [(lease.name, lease.grantor.renewal(lease.holder, ttl)) for lease, ttl in rounds]
-        # An answer that does not come must leave time to ask again.
-        within = min(ttl for _, ttl in rounds) / 3
+        # An answer that does not come must leave time to ask again; a claim ends long before its ttl would.
+        within = min(min(ttl, 2 * lease.remaining()) for lease, ttl in rounds) / 3 + 0.001
         failed: list[tuple[Lease, BaseException]] = []
         try:
             replies = await self._store.run_many(calls, within=within)
@@ -127,7 +128,7 @@ class Keeper:
         if self._runtime.now() >= unwanted.until:
             return  # its ttl has ended it
         try:
-            said = await unwanted.grantor.revoke(unwanted.holder)
+            said = await unwanted.grantor.revoke(unwanted.holder, unwanted.entry)
         except StoreUnavailable:
             self._later(unwanted._replace(pause=min(unwanted.pause * 2, 1.0)), unwanted.pause)
         except CoordError as error:

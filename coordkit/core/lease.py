@@ -47,14 +47,18 @@ class Lease:
         asked: float,
         renewing: bool,
         max_hold: float | None,
+        span: float | None = None,
+        slot: int | None = None,
     ) -> None:
+        span = ttl if span is None else span  # what was granted: a claim is shorter, until the first renewal
         self.name = grantor.name
         self.token = Token(token, holder)
+        self.slot = slot
         self.holder = holder
         self.ttl = ttl
         self.grantor = grantor
         self.lost = runtime.event()
-        self.expires = asked + ttl * (1 - DRIFT)
+        self.expires = asked + span * (1 - DRIFT)
         self._runtime = runtime
         self._process = runtime.process()
         self._renewing = renewing
@@ -64,7 +68,10 @@ class Lease:
         self._why = ""
         self._trouble: Exception | None = None
         self._timer: Timer | None = None
-        self._schedule(asked)
+        if span < ttl and renewing:
+            self._due()
+        else:
+            self._schedule(asked)
 
     # -- looking at it
 
@@ -212,8 +219,8 @@ class Lease:
             # Interrupted, or no answer: somebody else will see to it, and the ttl is the backstop.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
             raise
-        if said is Returned.GONE and not sure:
-            # Before our deadline nothing but our own first request can have taken it away.
+        if said is not Returned.GIVEN_BACK and not sure:
+            # Before our deadline nothing but our own first request can have taken it away, or handed it on.
             given_back = self._runtime.now() < self.expires
         else:
             given_back = said is Returned.GIVEN_BACK

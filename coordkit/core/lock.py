@@ -1,9 +1,12 @@
-"""A mutex on one Redis: three scripts.
+"""A mutex on one Redis: three scripts, and a queue.
 
 Its keys share a hash tag, so that Redis Cluster keeps them on one slot. The lock itself is a plain ``SET NX PX`` whose
 value is the holder, so that ``redis-cli GET`` shows who holds it. Beside it stands the last token given out:
 ``max(last + 1, server time in microseconds)``, which keeps rising through eviction, FLUSHALL and a failover that lost
 the last write, as long as the servers' clocks differ by less than the outage took.
+
+Whoever is refused and willing to wait stands in a queue at the server. Giving the lock back hands it to the first of
+them that listens, in the same script, with its token; see ``core/waiting.py`` for the waiter's side.
 
 Not promised: that a failover keeps the lock. An asynchronous replica may be promoted without it; two holders then
 believe they hold, and only their tokens tell them apart.
@@ -15,13 +18,14 @@ import math
 from typing import Any
 
 from coordkit._ports import Call, Store
-from coordkit.core.grantor import Granted, Refused, Returned
+from coordkit.core.grantor import Granted, Queued, Refused, Returned, Spot
 from coordkit.core.keeper import Keeper
+from coordkit.core.waiting import claim_of
 from coordkit.scripts import load
 
-_ACQUIRE = load("lock_acquire")
+_ACQUIRE = load("queue", "lock_queue", "lock_acquire")
 _RENEW = load("lock_renew")
-_RELEASE = load("lock_release")
+_RELEASE = load("queue", "lock_queue", "lock_release")
 
 _KEEP_COUNTER = 7 * 24 * 3600 * 1000
 """Milliseconds an idle counter is kept: locks named once do not fill the server, and the clock floors what follows."""
@@ -37,33 +41,45 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def refused(holder: Any, left: int, *queued: Any) -> Refused:
+    """Return what a script's refusal says; ``left`` is in milliseconds, negative if there is no end."""
+    seconds = left / 1000 if left >= 0 else math.inf
+    if not queued:
+        return Refused(text(holder), seconds)
+    at, place, ahead, heard = queued
+    return Refused(text(holder), seconds, Queued(int(at), text(place), ahead, bool(heard)))
+
+
 class Mutex:
-    """The questions of a lease, put to one Redis."""
+    """The questions of a lock, put to one Redis."""
 
     def __init__(self, store: Store, keeper: Keeper, name: str) -> None:
         self.name = name
         self.keeper = keeper
         self._store = store
-        lock = f"coordkit:1:{{{name}}}:lock"
-        self.key = lock
-        self._lock = lock.encode()
-        self._both = (self._lock, f"coordkit:1:{{{name}}}:token".encode())
+        self.key = f"coordkit:1:{{{name}}}:lock"
+        self._keys = tuple(f"coordkit:1:{{{name}}}:{part}".encode() for part in ("lock", "token", "queue"))
+        self.inbox = store.inbox
 
-    async def grant(self, holder: str, ttl: float) -> Granted | Refused:
-        call = Call(_ACQUIRE, self._both, (holder, milliseconds(ttl), self._keep(ttl)))
+    def entry(self, holder: str, ttl: float, address: str) -> str:
+        verb, channel = address.split(" ", 1)
+        return f"x {milliseconds(claim_of(ttl))} {verb} {holder} {channel}"
+
+    async def grant(self, holder: str, ttl: float, spot: Spot | None = None) -> Granted | Refused:
+        waiting = (spot.entry, spot.place) if spot else ("", "")
+        call = Call(_ACQUIRE, self._keys, (holder, milliseconds(ttl), self._keep(ttl), *waiting))
         granted, *rest = await self._store.run(self.name, call)
-        if granted:
-            return Granted(int(rest[0]))
-        return Refused(text(rest[0]), rest[1] / 1000 if rest[1] >= 0 else math.inf)
+        return Granted(int(rest[0])) if granted else refused(*rest)
 
     def renewal(self, holder: str, ttl: float) -> Call:
-        return Call(_RENEW, self._both, (holder, milliseconds(ttl), self._keep(ttl)))
+        return Call(_RENEW, self._keys[:2], (holder, milliseconds(ttl), self._keep(ttl)))
 
     async def renew(self, holder: str, ttl: float) -> bool:
         return bool(await self._store.run(self.name, self.renewal(holder, ttl)) == 1)
 
-    async def revoke(self, holder: str) -> Returned:
-        return Returned(await self._store.run(self.name, Call(_RELEASE, (self._lock,), (holder,))))
+    async def revoke(self, holder: str, entry: str = "") -> Returned:
+        call = Call(_RELEASE, self._keys, (holder, _KEEP_COUNTER, entry))
+        return Returned(await self._store.run(self.name, call))
 
     @staticmethod
     def _keep(ttl: float) -> int:

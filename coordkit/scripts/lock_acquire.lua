@@ -1,29 +1,43 @@
--- Grant a lock to a holder, with a fencing token, or say who is ahead.
+-- Grant a lock to a holder, with a fencing token; or say who is ahead, and queue up.
 -- KEYS[1]  the lock: its value is the present holder
--- KEYS[2]  the last token that was given out for this name
+-- KEYS[2]  the last token that was given out for this name     KEYS[3]  the queue
 -- ARGV[1]  the holder who asks        ARGV[2]  ttl in ms        ARGV[3]  how long an idle counter is kept, in ms
+-- ARGV[4]  its entry in the queue, or '' if it does not wait    ARGV[5]  its place, or '' if it has none yet
 -- returns  {1, token}                 granted; asked again by the present holder: the same token, and the ttl anew
 --          {0, holder, ms left}       refused
+--          {0, holder, ms left, server time in us, place, number ahead, 1 or 0: somebody listens}   refused, and queued
 -- Asked twice it does what asking once does: each acquisition has a holder id of its own.
 
-local last = tonumber(redis.call('GET', KEYS[2]) or '0')
-if not last or last ~= last or last >= 9007199254740991 then
-  return redis.error_reply('ERR coordkit: the token counter at ' .. KEYS[2] .. ' is not a usable number')
+local last, broken = last_token(KEYS[2])
+if not last then
+  return broken
 end
+local waits = ARGV[4] ~= ''
 -- The write comes first, so that a replica and a server out of memory say so at once.
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  local holder = redis.call('GET', KEYS[1])
-  if holder ~= ARGV[1] then
-    return {0, holder, redis.call('PTTL', KEYS[1])}
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
+  if not hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[3], place) then
+    if waits then
+      redis.call('ZREM', KEYS[3], ARGV[4])
+    end
+    return {1, digits(mint(KEYS[2], last, micros(), ARGV[3]))}
   end
+end
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  if waits then
+    redis.call('ZREM', KEYS[3], ARGV[4])
+  end
   if last > 0 then
-    return {1, string.format('%.0f', last)}
+    return {1, digits(last)}
   end
   -- The counter was evicted while the lock was held: mint anew, above what the clock allowed before.
+  return {1, digits(mint(KEYS[2], last, micros(), ARGV[3]))}
 end
--- Counters keep the order without clocks, the clock keeps it without counters; both would have to fail together.
-local time = redis.call('TIME')
-local token = string.format('%.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
-redis.call('SET', KEYS[2], token, 'PX', ARGV[3])
-return {1, token}
+local left = redis.call('PTTL', KEYS[1])
+if not waits then
+  return {0, holder, left}
+end
+local now = micros()
+return {0, holder, left, digits(now), enqueue(KEYS[3], ARGV[4], ARGV[5], now)}

@@ -1,14 +1,22 @@
--- Give a lock back, if the holder still has it. DEL is a write that a server out of memory still takes.
--- KEYS[1]  the lock
--- ARGV[1]  the holder
+-- Give a lock back, if the holder still has it, and hand it on to the first who waits; or stop waiting for it.
+-- KEYS[1]  the lock                   KEYS[2]  the token counter     KEYS[3]  the queue
+-- ARGV[1]  the holder                 ARGV[2]  how long an idle counter is kept, in ms
+-- ARGV[3]  its entry in the queue, or '' if it never waited
 -- returns  1 given back, 0 gone, -1 another's
+-- The first write (ZREM, DEL) is one that a server out of memory still takes; what follows it is then taken as well.
 
-local holder = redis.call('GET', KEYS[1])
-if not holder then
-  return 0
+if ARGV[3] ~= '' then
+  redis.call('ZREM', KEYS[3], ARGV[3])
 end
-if holder ~= ARGV[1] then
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
   return -1
 end
-redis.call('DEL', KEYS[1])
-return 1
+if holder then
+  redis.call('DEL', KEYS[1])
+end
+local last = last_token(KEYS[2])
+if last then
+  hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[2])
+end
+return holder and 1 or 0

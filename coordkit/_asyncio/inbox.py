@@ -1,0 +1,221 @@
+"""The inbox of the asyncio flavour: one subscribed connection for each event loop, read by one task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from coordkit import _redis
+from coordkit._asyncio.runtime import life
+from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
+from coordkit._ports import BROKEN, Call
+from coordkit._threads.runtime import now
+from coordkit.errors import CoordError
+from coordkit.scripts import load
+
+if TYPE_CHECKING:
+    from coordkit._asyncio.redis import RedisStore
+
+_CHECK = load("inbox_check")
+
+
+class Box:
+    """The messages for one holder, and its bell."""
+
+    __slots__ = ("_bell", "address", "messages")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.messages: deque[str] = deque()
+        self._bell: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for a message, at most so long."""
+        loop = asyncio.get_running_loop()
+        self._bell = loop.create_future()
+        timer = loop.call_later(seconds, self.ring)
+        try:
+            await self._bell
+        finally:
+            timer.cancel()
+            self._bell = None
+
+
+class Line:
+    """A connection that is subscribed to some channels, and the task that reads it."""
+
+    def __init__(self, node: str, connection: Any, patience: float) -> None:
+        self.node = node
+        self.connection = connection
+        self.patience = patience
+        self.addresses: dict[str, str] = {}  # by channel, once confirmed
+        self.asked: dict[str, Box] = {}  # by channel, until confirmed
+        self.heard = now()
+        self.reader: asyncio.Task[None] | None = None
+
+    async def send(self, *words: str) -> None:
+        await self.connection.send_packed_command(self.connection.pack_command(*words), check_health=False)
+
+
+class Inbox:
+    """Where the tasks of one client that wait for locks, in one event loop, hear of their grants."""
+
+    def __init__(self, store: RedisStore, client: Any, told: Told, *, keeps: bool) -> None:
+        self._store = store
+        self._client = client
+        self._keeps = keeps
+        self._told = told
+        self._identity = secrets.token_hex(8)
+        self._boxes: Boxes[Box] = Boxes()
+        self._lines: dict[str, Line] = {}  # by node
+        self._by_address: dict[str, Line] = {}
+        self._opening = asyncio.Lock()
+        self._not_before = 0.0
+        self._used = now()
+
+    # -- the port
+
+    def address(self, name: str) -> str:
+        if not self._lines:
+            return ""
+        ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+        line = self._lines.get(ear.node) if ear else None
+        return line.addresses.get(ear.channel, "") if ear and line else ""
+
+    async def open(self, name: str) -> str:
+        async with self._opening:
+            if address := self.address(name):
+                return address
+            if now() < self._not_before:
+                return ""
+            self._not_before = now() + AGAIN
+            ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+            if ear is None:
+                return ""
+            try:
+                address = await self._subscribe(ear)
+                await self._check(name, address)
+            except (exceptions.RedisError, OSError, CoordError) as error:
+                self._told.say(str(self._store), error)
+                return ""
+            self._not_before = 0.0
+            return address
+
+    def expect(self, holder: str, address: str, stray: Callable[[], None]) -> None:
+        self._boxes.add(holder, Box(address), stray)
+
+    def forget(self, holder: str) -> None:
+        self._boxes.remove(holder)
+        self._used = now()
+
+    async def receive(self, holder: str, until: float) -> str | None:
+        box = self._boxes[holder]
+        while not box.messages and (left := until - now()) > 0:
+            if box.address not in self._by_address:
+                return BROKEN
+            await box.wait(left)
+        return box.messages.popleft() if box.messages else None
+
+    # -- reading
+
+    async def _read(self, line: Line) -> None:
+        try:
+            while True:
+                reply = await line.connection.read_response(disable_decoding=True)
+                line.heard = now()
+                self._dispatch(line, reply)
+        except exceptions.ResponseError as error:
+            for box in line.asked.values():
+                box.messages.append(f"refused {error}")
+        except (exceptions.RedisError, OSError):
+            pass  # it broke; whoever waits is told so
+        finally:
+            await self._broken(line)
+
+    def _dispatch(self, line: Line, reply: Any) -> None:
+        kind, channel, data = understood(reply)
+        if kind == "message":
+            self._boxes.deliver(data)
+        elif kind == "subscribed" and (waiting := line.asked.pop(channel, None)) is not None:
+            line.addresses[channel] = waiting.address
+            self._by_address[waiting.address] = line
+            waiting.messages.append("subscribed")
+            waiting.ring()
+        elif kind == "unsubscribed" and (address := line.addresses.pop(channel, None)) is not None:
+            self._by_address.pop(address, None)  # its slot was moved to another node
+            self._boxes.broken(address)
+
+    async def _watch(self, line: Line) -> None:
+        """Ask a quiet line whether it is alive, and close one that nobody uses."""
+        while self._lines.get(line.node) is line:
+            await asyncio.sleep(QUIET)
+            quiet = now() - line.heard
+            if (not len(self._boxes) and now() - self._used > _redis.IDLE) or quiet > QUIET + line.patience:
+                await self._broken(line)
+            elif quiet > QUIET / 2:
+                with contextlib.suppress(exceptions.RedisError, OSError):
+                    await line.send("PING")
+
+    # -- lines
+
+    async def _subscribe(self, ear: _redis.Ear) -> str:
+        refusal = "no way to subscribe"
+        for publish, subscribe in ear.verbs:
+            line = self._lines.get(ear.node) or await self._connect(ear)
+            box = line.asked[ear.channel] = Box(f"{publish} {ear.channel}")
+            try:
+                await line.send(subscribe, ear.channel)
+                if not box.messages:
+                    await box.wait(line.patience)
+            except BaseException:
+                await self._broken(line)
+                raise
+            said = box.messages[0] if box.messages else f"nothing within {line.patience} s"
+            if said == "subscribed":
+                return box.address
+            refusal = said or "the connection broke while it was subscribed"
+            await self._broken(line)
+        raise exceptions.ConnectionError(refusal)
+
+    async def _check(self, name: str, address: str) -> None:
+        verb, channel = address.split(" ", 1)
+        heard = await self._store.run(name, Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel)))
+        if not heard:
+            raise exceptions.ConnectionError("the server says that nobody subscribed")
+
+    async def _connect(self, ear: _redis.Ear) -> Line:
+        kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
+        patience = kwargs["socket_timeout"]
+        # What is pushed comes as plain lists, whatever the version of the client; and it may be long in coming.
+        connection = await self._store.connect(ear.pool, patience, protocol=2)
+        line = self._lines[ear.node] = Line(ear.node, connection, patience)
+        line.reader = life().spawn(self._read(line))
+        life().spawn(self._watch(line))
+        return line
+
+    async def _broken(self, line: Line) -> None:
+        if self._lines.get(line.node) is not line:
+            return
+        del self._lines[line.node]
+        for address in line.addresses.values():
+            self._by_address.pop(address, None)
+            self._boxes.broken(address)
+        for box in line.asked.values():
+            box.messages.append(BROKEN)
+            box.ring()
+        if line.reader is not None and line.reader is not asyncio.current_task():
+            line.reader.cancel()
+        await line.connection.disconnect(nowait=True)

@@ -1,0 +1,281 @@
+"""The inbox of the blocking flavour: one subscribed connection, read by one of the threads that wait.
+
+There is no thread of its own: whoever waits and finds nobody reading reads, for all, until its own message has come or
+its time is up, and then rings another. So a grant wakes the very thread it is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from coordkit import _redis
+from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
+from coordkit._ports import BROKEN, Call
+from coordkit._threads.runtime import RUNTIME, now
+from coordkit.errors import CoordError
+from coordkit.scripts import load
+
+if TYPE_CHECKING:
+    from coordkit._threads.redis import RedisStore
+
+_CHECK = load("inbox_check")
+_LOOK = 1.0  # seconds after which a thread that waits for another's reading looks by itself
+
+
+class Box:
+    """The messages for one holder, and its bell."""
+
+    __slots__ = ("_bell", "address", "messages")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.messages: deque[str] = deque()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._bell.release()
+
+    def wait(self, seconds: float) -> None:
+        self._bell.acquire(timeout=min(seconds, _LOOK))
+
+
+class Line:
+    """A connection that is subscribed to some channels."""
+
+    def __init__(self, node: str, connection: Any, patience: float) -> None:
+        self.node = node
+        self.connection = connection
+        self.patience = patience
+        self.reading = threading.Lock()
+        self.writing = threading.Lock()
+        self.addresses: dict[str, str] = {}  # by channel, once confirmed
+        self.asked: dict[str, Box] = {}  # by channel, until confirmed
+        self.heard = self.used = now()
+        self.pinged = False
+
+    def send(self, *words: str) -> None:
+        with self.writing:
+            self.connection.send_packed_command(self.connection.pack_command(*words), check_health=False)
+
+
+class Inbox:
+    """Where the threads of one client that wait for locks hear of their grants."""
+
+    def __init__(self, store: RedisStore, client: Any, *, keeps: bool) -> None:
+        self._store = store
+        self._client = client
+        self._keeps = keeps
+        self._told = Told()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a forked child inherits sockets that are its parent's."""
+        self._process = os.getpid()
+        self._identity = secrets.token_hex(8)
+        self._boxes: Boxes[Box] = Boxes()
+        self._lines: dict[str, Line] = {}  # by node
+        self._by_address: dict[str, Line] = {}
+        self._opening = threading.Lock()
+        self._not_before = 0.0
+        self._sweeping = False
+
+    # -- the port
+
+    def address(self, name: str) -> str:
+        if os.getpid() != self._process:
+            self.reset()
+        if not self._lines:
+            return ""
+        ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+        line = self._lines.get(ear.node) if ear else None
+        if ear is None or line is None or not self._alive(line):
+            return ""
+        return line.addresses.get(ear.channel, "")
+
+    async def open(self, name: str) -> str:
+        with self._opening:
+            if address := self.address(name):
+                return address
+            if now() < self._not_before:
+                return ""
+            self._not_before = now() + AGAIN
+            ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+            if ear is None:
+                return ""
+            try:
+                address = self._subscribe(ear)
+                await self._check(name, address)
+            except (exceptions.RedisError, OSError, CoordError) as error:
+                self._told.say(str(self._store), error)
+                return ""
+            self._not_before = 0.0
+            return address
+
+    def expect(self, holder: str, address: str, stray: Callable[[], None]) -> None:
+        self._boxes.add(holder, Box(address), stray)
+
+    def forget(self, holder: str) -> None:
+        if os.getpid() != self._process:
+            return
+        box = self._boxes[holder]
+        self._boxes.remove(holder)
+        if line := self._by_address.get(box.address):
+            self._pass_on(line, box)
+            line.used = now()
+            if not self._sweeping:
+                self._sweeping = True
+                RUNTIME.call_at(line.used + _redis.IDLE, self._sweep)
+
+    async def receive(self, holder: str, until: float) -> str | None:
+        box = self._boxes[holder]
+        self._await(box, until)
+        return box.messages.popleft() if box.messages else None
+
+    # -- reading, by turns
+
+    def _await(self, box: Box, until: float) -> None:
+        while not box.messages and (left := until - now()) > 0:
+            line = self._by_address.get(box.address)
+            if line is None:
+                box.messages.append(BROKEN)
+            elif line.reading.acquire(blocking=False):
+                try:
+                    self._read(line, box, until)
+                finally:
+                    line.reading.release()
+                    self._pass_on(line, box)
+            else:
+                box.wait(left)
+
+    def _pass_on(self, line: Line, box: Box) -> None:
+        """Ring somebody else who waits on this line: nobody may be reading now."""
+        other = self._boxes.other_than(box, line.addresses.values())
+        if other is not None and not line.reading.locked():
+            other.ring()
+
+    def _read(self, line: Line, box: Box, until: float) -> None:
+        try:
+            while not box.messages and (left := until - now()) > 0:
+                if line.connection.can_read(timeout=min(left, QUIET)):
+                    self._dispatch(line, line.connection.read_response(disable_decoding=True))
+                elif now() - line.heard > QUIET + line.patience:
+                    self._broken(line)
+                elif now() - line.heard > QUIET and not line.pinged:
+                    line.pinged = True
+                    line.send("PING")
+        except BaseException as error:
+            self._broken(line)
+            if not isinstance(error, exceptions.RedisError | OSError):
+                raise
+
+    def _dispatch(self, line: Line, reply: Any) -> None:
+        line.heard, line.pinged = now(), False
+        kind, channel, data = understood(reply)
+        if kind == "message":
+            self._boxes.deliver(data)
+        elif kind == "subscribed" and (waiting := line.asked.pop(channel, None)) is not None:
+            line.addresses[channel] = waiting.address
+            self._by_address[waiting.address] = line
+            waiting.messages.append("subscribed")
+            waiting.ring()
+        elif kind == "unsubscribed" and (address := line.addresses.pop(channel, None)) is not None:
+            self._by_address.pop(address, None)  # its slot was moved to another node
+            self._boxes.broken(address)
+
+    # -- lines
+
+    def _subscribe(self, ear: _redis.Ear) -> str:
+        refusal: Exception = exceptions.ConnectionError("no way to subscribe")
+        for publish, subscribe in ear.verbs:
+            line = self._lines.get(ear.node)
+            if line is None or not self._alive(line):
+                line = self._lines[ear.node] = self._connect(ear)
+            box = line.asked[ear.channel] = Box(f"{publish} {ear.channel}")
+            try:
+                line.send(subscribe, ear.channel)
+                self._confirm(line, box)
+            except BaseException as error:
+                self._broken(line)
+                if not isinstance(error, exceptions.ResponseError):
+                    raise
+                refusal = error  # a server that does not know sharded channels, or a user who may not have them
+            else:
+                return box.address
+        raise refusal
+
+    def _confirm(self, line: Line, box: Box) -> None:
+        deadline = now() + line.patience
+        while not box.messages:
+            if now() > deadline:
+                raise exceptions.TimeoutError(f"no subscription within {line.patience} s")
+            if not line.reading.acquire(blocking=False):
+                box.wait(0.1)
+                continue
+            try:
+                if line.connection.can_read(timeout=min(0.1, line.patience)):
+                    self._dispatch(line, line.connection.read_response(disable_decoding=True))
+            finally:
+                line.reading.release()
+        if box.messages[0] == BROKEN:
+            raise exceptions.ConnectionError("the connection broke while it was subscribed")
+
+    async def _check(self, name: str, address: str) -> None:
+        verb, channel = address.split(" ", 1)
+        heard = await self._store.run(name, Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel)))
+        if not heard:
+            raise exceptions.ConnectionError("the server says that nobody subscribed")
+
+    def _connect(self, ear: _redis.Ear) -> Line:
+        kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)
+        kwargs["protocol"] = 2  # what is pushed comes as plain lists, whatever the version of the client
+        connection = ear.pool.connection_class(**kwargs)
+        connection.connect()
+        return Line(ear.node, connection, kwargs["socket_timeout"])
+
+    def _alive(self, line: Line) -> bool:
+        """Return whether a line may be used: while nobody reads, its end would go unnoticed."""
+        if len(self._boxes) or not line.reading.acquire(blocking=False):
+            return True
+        try:
+            while line.connection.can_read(timeout=0):
+                self._dispatch(line, line.connection.read_response(disable_decoding=True))
+        except (exceptions.RedisError, OSError):
+            self._broken(line)
+            return False
+        finally:
+            line.reading.release()
+        return True
+
+    def _broken(self, line: Line) -> None:
+        if self._lines.get(line.node) is line:
+            del self._lines[line.node]
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            line.connection.disconnect()
+        for address in [*line.addresses.values(), *(box.address for box in line.asked.values())]:
+            self._by_address.pop(address, None)
+            self._boxes.broken(address)
+        for box in line.asked.values():
+            box.messages.append(BROKEN)
+            box.ring()
+
+    def _sweep(self) -> None:
+        used = max((line.used for line in self._lines.values()), default=0.0)
+        if len(self._boxes) or now() < used + _redis.IDLE:
+            RUNTIME.call_at(now() + _redis.IDLE, self._sweep)
+            return
+        self._sweeping = False
+        for line in list(self._lines.values()):
+            self._broken(line)

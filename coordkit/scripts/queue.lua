@@ -1,0 +1,74 @@
+-- What every fair lock shares: fencing tokens, a queue of those who wait, and handing on to the first of them who
+-- listens. Not a script of its own: it is put in front of the others.
+--
+-- An entry of the queue is '<mode> <claim in ms> <PUBLISH or SPUBLISH> <holder> <channel>', its score is the waiter's
+-- place: the server's microseconds when it first asked. What a waiter is told, on its channel:
+--   '<holder> grant <token> <server time in us> <slot or ->'   it is yours for the claim; renew it
+--   '<holder> next <ms>'                                       you are first now, behind a claim that ends in so long
+
+local KEEP_QUEUE = 3600000 -- ms; whoever still waits asks again, and so keeps the queue, far more often
+
+local function digits(number)
+  return string.format('%.0f', number) -- tostring() would write 1.79e+15
+end
+
+local function micros()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- Return the last token that was given out, 0 if none is known; nil, and an error, if no higher one can be made.
+local function last_token(counter)
+  local last = tonumber(redis.call('GET', counter) or '0')
+  if not last or last ~= last or last >= 9007199254740991 then
+    return nil, redis.error_reply('ERR coordkit: the token counter at ' .. counter .. ' is not a usable number')
+  end
+  return last
+end
+
+-- Counters keep the order without clocks, the clock keeps it without counters; both would have to fail together.
+local function mint(counter, last, now, keep)
+  local token = math.max(last + 1, now)
+  redis.call('SET', counter, digits(token), 'PX', keep)
+  return token
+end
+
+local function parsed(entry)
+  local mode, claim, verb, holder, channel = string.match(entry, '^(%S+) (%d+) (%u+) (%S+) (.+)$')
+  return {mode = mode, claim = claim, verb = verb, holder = holder, channel = channel}
+end
+
+-- Return the first entry of a queue and its place, or nil.
+local function head_of(queue)
+  local head = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+  return head[1], tonumber(head[2])
+end
+
+-- Return how many heard it; -1 if this client may not publish: then nothing is known about who listens.
+local function tell(waiter, what)
+  local heard = redis.pcall(waiter.verb, waiter.channel, waiter.holder .. ' ' .. what)
+  return type(heard) == 'number' and heard or -1
+end
+
+-- Tell the first who waits that a claim is ahead of it: should its holder be dead, nobody else would ask in time.
+local function tell_next(queue, claim)
+  local entry = head_of(queue)
+  if entry then
+    tell(parsed(entry), 'next ' .. claim)
+  end
+end
+
+-- Queue up, or keep the place that one has; return it, how many are ahead, and whether the channel is listened to.
+local function enqueue(queue, entry, place, now)
+  if place == '' then
+    local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
+    place = digits(math.max(now, (tonumber(last) or 0) + 1))
+  end
+  redis.call('ZADD', queue, 'NX', place, entry)
+  redis.call('PEXPIRE', queue, KEEP_QUEUE)
+  local waiter = parsed(entry)
+  local sort = waiter.verb == 'SPUBLISH' and 'SHARDNUMSUB' or 'NUMSUB'
+  local listeners = redis.pcall('PUBSUB', sort, waiter.channel)[2]
+  return place, redis.call('ZRANK', queue, entry), listeners == 0 and 0 or 1
+end
+
