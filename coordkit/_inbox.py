@@ -43,7 +43,6 @@ class Boxes(Generic[BoxT]):
 
     def __init__(self) -> None:
         self._boxes: dict[str, BoxT] = {}
-        self._strays: dict[str, Callable[[], None]] = {}
         self._gone: OrderedDict[str, Callable[[], None]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -52,14 +51,12 @@ class Boxes(Generic[BoxT]):
     def __getitem__(self, holder: str) -> BoxT:
         return self._boxes[holder]
 
-    def add(self, holder: str, box: BoxT, stray: Callable[[], None]) -> None:
+    def add(self, holder: str, box: BoxT) -> None:
         self._gone.pop(holder, None)
-        self._strays[holder] = stray
         self._boxes[holder] = box
 
-    def remove(self, holder: str) -> None:
+    def remove(self, holder: str, stray: Callable[[], None] | None) -> None:
         self._boxes.pop(holder, None)
-        stray = self._strays.pop(holder, None)
         if stray is not None:
             self._gone[holder] = stray
             while len(self._gone) > _GONE:

@@ -111,11 +111,13 @@ class Inbox(Protocol):
         """Listen, if we do not yet, and return the address; "" where that cannot be had: ask again instead."""
         ...
 
-    def expect(self, holder: str, address: str, stray: Callable[[], None]) -> None:
-        """Keep what comes for ``holder``, until it is forgotten; ``stray`` is called for a grant that comes later."""
+    def expect(self, holder: str, address: str) -> None:
+        """Keep what comes for ``holder``, until it is forgotten."""
         ...
 
-    def forget(self, holder: str) -> None: ...
+    def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
+        """Expect nothing more; ``stray`` is called should a grant come all the same."""
+        ...
 
     async def receive(self, holder: str, until: float) -> str | None:
         """Return the next message for ``holder``, or ``BROKEN``; None once ``now()`` has reached ``until``."""

@@ -114,11 +114,11 @@ class Inbox:
             self._not_before = 0.0
             return address
 
-    def expect(self, holder: str, address: str, stray: Callable[[], None]) -> None:
-        self._boxes.add(holder, Box(address), stray)
+    def expect(self, holder: str, address: str) -> None:
+        self._boxes.add(holder, Box(address))
 
-    def forget(self, holder: str) -> None:
-        self._boxes.remove(holder)
+    def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
+        self._boxes.remove(holder, stray)
         self._used = now()
 
     async def receive(self, holder: str, until: float) -> str | None:

@@ -124,14 +124,14 @@ class Inbox:
             self._not_before = 0.0
             return address
 
-    def expect(self, holder: str, address: str, stray: Callable[[], None]) -> None:
-        self._boxes.add(holder, Box(address), stray)
+    def expect(self, holder: str, address: str) -> None:
+        self._boxes.add(holder, Box(address))
 
-    def forget(self, holder: str) -> None:
+    def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
         if os.getpid() != self._process:
             return
         box = self._boxes[holder]
-        self._boxes.remove(holder)
+        self._boxes.remove(holder, stray)
         if line := self._by_address.get(box.address):
             self._pass_on(line, box)
             line.used = now()

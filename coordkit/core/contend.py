@@ -81,6 +81,7 @@ class Attempt:
 
     async def run(self) -> Lease | Refused:
         """Ask until it is granted, or refused when the time is up; leave nothing behind, whatever happens."""
+        got: Lease | Refused | None = None
         try:
             got = await self._contend()
             if not isinstance(got, Lease) and self._entry:
@@ -98,7 +99,7 @@ class Attempt:
             raise
         finally:
             if self._waiting is not None:
-                self._waiting.over()
+                self._waiting.over(won=isinstance(got, Lease))
         if self._doubt and not isinstance(got, Lease):
             self._give_back_later()  # an earlier ask may be granted yet, now that we are gone
         return got

@@ -62,22 +62,22 @@ class Waiting:
 
     def _stand(self, inbox: Inbox, address: str) -> None:
         self.spot = Spot(self._grantor.entry(self._holder, self._ttl, address), self._place)
-        inbox.expect(self._holder, address, self._stray)
+        inbox.expect(self._holder, address)
 
     def _stray(self) -> None:
         """Give back what was granted to us after we had left."""
         until = self._runtime.now() + self._ttl
         self._grantor.keeper.give_back(self._grantor, self._holder, until=until)
 
-    def over(self) -> None:
-        """Listen no more."""
+    def over(self, *, won: bool) -> None:
+        """Listen no more; a grant that comes yet is given back, unless what it is for was ``won`` already."""
         if self._inbox is not None and self.spot is not None:
-            self._inbox.forget(self._holder)
+            self._inbox.forget(self._holder, None if won else self._stray)
             self.spot = None
 
     async def queue_up(self) -> bool:
         """Listen, and be ready to take a place with the next ask; return False where that cannot be had."""
-        self.over()
+        self.over(won=True)  # for now: the next ask says so if we have been granted it meanwhile
         inbox = self._inbox
         if inbox is None or self._deaf > 1 or not (address := await inbox.open(self._grantor.name)):
             return False

@@ -18,7 +18,7 @@ if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
   if not hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[3], place) then
     if waits then
-      redis.call('ZREM', KEYS[3], ARGV[4])
+      leave(KEYS[3], ARGV[4], ARGV[5])
     end
     return {1, digits(mint(KEYS[2], last, micros(), ARGV[3]))}
   end
@@ -27,8 +27,9 @@ local holder = redis.call('GET', KEYS[1])
 if holder == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   if waits then
-    redis.call('ZREM', KEYS[3], ARGV[4])
+    leave(KEYS[3], ARGV[4], ARGV[5])
   end
+  last = last_token(KEYS[2]) -- it may just have been handed on to us
   if last > 0 then
     return {1, digits(last)}
   end

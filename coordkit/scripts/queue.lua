@@ -58,11 +58,21 @@ local function tell_next(queue, claim)
   end
 end
 
+-- Leave a queue. A waiter whose inbox moved has the entry of the old one there as well, at the same place.
+local function leave(queue, entry, place)
+  redis.call('ZREM', queue, entry)
+  if place ~= '' then
+    redis.call('ZREMRANGEBYSCORE', queue, place, place)
+  end
+end
+
 -- Queue up, or keep the place that one has; return it, how many are ahead, and whether the channel is listened to.
 local function enqueue(queue, entry, place, now)
   if place == '' then
     local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
     place = digits(math.max(now, (tonumber(last) or 0) + 1))
+  elseif not redis.call('ZSCORE', queue, entry) then
+    leave(queue, entry, place)
   end
   redis.call('ZADD', queue, 'NX', place, entry)
   redis.call('PEXPIRE', queue, KEEP_QUEUE)

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sim.redis import SimRedis, SimStore, Weather
+from sim.inbox import Weather
+from sim.redis import SimRedis, SimStore
 from sim.world import Process, Task, World
 
 from coordkit.core import lock
@@ -40,9 +41,10 @@ class Settings:
     clock_steps: bool = False  # the server's clock jumps back
     evictions: bool = False  # the lock is deleted under its holder
     cancels: bool = True
+    cuts: bool = True  # of the connections over which waiters are told
 
 
-CALM = Settings(lost=False, repeated=False, pauses=False, kills=False, stops=False)
+CALM = Settings(lost=False, repeated=False, pauses=False, kills=False, stops=False, cuts=False)
 """Nothing goes wrong but that tasks are cancelled: then nothing may be left behind, not even for a ttl."""
 
 
@@ -79,8 +81,10 @@ class History:
             Process(world, f"p{i}", rate=chance.uniform(0.998, 1.002)) for i in range(chance.randint(2, 4))
         ]
         self.tasks: list[Task] = []
+        self.stores: list[SimStore] = []
         for process in self.processes:
             store = SimStore(process, self.server, self.weather)
+            self.stores.append(store)
             mutex = lock.Mutex(store, store.keeper, "job")
             contender = self.make(process, mutex, TTL, renew=chance.random() < 0.8)
             fence = Fence(process, store, "ledger")
@@ -158,12 +162,18 @@ class History:
                 world.after(chance.uniform(0, STORM), action)
 
         some(4, settings.pauses, lambda: chance.choice(self.processes).pause(chance.uniform(0.1, 2.5 * TTL)))
-        some(1, settings.kills, lambda: chance.choice(self.processes).kill())
+        some(1, settings.kills, self._kill)
+        some(4, settings.cuts, lambda: chance.choice(self.stores).inbox().cut(unnoticed=chance.random() < 0.5))
         some(2, settings.stops, lambda: self.server.stop(chance.uniform(0.1, 1.5 * TTL)))
         some(4, settings.cancels, lambda: chance.choice(self.tasks).cancel())
         some(2, settings.wipes, self.server.wipe)
         some(2, settings.clock_steps, lambda: self.server.step_clock(-chance.uniform(0.5, 60.0)))
         some(3, settings.evictions, lambda: self.server.data.pop(LOCK.encode(), None))
+
+    def _kill(self) -> None:
+        store = self.world.random.choice(self.stores)
+        store.process.kill()
+        store.inbox().cut(unnoticed=self.world.random.random() < 0.3)
 
     # -- what must hold
 

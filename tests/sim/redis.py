@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from lupa import lua51
+from sim.inbox import SimInbox, Weather
 from sim.world import Process, Wait, World
 
 from coordkit._ports import Call
@@ -38,10 +39,12 @@ class SimRedis:
         self.rate = rate
         self.offset = epoch
         self.stopped_until = 0.0
-        self.data: dict[bytes, tuple[bytes, float | None]] = {}
+        self.data: dict[bytes, tuple[Any, float | None]] = {}  # bytes, or a sorted set: score by member
+        self.inboxes: dict[bytes, SimInbox] = {}  # by channel: connections that the server takes for alive
         self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
         self._api = _TABLE()
         self._api[b"call"] = self._call
+        self._api[b"pcall"] = self._call
         self._api[b"error_reply"] = self._error_reply
 
     # -- faults
@@ -77,6 +80,21 @@ class SimRedis:
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
         if call.script.name == "lock_acquire" and reply[0] == 1:
             self.grants.append((self.world.time, _bytes(call.args[0]), int(reply[1])))
+        return reply
+
+    def _do_publish(self, channel: bytes, data: bytes) -> int:
+        inbox = self.inboxes.get(channel)
+        if inbox is None:
+            return 0
+        holder, what, *rest = data.split(b" ")
+        if what == b"grant":
+            self.grants.append((self.world.time, holder, int(rest[0])))
+        inbox.send(data)
+        return 1
+
+    def _do_pubsub(self, _numsub: bytes, channel: bytes) -> Any:
+        reply = _TABLE()
+        reply[1], reply[2] = channel, int(channel in self.inboxes)
         return reply
 
     def _error_reply(self, text: bytes) -> Any:
@@ -127,6 +145,60 @@ class SimRedis:
         expires = self.data[key][1]
         return -1 if expires is None else int((expires - self.now()) * 1000)
 
+    def _zset(self, key: bytes) -> dict[bytes, float]:
+        members: Any = self._get(key)
+        if members is None:
+            members = {}
+            self.data[key] = (members, None)
+        return members  # type: ignore[no-any-return]
+
+    def _sorted(self, key: bytes) -> list[bytes]:
+        members = self._zset(key)
+        if not members:
+            del self.data[key]
+        return sorted(members, key=lambda member: (members[member], member))
+
+    def _do_zadd(self, key: bytes, *words: bytes) -> int:
+        *options, score, member = words
+        members = self._zset(key)
+        if b"NX" in options and member in members:
+            return 0
+        members[member] = float(score)
+        return 1
+
+    def _do_zrem(self, key: bytes, member: bytes) -> int:
+        gone = self._zset(key).pop(member, None)
+        self._sorted(key)
+        return int(gone is not None)
+
+    def _do_zremrangebyscore(self, key: bytes, low: bytes, high: bytes) -> int:
+        members = self._zset(key)
+        gone = [member for member, score in members.items() if float(low) <= score <= float(high)]
+        for member in gone:
+            del members[member]
+        self._sorted(key)
+        return len(gone)
+
+    def _do_zscore(self, key: bytes, member: bytes) -> Any:
+        score = self._zset(key).get(member)
+        self._sorted(key)
+        return False if score is None else b"%.17g" % score
+
+    def _do_zrank(self, key: bytes, member: bytes) -> Any:
+        order = self._sorted(key)
+        return order.index(member) if member in order else False
+
+    def _do_zrange(self, key: bytes, start: bytes, stop: bytes, *_withscores: bytes) -> Any:
+        order, members = self._sorted(key), self._zset(key)
+        last = int(stop) if int(stop) >= 0 else len(order) + int(stop)
+        first = int(start) if int(start) >= 0 else max(0, len(order) + int(start))
+        reply, at = _TABLE(), 0
+        for member in order[first : last + 1]:
+            reply[at + 1], reply[at + 2] = member, b"%.17g" % members[member]
+            at += 2
+        self._sorted(key)
+        return reply
+
     def _do_time(self) -> Any:
         seconds, micros = divmod(int(self.now() * 1_000_000), 1_000_000)
         reply = _TABLE()
@@ -154,27 +226,6 @@ def _value(reply: Any) -> Any:
     return items
 
 
-class Weather:
-    """What the network does, and for how long: after ``until`` (world time) the sun shines."""
-
-    def __init__(
-        self,
-        *,
-        latency: float = 0.001,
-        lost_requests: float = 0.0,
-        lost_replies: float = 0.0,
-        repeated: float = 0.0,
-        slow: float = 0.0,
-        until: float = float("inf"),
-    ) -> None:
-        self.latency = latency
-        self.lost_requests = lost_requests
-        self.lost_replies = lost_replies
-        self.repeated = repeated
-        self.slow = slow
-        self.until = until
-
-
 class SimStore:
     """The Store port of one process, over a network with weather."""
 
@@ -184,6 +235,10 @@ class SimStore:
         self.weather = weather
         self.patience = patience
         self.keeper = Keeper(process, self)
+        self._inbox = SimInbox(process, server, weather)
+
+    def inbox(self) -> SimInbox:
+        return self._inbox
 
     def __str__(self) -> str:
         return "simulated Redis"
