@@ -68,10 +68,13 @@ end
 
 -- Queue up, or keep the place that one has; return it, how many are ahead, and whether the channel is listened to.
 local function enqueue(queue, entry, place, now)
-  if place == '' then
+  local mine = redis.call('ZSCORE', queue, entry)
+  if mine then
+    place = mine
+  elseif place == '' then
     local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
     place = digits(math.max(now, (tonumber(last) or 0) + 1))
-  elseif not redis.call('ZSCORE', queue, entry) then
+  else
     leave(queue, entry, place)
   end
   redis.call('ZADD', queue, 'NX', place, entry)

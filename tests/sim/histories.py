@@ -11,18 +11,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 from sim.inbox import Weather
 from sim.redis import SimRedis, SimStore
 from sim.world import Process, Task, World
 
-from coordkit.core import lock
+from coordkit.core import lock, waiting
 from coordkit.core.contend import Contender
 from coordkit.core.fence import Fence
 from coordkit.core.lease import Lease, leave
 from coordkit.errors import CoordError, LeaseLost, NotAcquired, StaleToken
 
 TTL = 1.0
+CLAIM = 0.4  # so that a claim is less than a ttl
 STORM = 10.0  # seconds of bad weather
 END = 30.0  # by then everybody has finished, and every ttl has passed
 LOCK = "coordkit:1:{job}:lock"
@@ -63,8 +65,13 @@ class History:
     wanted: set[str] = field(default_factory=set)  # holders that are asking, holding or giving back
     disagreed: dict[str, float] = field(default_factory=dict)  # since when the server does not share a belief
     unwanted: dict[str, float] = field(default_factory=dict)  # since when nobody wants what the server keeps
+    free_since: float | None = None  # since when it has been free although somebody waits
 
     def run(self) -> History:
+        with mock.patch.object(waiting, "CLAIM", CLAIM):
+            return self._run()
+
+    def _run(self) -> History:
         world = self.world = World(self.seed)
         random.seed(self.seed)  # the core's own jitter, and tenacity's
         chance = world.random
@@ -105,11 +112,14 @@ class History:
             began, timeout = process.now(), chance.choice([0.0, 0.5, 3.0, 6.0])
             me = self.world.current
             assert me is not None
+            me.waits = timeout > 0
             try:
                 lease = await contender.acquire(timeout)
             except CoordError as error:
                 self._check_refusal(process, error, began, timeout, me.holder)
                 continue
+            finally:
+                me.waits = False
             self.granted += 1
             self.leases.append((process, lease))
             self.wanted.add(lease.holder)
@@ -208,7 +218,9 @@ class History:
         """Nobody holds again after a later one did; in calm weather, nothing stands that nobody wants."""
         holder = self.server.get(LOCK)
         if holder is None:
+            self._check_waiters()
             return
+        self.free_since = None
         mine = max((token for _, who, token in self.server.grants if who == holder), default=0)
         if mine < max((token for _, _, token in self.server.grants), default=0):
             self._violated(f"{holder.decode()} holds again after a later one did")
@@ -216,6 +228,16 @@ class History:
             since = self.unwanted.setdefault(holder.decode(), self.world.time)
             if self.world.time - since > 0.5:
                 self._violated(f"{holder.decode()} wants it no more, the server still keeps it")
+
+    def _check_waiters(self) -> None:
+        """A free lock is taken soon, if somebody who is awake waits for it."""
+        calm = self.server.stopped_until < self.world.time and all(p.running or p.dead for p in self.processes)
+        if not (calm and any(not task.done and task.waits and not task.process.dead for task in self.tasks)):
+            self.free_since = None
+        elif self.free_since is None:
+            self.free_since = self.world.time
+        elif self.world.time - self.free_since > 4.0:
+            self._violated("it is free, somebody waits, and nobody gets it")
 
     def _asking(self) -> set[str]:
         return {task.holder for task in self.tasks if not task.done}
@@ -232,6 +254,8 @@ class History:
         if self.server.get(LOCK) is not None and not self.settings.clock_steps:
             self.violations.append("the lock outlived everybody")
         self._check_tokens()
+        self.violations += [f"{when:.3f}: nothing was handed to {entry!r}" for when, entry in self.server.neglected]
+        self.violations += [f"{when:.3f}: {who!r} overtook {whom!r}" for when, who, whom in self.server.overtaken]
         final = int(self.server.get("ledger") or 0)
         if not self.settings.wipes and final < self.acknowledged:
             self.violations.append(f"{self.acknowledged - final} acknowledged updates were lost")

@@ -5,14 +5,16 @@ A simulator that stays silent when the code is wrong proves nothing when the cod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sim.histories import CALM, Settings
+from sim.inbox import SimInbox
 
-from coordkit._ports import Script
-from coordkit.core import contend, fence, keeper, lock
+from coordkit._ports import BROKEN, Script
+from coordkit.core import contend, fence, keeper, lock, waiting
 from coordkit.core.grantor import Granted
 from coordkit.core.lease import Lease
 
@@ -55,12 +57,12 @@ def asked_again_without_a_new_ttl(patch: Patch) -> None:
 
 def acquire_is_not_idempotent(patch: Patch) -> None:
     """redis-py: a lost reply makes the lock wait for itself."""
-    _edit(patch, lock, "_ACQUIRE", "if holder ~= ARGV[1] then", "if true then")
+    _edit(patch, lock, "_ACQUIRE", "if holder == ARGV[1] then", "if false then")
 
 
 def release_without_compare(patch: Patch) -> None:
     """DEL, whoever holds it."""
-    _edit(patch, lock, "_RELEASE", "if holder ~= ARGV[1] then", "if false then")
+    _edit(patch, lock, "_RELEASE", "if holder and holder ~= ARGV[1] then", "if false then")
 
 
 def renew_without_compare(patch: Patch) -> None:
@@ -81,19 +83,19 @@ def loss_is_not_announced(patch: Patch) -> None:
 def cancelled_acquire_keeps_what_it_got(patch: Patch) -> None:
     """redis.asyncio: 40 of 40."""
 
-    async def keep(self: Any, holder: str, doubt: bool) -> None: ...
+    async def keep(self: Any) -> None: ...
 
-    patch.setattr(contend.Contender, "_give_back", keep)
-    patch.setattr(contend.Contender, "_give_back_later", _nothing)
+    patch.setattr(contend.Attempt, "_give_back", keep)
+    patch.setattr(contend.Attempt, "_give_back_later", _nothing)
 
 
 def gives_back_once(patch: Patch) -> None:
     """Found by the simulator (seed 183): the give-back overtook the request it should undo, on another connection."""
 
-    async def once(self: Any, holder: str, doubt: bool) -> None:
-        await self._grantor.revoke(holder)
+    async def once(self: Any) -> None:
+        await self._by.grantor.revoke(self._holder, self._entry)
 
-    patch.setattr(contend.Contender, "_give_back", once)
+    patch.setattr(contend.Attempt, "_give_back", once)
 
 
 def gives_up_early(patch: Patch) -> None:
@@ -119,10 +121,10 @@ def token_without_the_counter(patch: Patch) -> None:
 def token_minted_before_asking(patch: Patch) -> None:
     """INCR first, SET NX after, in two requests: two contenders may pass each other in between."""
 
-    async def grant(self: lock.Mutex, holder: str, ttl: float) -> Any:
+    async def grant(self: lock.Mutex, holder: str, ttl: float, spot: Any = None) -> Any:
         mint = Script("mint", "return redis.call('TIME')", "")
         seconds, micros = await self._store.run(self.name, lock.Call(mint, (), ()))
-        answer = await was(self, holder, ttl)
+        answer = await was(self, holder, ttl, spot)
         if isinstance(answer, Granted):
             token = int(seconds) * 1_000_000 + int(micros)
             grants = self._store.server.grants  # type: ignore[attr-defined]  the simulated store
@@ -132,6 +134,62 @@ def token_minted_before_asking(patch: Patch) -> None:
 
     was = lock.Mutex.grant
     patch.setattr(lock.Mutex, "grant", grant)
+
+
+def handed_on_counted_from_the_receipt(patch: Patch) -> None:
+    """The message lay in a paused waiter's socket while the claim ran out."""
+    was = waiting.Waiting._handed_on
+
+    def late(self: Any, *args: Any) -> waiting.HandedOn:
+        return was(self, *args)._replace(asked=self._runtime.now())
+
+    patch.setattr(waiting.Waiting, "_handed_on", late)
+
+
+def handed_on_with_the_old_token(patch: Patch) -> None:
+    """The lock goes on, its token stays."""
+    for name in ("_ACQUIRE", "_RELEASE"):
+        _edit(
+            patch,
+            lock,
+            name,
+            "local token = math.max(last + 1, now)\n    local heard",
+            "local token = last local heard",
+        )
+        _edit(patch, lock, name, "      mint(counter, last, now, keep)\n", "")
+
+
+def waits_to_be_told(patch: Patch) -> None:
+    """python-redis-lock: a wake-up that is lost is lost for good."""
+    was = SimInbox.receive
+
+    async def receive(self: Any, holder: str, _until: float) -> str | None:
+        while (message := await was(self, holder, math.inf)) in (None, BROKEN):
+            await self._process.sleep(0.01)
+        return message
+
+    patch.setattr(SimInbox, "receive", receive)
+
+
+def newcomers_barge_in(patch: Patch) -> None:
+    """A lock that is free is anybody's, whoever has been waiting for it."""
+    _edit(
+        patch, lock, "_ACQUIRE", "if not hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[3], place) then", "if true then"
+    )
+
+
+def nobody_is_handed_anything(patch: Patch) -> None:
+    """A release only frees, and those who wait find out when they look again."""
+    _edit(patch, lock, "_RELEASE", "if last then", "if false then")
+
+
+def late_grants_are_kept(patch: Patch) -> None:
+    """Handed on to somebody who has just left, and who says nothing."""
+    patch.setattr(waiting.Waiting, "_stray", _nothing)
+
+    async def leave(self: Any) -> None: ...
+
+    patch.setattr(contend.Attempt, "_give_back", leave)
 
 
 def fence_does_not_compare(patch: Patch) -> None:
@@ -167,6 +225,12 @@ MUTANTS: list[tuple[Callable[[Patch], None], Settings]] = [
     (token_without_the_clock, Settings(wipes=True)),
     (token_without_the_counter, Settings(clock_steps=True)),
     (token_minted_before_asking, STORMY),
+    (handed_on_counted_from_the_receipt, STORMY),
+    (handed_on_with_the_old_token, STORMY),
+    (waits_to_be_told, STORMY),
+    (newcomers_barge_in, Settings(evictions=True)),
+    (nobody_is_handed_anything, STORMY),
+    (late_grants_are_kept, CALM),
     (fence_does_not_compare, STORMY),
     (fence_compares_on_write_only, STORMY),
     (renewal_failure_is_final, STORMY),

@@ -42,6 +42,8 @@ class SimRedis:
         self.data: dict[bytes, tuple[Any, float | None]] = {}  # bytes, or a sorted set: score by member
         self.inboxes: dict[bytes, SimInbox] = {}  # by channel: connections that the server takes for alive
         self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
+        self.overtaken: list[tuple[float, bytes, bytes]] = []  # time, who was granted, an entry that came before
+        self.neglected: list[tuple[float, bytes]] = []  # time, an entry to whom nothing was handed
         self._api = _TABLE()
         self._api[b"call"] = self._call
         self._api[b"pcall"] = self._call
@@ -77,10 +79,28 @@ class SimRedis:
             keys[i] = key
         for i, arg in enumerate(call.args, 1):
             args[i] = _bytes(arg)
+        place = float("inf")
+        if call.script.name == "lock_acquire":
+            place = self._place(call.keys[2], _bytes(call.args[3]), _bytes(call.args[4]))
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
         if call.script.name == "lock_acquire" and reply[0] == 1:
-            self.grants.append((self.world.time, _bytes(call.args[0]), int(reply[1])))
+            self._granted(_bytes(call.args[0]), int(reply[1]), call.keys[2], place)
+        if call.script.name == "lock_release" and reply == 1 and self._get(call.keys[0]) is None:
+            self.neglected += [(self.world.time, entry) for entry in self._sorted(call.keys[2])]
         return reply
+
+    def _place(self, queue: bytes, entry: bytes, place: bytes) -> float:
+        known = self._zset(queue).get(entry, float(place or "inf"))
+        self._sorted(queue)
+        return known
+
+    def _granted(self, holder: bytes, token: int, queue: bytes, place: float) -> None:
+        again = any(who == holder for _, who, _ in self.grants)
+        self.grants.append((self.world.time, holder, token))
+        ahead = [entry for entry, score in self._zset(queue).items() if score < place]
+        if ahead and not again:
+            self.overtaken.append((self.world.time, holder, ahead[0]))
+        self._sorted(queue)
 
     def _do_publish(self, channel: bytes, data: bytes) -> int:
         inbox = self.inboxes.get(channel)

@@ -40,7 +40,7 @@ def test_the_histories_are_eventful() -> None:
     runs = [History(seed, STORMY).run() for seed in range(40)]
 
     assert sum(run.granted for run in runs) > 200
-    assert sum(lease.lost.is_set() for run in runs for _, lease in run.leases) > 20
+    assert sum(lease.lost.is_set() for run in runs for _, lease in run.leases) > 10
     assert sum(run.acknowledged for run in runs) > 100
 
 
@@ -58,4 +58,4 @@ def test_the_simulator_kills(
     """Put back a bug that somebody shipped, and a history breaks."""
     mutant(monkeypatch)
 
-    assert any(History(seed, settings).run().violations for seed in range(300))
+    assert any(History(seed, settings).run().violations for seed in range(600))

@@ -82,6 +82,7 @@ class Task:
         self.coroutine = coroutine
         self.finished = Wait()
         self.holder = ""  # the id of its latest acquisition
+        self.waits = False  # for a lock
         self._cancel = False
         self._scheduled = False
         self._waiting: Wait | None = None
