@@ -580,13 +580,13 @@ def test_a_forked_child_has_connections_of_its_own(coordkit_redis: Any, coordkit
     with lock:
         pass
     store = coordkit_redis._coordkit_store
-    sockets = [connection._sock for connection, _ in store._idle]
+    sockets = [connection._sock for connection, _ in store._lines._idle]
     assert sockets
 
     def child() -> int:
         with lock:
             pass
-        return 0 if not any(connection._sock in sockets for connection, _ in store._idle) else 1
+        return 0 if not any(connection._sock in sockets for connection, _ in store._lines._idle) else 1
 
     assert forked(child) == 0
 
@@ -618,14 +618,14 @@ def test_a_connection_grows_only_so_old(coordkit_redis: Any, coordkit_namespace:
     store = coordkit_redis._coordkit_store
     with lock:
         pass
-    first = store._idle[-1][0]
+    first = store._lines._idle[-1][0]
     with lock:
         pass
-    assert store._idle[-1][0] is first
+    assert store._lines._idle[-1][0] is first
     monkeypatch.setattr(_redis, "MAX_AGE", 0.0)
     with lock:
         pass
-    assert store._idle[-1][0] is not first
+    assert store._lines._idle[-1][0] is not first
 
 
 # -- one answer that never comes, over a connection that stays open
