@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,8 @@ from redis.retry import Retry
 
 from coordkit import _redis
 from coordkit._ports import Call, Confirm
-from coordkit._threads.runtime import RUNTIME, now
+from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child, now
+from coordkit._threads.wire import Wire, wire_on
 
 
 class Lines:
@@ -22,62 +22,103 @@ class Lines:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._reset()
+        self.reset()
+        not_in_a_forked_child(self)
 
-    def _reset(self) -> None:
-        self._process = os.getpid()
-        self._idle: deque[tuple[Any, float]] = deque()  # connection, when it was made; the one used last is last
+    def reset(self) -> None:
+        """Forget everything: the sockets are the parent's."""
+        self._idle: deque[Wire] = deque()  # the one used last is last
         self._used = 0.0
         self._sweeping = False
 
-    def ask(
-        self,
-        calls: Sequence[Call],
-        within: float | None = None,
-        *,
-        confirm: Confirm | None = None,
-    ) -> list[Any]:
-        """Run scripts in one pipeline, and wait for the copies in the same; a reply that is an error is in the list."""
-        connection, made = self._borrow(within)
-        bound = connection.socket_timeout
+    def ask(self, call: Call) -> Any:
+        """Run one script; a reply that is an error is returned."""
+        data = _redis.packed(call)
+        wire = self._take()
         try:
-            if confirm is None:
-                replies = _scripts(connection, calls)
-            else:
-                _bound(connection, bound + confirm.within)
-                replies = _confirmed(connection, calls[0], confirm)
+            reply = wire.ask(data)
+            if isinstance(reply, exceptions.NoScriptError):
+                [reply] = _taught(wire, [call])
         except BaseException as error:
-            connection.disconnect()  # a reply may still be on its way
-            if isinstance(error, exceptions.ConnectionError):
-                self._drop_idle()  # the server went away: what is idle is dead as well
+            self._broken(wire, error)
             raise
-        if within is not None or confirm is not None:
-            _bound(connection, bound)
-        self._idle.append((connection, made))
-        self._used = now()
+        self._idle.append(wire)
         if not self._sweeping:
-            self._sweeping = True
-            RUNTIME.call_at(self._used + _redis.IDLE, self._sweep)
+            self._sweep_later()
+        return reply
+
+    def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
+        """Run scripts in one pipeline; a reply that is an error is in the list."""
+        data = b"".join([_redis.packed(call) for call in calls])
+        wire = self._take(within)
+        try:
+            wire.send(data)
+            replies = [wire.reply() for _ in calls]
+            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+                taught = _taught(wire, [calls[i] for i in unknown])
+                for i, reply in zip(unknown, taught, strict=True):
+                    replies[i] = reply
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._keep(wire, bounded=within is not None)
         return replies
 
-    def _borrow(self, within: float | None) -> tuple[Any, float]:
-        if os.getpid() != self._process:
-            self._reset()  # forked: the sockets are the parent's
+    def ask_confirmed(self, call: Call, confirm: Confirm) -> list[Any]:
+        """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
+        wire = self._take()
+        replies: list[Any] = []
+        try:
+            wire.bound(wire.patience + confirm.within)
+            for command in (_redis.evalsha(call), *_redis.evals([call])):
+                wire.send(_packed(wire, _redis.confirming(command, confirm)))
+                replies = [wire.reply(), wire.reply()]
+                if not isinstance(replies[0], exceptions.NoScriptError):
+                    break
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._keep(wire, bounded=True)
+        return replies
+
+    def _take(self, within: float | None = None) -> Wire:
+        self._used = began = now()
         while True:
             try:
-                connection, made = self._idle.pop()
+                wire = self._idle.pop()
             except IndexError:
                 break
-            if now() - made < _redis.MAX_AGE:
+            if began - wire.made < _redis.MAX_AGE:
                 if within is not None:
-                    _bound(connection, min(within, connection.socket_timeout))
-                return connection, made
-            connection.disconnect()
+                    wire.bound(min(within, wire.patience))
+                return wire
+            wire.close()
         pool = self._client.connection_pool
-        kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within)
-        connection = pool.connection_class(**kwargs)
+        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within))
         connection.connect()
-        return connection, now()
+        wire = wire_on(connection, began, _redis.patience(self._client))
+        if within is not None:
+            wire.bound(min(within, wire.patience))
+        return wire
+
+    def _keep(self, wire: Wire, *, bounded: bool) -> None:
+        if bounded:
+            wire.bound(wire.patience)
+        self._idle.append(wire)
+        if not self._sweeping:
+            self._sweep_later()
+
+    def _broken(self, wire: Wire, error: BaseException) -> None:
+        """Close a connection on which a reply may still be on its way."""
+        wire.close()
+        if isinstance(error, BlockingIOError):  # the kernel's word for it
+            raise exceptions.TimeoutError("no answer in time") from error
+        if isinstance(error, exceptions.ConnectionError | OSError) and not isinstance(error, TimeoutError):
+            self._drop_idle()  # the server went away: what is idle is dead as well
+
+    def _sweep_later(self) -> None:
+        self._sweeping = True
+        RUNTIME.call_at(now() + _redis.IDLE, self._sweep)
 
     def _sweep(self) -> None:
         rest = self._used + _redis.IDLE - now()
@@ -90,42 +131,16 @@ class Lines:
     def _drop_idle(self) -> None:
         while True:
             try:
-                connection, _ = self._idle.pop()
+                wire = self._idle.pop()
             except IndexError:
                 return
-            connection.disconnect()
+            wire.close()
 
 
-def _bound(connection: Any, seconds: float) -> None:
-    """Bound the answers that are waited for on a connection; redis-py sets its own bound when it connects only."""
-    connection._sock.settimeout(seconds)  # noqa: SLF001  the parsers of redis-py 5 to 8 read this very socket
+def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
+    return b"".join(wire.connection.pack_commands(commands))
 
 
-def _scripts(connection: Any, calls: Sequence[Call]) -> list[Any]:
-    connection.send_packed_command([_redis.packed(call) for call in calls])
-    replies = _replies(connection, len(calls))
-    if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-        connection.send_packed_command(connection.pack_commands(_redis.evals([calls[i] for i in unknown])))
-        for i, reply in zip(unknown, _replies(connection, len(unknown)), strict=True):
-            replies[i] = reply
-    return replies
-
-
-def _confirmed(connection: Any, call: Call, confirm: Confirm) -> list[Any]:
-    replies: list[Any] = []
-    for command in (_redis.evalsha(call), *_redis.evals([call])):
-        connection.send_packed_command(connection.pack_commands(_redis.confirming(command, confirm)))
-        replies = _replies(connection, 2)
-        if not isinstance(replies[0], exceptions.NoScriptError):
-            break
-    return replies
-
-
-def _replies(connection: Any, count: int) -> list[Any]:
-    replies: list[Any] = []
-    for _ in range(count):
-        try:
-            replies.append(connection.read_response())
-        except exceptions.ResponseError as error:
-            replies.append(error)
-    return replies
+def _taught(wire: Wire, calls: Sequence[Call]) -> list[Any]:
+    wire.send(_packed(wire, _redis.evals(calls)))
+    return [wire.reply() for _ in calls]

@@ -33,15 +33,21 @@ class RedisStore:
         return self._where
 
     async def run(self, name: str, call: Call) -> Any:
-        reply = (await self.run_many([(name, call)]))[0]
+        try:
+            reply = self._ask([call])[0] if self._lines is None else self._lines.ask(call)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
         if isinstance(reply, Exception):
-            raise reply
+            raise _redis.named(reply, name, self._where)
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            replies = self._ask(asked) if self._lines is None else self._lines.ask(asked, within)
+            replies = self._ask(asked) if self._lines is None else self._lines.ask_many(asked, within)
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -60,7 +66,7 @@ class RedisStore:
             if self._lines is None:
                 replies = self._on_its_node(call, confirm)
             else:
-                replies = self._lines.ask([call], confirm=confirm)
+                replies = self._lines.ask_confirmed(call, confirm)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:
@@ -89,7 +95,7 @@ class RedisStore:
         """Ask the node of a Cluster that has the keys; where the client does not know it any more, let it find it."""
         try:
             node = self._client.get_node_from_key(call.keys[0])
-            replies = self._to(node).ask([call], confirm=confirm)
+            replies = self._to(node).ask_confirmed(call, confirm)
             _redis.raise_if_elsewhere(replies)
         except exceptions.MovedError:
             pass
@@ -101,7 +107,7 @@ class RedisStore:
         [reply] = self._ask([call])  # the client follows the keys; what is asked twice does what asking once does
         if isinstance(reply, Exception):
             raise reply
-        replies = self._to(self._client.get_node_from_key(call.keys[0])).ask([call], confirm=confirm)
+        replies = self._to(self._client.get_node_from_key(call.keys[0])).ask_confirmed(call, confirm)
         _redis.raise_if_elsewhere(replies)
         return replies
 
