@@ -25,15 +25,6 @@ from redis import exceptions
 from coordkit._ports import Call, Confirm, Script
 from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 
-try:
-    import hiredis
-    from redis._parsers.encoders import Encoder
-    from redis._parsers.hiredis import _AsyncHiredisParser, _HiredisParser
-except ImportError:  # optional, or laid out in another way: redis-py's own reading will do
-    _hiredis: Any = None
-else:
-    _hiredis = hiredis
-
 IDLE = 30.0
 """Seconds a connection is kept without work."""
 
@@ -46,10 +37,6 @@ PATIENCE = 5.0
 """Seconds to connect or to wait for a reply where the client itself sets no bound."""
 
 _ENOUGH = 300  # characters of a client's own message: a Sentinel's names every connection it tried
-
-_HIREDIS = () if _hiredis is None else (_HiredisParser, _AsyncHiredisParser)
-_PUSH = getattr(_hiredis, "PushNotification", None)  # from hiredis 3.2 on
-_NOTHING = object()
 
 _CROSS_SLOT = re.compile(r"CROSSSLOT|same (key )?slot|same hash slot", re.IGNORECASE)
 
@@ -277,35 +264,6 @@ def named(reply: Exception, name: str, server: str) -> Exception:
     meant = translated(reply, name, server) or reply
     meant.__cause__ = reply
     return meant
-
-
-# -- reading replies without redis-py
-
-
-def reader_for(connection: Any) -> Any | None:
-    """Return a parser like the one of a connection that redis-py made and nobody used yet; None where it has its own.
-
-    The replies come out as the client's options say: decoded or not, errors as redis-py's.
-    """
-    parser: Any = getattr(connection, "_parser", None)
-    encoder: Any = getattr(connection, "encoder", None)
-    if type(parser) not in _HIREDIS or type(encoder) is not Encoder:
-        return None
-    theirs: Any = getattr(parser, "_reader", None)
-    if theirs is None or theirs.has_data() or (_PUSH is None and connection.protocol not in (2, "2")):
-        return None
-    decoding = {"encoding": encoder.encoding, "errors": encoder.encoding_errors} if encoder.decode_responses else {}
-    return _hiredis.Reader(
-        protocolError=exceptions.InvalidResponse,
-        replyError=parser.parse_error,
-        notEnoughData=_NOTHING,
-        **decoding,
-    )
-
-
-def is_push(reply: Any) -> bool:
-    """Whether a reply is none: a message that a server pushes to a client of RESP3."""
-    return _PUSH is not None and type(reply) is _PUSH
 
 
 # -- where a subscription goes

@@ -41,15 +41,21 @@ class RedisStore:
         return self._where
 
     async def run(self, name: str, call: Call) -> Any:
-        reply = (await self.run_many([(name, call)]))[0]
+        try:
+            reply = (await self._ask([call]))[0] if self._lines is None else await self._lines.ask(call)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
         if isinstance(reply, Exception):
-            raise reply
+            raise _redis.named(reply, name, self._where)
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            replies = await (self._ask(asked) if self._lines is None else self._lines.ask(asked, within))
+            replies = await (self._ask(asked) if self._lines is None else self._lines.ask_many(asked, within))
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -68,7 +74,7 @@ class RedisStore:
             if self._lines is None:
                 replies = await self._on_its_node(call, confirm)
             else:
-                replies = await self._lines.ask([call], confirm=confirm)
+                replies = await self._lines.ask_confirmed(call, confirm)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:
@@ -93,7 +99,7 @@ class RedisStore:
         try:
             await self._client.initialize()
             node = self._client.get_node_from_key(call.keys[0])
-            replies = await self._to(node).ask([call], confirm=confirm)
+            replies = await self._to(node).ask_confirmed(call, confirm)
             _redis.raise_if_elsewhere(replies)
         except exceptions.MovedError:
             pass
@@ -105,7 +111,7 @@ class RedisStore:
         [reply] = await self._ask([call])  # the client follows the keys; what is asked twice does what asking once does
         if isinstance(reply, Exception):
             raise reply
-        replies = await self._to(self._client.get_node_from_key(call.keys[0])).ask([call], confirm=confirm)
+        replies = await self._to(self._client.get_node_from_key(call.keys[0])).ask_confirmed(call, confirm)
         _redis.raise_if_elsewhere(replies)
         return replies
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _reader
 
 _READ, _LITTLE = 65536, 4096
 
 
 def wire_on(connection: Any, made: float, patience: float) -> Wire:
     """Return the fastest wire that a connection of redis-py allows."""
-    reader = _redis.reader_for(connection)
+    reader = _reader.reader_for(connection)
     sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
     # TLS, gevent and what else only looks like a socket wait in their own way.
     if reader is not None and getattr(type(sock), "recv", None) is socket.SocketType.recv:
@@ -107,6 +107,6 @@ class FastWire(Wire):
         if isinstance(reply, Exception):
             if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data
                 raise reply
-        elif _redis.is_push(reply):
+        elif _reader.is_push(reply):
             return self.reply()
         return reply
