@@ -175,7 +175,7 @@ class Lines:
         else:
             await home.turn(self._patience)
         try:
-            wire = (home.idle and self._usable(home)) or await self._connected(home, self._patience)
+            wire = self._usable(home) or await self._connected(home, self._patience)
             home.begin(wire, home.used + self._patience)
             try:
                 [reply] = await wire.ask(_redis.packed(call), 1)
