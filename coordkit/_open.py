@@ -35,7 +35,10 @@ class OpenBlocks(Generic[T]):
 
     def left(self, place: object) -> T:
         """Return the block that is being left; raise ``CoordError`` if that cannot be known."""
-        entries, frame = list(self._entries), _statement()
+        frame = _statement()
+        if self._entries and (newest := self._entries[-1])[0] is frame:  # as nearly always
+            return self._take(newest)
+        entries = list(self._entries)
         here = [entry for entry in entries if entry[0] is frame]
         if here:
             return self._take(here[-1])  # nested in one frame: the inner one first

@@ -124,6 +124,14 @@ class Inbox(Protocol):
         ...
 
 
+class Confirm(NamedTuple):
+    """Copies to wait for after a write: so many replicas, and the local disk if ``fsync``, for ``within`` seconds."""
+
+    replicas: int
+    fsync: bool
+    within: float
+
+
 class Store(Protocol):
     """One Redis (or Cluster, or Sentinel's master), spoken to in scripts that stand being asked twice.
 
@@ -148,6 +156,19 @@ class Store(Protocol):
 
     def inbox(self) -> Inbox:
         """Return where this client's contenders listen (under asyncio: in the running loop)."""
+        ...
+
+    def cannot_confirm(self) -> str | None:
+        """Say why ``run_confirmed`` is impossible with this client, for a ``ValueError``; None if it is possible."""
+        ...
+
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
+        """Run one script, then WAIT (WAITAOF if ``fsync``) on the same connection, in one pipeline.
+
+        Returns the reply, how many local disks (0 or 1) and how many replicas have all of it; fewer than asked is no
+        error. Raises what ``run`` raises. ``StoreRefused`` may also be the answer to the wait (no WAITAOF before Redis
+        7.2, no right to call it): then the script *was* carried out, so what it gave must be given back.
+        """
         ...
 
 

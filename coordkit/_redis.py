@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 from redis import exceptions
 
-from coordkit._ports import Call, Script
+from coordkit._ports import Call, Confirm, Script
 from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 
 IDLE = 30.0
@@ -50,6 +51,8 @@ _NO_ANSWER = (
     asyncio.TimeoutError,  # the builtin one from Python 3.11 on
     exceptions.ClusterDownError,
     exceptions.RedisClusterException,
+    exceptions.TryAgainError,  # the keys are on their way from one node to another:
+    exceptions.AskError,  # until they are there, neither takes a script with several
     OSError,
     EOFError,
 )
@@ -103,6 +106,18 @@ def keeps_connections(client: Any) -> bool:
     return not (single or caching or few or isinstance(pool, bounded))
 
 
+def cannot_confirm(client: Any) -> str | None:
+    """Say why this client cannot WAIT on the connection that wrote; None if it can."""
+    clusters = (redis.RedisCluster.execute_command, redis.asyncio.cluster.RedisCluster.execute_command)
+    if keeps_connections(client) or getattr(type(client), "execute_command", None) in clusters:
+        return None
+    return (
+        f"{type(client).__name__} does not let coordkit choose the connection, and WAIT speaks for the one that wrote; "
+        "give a plain client, a Sentinel's master or a Cluster, without single_connection_client, client-side cache, "
+        "bounded pool or an execute_command of its own"
+    )
+
+
 def recipe(pool: Any, retry: Any, network: type, within: float | None = None) -> dict[str, Any]:
     """Return the pool's own arguments for a connection, bounded in time (by ``within`` too) and without retries."""
     # Maintenance notices concern the client's pool, of which our connections are no part.
@@ -117,8 +132,8 @@ def recipe(pool: Any, retry: Any, network: type, within: float | None = None) ->
 
 
 def patience(client: Any) -> float:
-    """Return how long the client waits for an answer, in seconds."""
-    kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    """Return how long the client (or a node of an asyncio Cluster) waits for an answer, in seconds."""
+    kwargs = getattr(getattr(client, "connection_pool", client), "connection_kwargs", {})
     return float(kwargs.get("socket_timeout") or PATIENCE)
 
 
@@ -144,7 +159,7 @@ def translated(error: BaseException, name: str, server: str) -> CoordError | Non
         said = f"{said[:_ENOUGH]}..."
     if isinstance(error, exceptions.RedisClusterException | exceptions.ResponseError) and _CROSS_SLOT.search(said):
         return CrossShardError(name, f"{server} answered no: {said}; let the keys share a {{hash tag}}", shards={})
-    if isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS):
+    if is_silence(error):
         return StoreUnavailable(name, f"no answer from {server}: {said}; whether it was carried out is unknown")
     if isinstance(error, exceptions.RedisError):
         advice = next(
@@ -173,10 +188,14 @@ def evalsha(call: Call) -> tuple[Any, ...]:
 
 def packed(call: Call) -> bytes:
     """Return the same as the bytes of the protocol: half the time goes when a client packs each command anew."""
-    parts = [_head(call.script.sha, tuple(call.keys), len(call.args))]
-    for arg in call.args:
-        value = arg if isinstance(arg, bytes) else str(arg).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
+    args = call.args
+    parts = [_head(call.script.sha, tuple(call.keys), len(args))]
+    for arg in args:
+        if isinstance(arg, int):
+            parts.append(_number(arg))  # a ttl: always the same few
+        else:
+            value = arg if isinstance(arg, bytes) else arg.encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
     return b"".join(parts)
 
 
@@ -184,6 +203,12 @@ def packed(call: Call) -> bytes:
 def _head(sha: str, keys: tuple[bytes, ...], args: int) -> bytes:
     words = (b"EVALSHA", sha.encode(), b"%d" % len(keys), *keys)
     return b"*%d\r\n" % (len(words) + args) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+@lru_cache(maxsize=1024)
+def _number(value: int) -> bytes:
+    digits = b"%d" % value
+    return b"$%d\r\n%b\r\n" % (len(digits), digits)
 
 
 def evals(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
@@ -197,6 +222,41 @@ def evals(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
             taught.add(call.script)
             commands.append(("EVAL", call.script.source, len(call.keys), *call.keys, *call.args))
     return commands
+
+
+def confirming(command: tuple[Any, ...], confirm: Confirm) -> list[tuple[Any, ...]]:
+    """Return the commands that write, and wait for the copies."""
+    within = max(1, math.ceil(confirm.within * 1000))  # 0 would wait for ever
+    wait = ("WAITAOF", 1, confirm.replicas, within) if confirm.fsync else ("WAIT", confirm.replicas, within)
+    return [command, wait]
+
+
+def confirmed(replies: list[Any], confirm: Confirm, name: str, server: str) -> tuple[Any, int, int]:
+    """Return a script's reply, the local disks and the replicas that have it; raise what either error means."""
+    reply, copies = replies
+    if isinstance(reply, Exception):
+        raise named(reply, name, server)
+    if not isinstance(copies, Exception):
+        return (reply, int(copies[0]), int(copies[1])) if confirm.fsync else (reply, 0, int(copies))
+    said = str(copies)
+    if "nknown command" in said:
+        advice = "WAITAOF needs Redis 7.2 or newer: ask for replicas only, or use a newer server"
+    elif "appendonly is disabled" in said:
+        advice = "set `appendonly yes`, or do not ask for the disk"
+    else:
+        raise named(copies, name, server)
+    raise StoreRefused(name, f"{server} answered no: {said}; {advice}") from copies
+
+
+def raise_if_elsewhere(replies: list[Any]) -> None:
+    """Raise the error of a node of a Cluster that sends us to another."""
+    if isinstance(replies[0], exceptions.MovedError):
+        raise replies[0]
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether an error means that there was no answer, rather than a no."""
+    return isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS)
 
 
 def named(reply: Exception, name: str, server: str) -> Exception:

@@ -27,11 +27,15 @@ class Lease:
     of its parent's: there ``ensure`` raises and ``release`` returns False.
     """
 
-    __slots__ = ("_core", "lost")
+    __slots__ = ("_core",)
 
     def __init__(self, core: lease.Lease) -> None:
         self._core = core
-        self.lost = Lost(core.lost)
+
+    @property
+    def lost(self) -> Lost:
+        """Whether it was lost: to look at, and to wait for."""
+        return Lost(self._core.lost)
 
     @property
     def name(self) -> str:
@@ -140,7 +144,7 @@ class Holdable:
         self.name = name
         self.ttl = ttl
         self._contender = contender
-        self._open: OpenBlocks[Hold] = OpenBlocks(name)
+        self._open: OpenBlocks[tuple[lease.Lease, Scope]] = OpenBlocks(name)
 
     async def acquire(self, timeout: float | None = None) -> Lease:
         """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
@@ -160,12 +164,14 @@ class Holdable:
         return Hold(self, timeout)
 
     async def __aenter__(self) -> Lease:
-        block = self.hold()
-        held = await block.__aenter__()
-        self._open.entered(asyncio.current_task(), block)
-        return held
+        core = await self._contender.acquire(None)
+        self._open.entered(asyncio.current_task(), (core, Scope(core.lost)))
+        return Lease(core)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._open.left(asyncio.current_task()).__aexit__(kind, error, trace)
+        core, scope = self._open.left(asyncio.current_task())
+        await lease.leave(
+            core, None if scope.left(error) else error
+        )  # after our own cancellation, the loss is the error

@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
+from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import life
 from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
 from coordkit._ports import BROKEN, Call
@@ -200,7 +201,7 @@ class Inbox:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         patience = kwargs["socket_timeout"]
         # What is pushed comes as plain lists, whatever the version of the client; and it may be long in coming.
-        connection = await self._store.connect(ear.pool, patience, protocol=2)
+        connection = await connect(ear.pool, patience, protocol=2)
         line = self._lines[ear.node] = Line(ear.node, connection, patience)
         line.reader = life().spawn(self._read(line))
         life().spawn(self._watch(line))

@@ -3,91 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import redis.asyncio
 from redis import exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from coordkit import _redis
 from coordkit._asyncio.inbox import Inbox
-from coordkit._asyncio.runtime import RUNTIME, life
+from coordkit._asyncio.lines import Lines
+from coordkit._asyncio.runtime import RUNTIME
 from coordkit._inbox import Told
-from coordkit._ports import Call
-from coordkit._threads.runtime import now
+from coordkit._ports import Call, Confirm
 from coordkit.core.keeper import Keeper
-
-_AT_ONCE = 32
-"""Connections of one store under one loop: a thousand tasks take turns on them."""
-
-
-class Home:
-    """What a store keeps under one event loop: connections belong to the loop that made them."""
-
-    def __init__(self) -> None:
-        self.idle: list[tuple[Any, float]] = []  # connection, when it was made; the one used last is last
-        self.used = 0.0
-        self.sweep: asyncio.TimerHandle | None = None
-        self.inbox: Inbox | None = None
-        self._free = _AT_ONCE
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        life().closing.add(self)
-
-    async def close(self) -> None:
-        idle, self.idle = self.idle, []
-        for connection, _ in idle:
-            await connection.disconnect(nowait=True)
-
-    async def turn(self, patience: float) -> None:
-        """Wait for one of the turns; those before us wait for a server no longer than ``patience``, nor do we."""
-        if self._free:
-            self._free -= 1
-            return
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
-        timer = loop.call_later(patience, _too_late, turn)
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.done()  # it was ours when we were cancelled
-            raise
-        finally:
-            timer.cancel()
-
-    def done(self) -> None:
-        """Hand the turn on."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-
-async def _abandon(connecting: asyncio.Task[None], connection: Any) -> None:
-    """Undo a connection that was made, is being made, or failed."""
-    connecting.cancel()
-    try:
-        await asyncio.wait([connecting], timeout=1.0)
-    finally:
-        await connection.disconnect(nowait=True)
-
-
-def _looked_at(connecting: asyncio.Task[None]) -> None:
-    """Take note of how it ended: whoever was cancelled meanwhile does not ask, and asyncio would complain."""
-    if not connecting.cancelled():
-        connecting.exception()
-
-
-def _too_late(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_exception(exceptions.TimeoutError(f"{_AT_ONCE} requests before this one have no answer yet"))
 
 
 class RedisStore:
@@ -96,41 +24,38 @@ class RedisStore:
     def __init__(self, client: Any) -> None:
         self.keeper = Keeper(RUNTIME, self)
         self._client = client
-        self._keeps = _redis.keeps_connections(client)
+        self._lines = Lines(client) if _redis.keeps_connections(client) else None
+        self._nodes: dict[str, Lines] = {}  # of a Cluster, by the name of the node
         self._where = _redis.where(client)
-        self._patience = _redis.patience(client)
-        self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
         self._told = Told()
+        self._inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = WeakKeyDictionary()
 
     def inbox(self) -> Inbox:
-        home = self._home()
-        if home.inbox is None:
-            home.inbox = Inbox(self, self._client, self._told, keeps=self._keeps)
-        return home.inbox
+        loop = asyncio.get_running_loop()
+        inbox = self._inboxes.get(loop)
+        if inbox is None:
+            inbox = self._inboxes[loop] = Inbox(self, self._client, self._told, keeps=self._lines is not None)
+        return inbox
 
     def __str__(self) -> str:
         return self._where
 
     async def run(self, name: str, call: Call) -> Any:
-        reply = (await self.run_many([(name, call)]))[0]
+        try:
+            reply = (await self._ask([call]))[0] if self._lines is None else await self._lines.ask(call)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
         if isinstance(reply, Exception):
-            raise reply
+            raise _redis.named(reply, name, self._where)
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            if not self._keeps:
-                replies = await self._ask(asked)
-            elif within is None:
-                home = self._home()
-                await home.turn(self._patience)
-                try:
-                    replies = await self._speak(home, asked, self._patience)
-                finally:
-                    home.done()
-            else:  # the keeper's, which waits for nobody's turn
-                replies = await self._speak(self._home(), asked, min(within, self._patience))
+            replies = await (self._ask(asked) if self._lines is None else self._lines.ask_many(asked, within))
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -141,86 +66,21 @@ class RedisStore:
                 replies[i] = _redis.named(reply, calls[i][0], self._where)
         return replies
 
-    # -- over a connection of our own
+    def cannot_confirm(self) -> str | None:
+        return _redis.cannot_confirm(self._client)
 
-    async def _speak(self, home: Home, calls: list[Call], patience: float) -> list[Any]:
-        connection, made = await self._borrow(home, patience)
-        late = False
-
-        def give_up() -> None:
-            nonlocal late
-            late = True
-            connection._writer.transport.abort()  # noqa: SLF001  wakes whoever reads; see _borrow
-
-        timer = asyncio.get_running_loop().call_later(patience, give_up)
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
         try:
-            await connection.send_packed_command([_redis.packed(call) for call in calls])
-            replies = await _replies(connection, len(calls))
-            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                evals = connection.pack_commands(_redis.evals([calls[i] for i in unknown]))
-                await connection.send_packed_command(evals)
-                for i, reply in zip(unknown, await _replies(connection, len(unknown)), strict=True):
-                    replies[i] = reply
-        except BaseException as error:
-            await connection.disconnect(nowait=True)  # a reply may still be on its way
-            if late and isinstance(error, Exception):
-                raise exceptions.TimeoutError(f"nothing within {patience} s") from error
-            if isinstance(error, exceptions.ConnectionError):
-                await home.close()  # the server went away: what is idle is dead as well
-            raise
-        finally:
-            timer.cancel()
-        self._keep(home, connection, made)
-        return replies
-
-    def _home(self) -> Home:
-        loop = asyncio.get_running_loop()
-        home = self._homes.get(loop)
-        if home is None:
-            home = self._homes[loop] = Home()
-        return home
-
-    async def _borrow(self, home: Home, patience: float) -> tuple[Any, float]:
-        while home.idle:
-            connection, made = home.idle.pop()
-            if now() - made < _redis.MAX_AGE:
-                return connection, made
-            await connection.disconnect(nowait=True)
-        return await self.connect(self._client.connection_pool, patience), now()
-
-    async def connect(self, pool: Any, patience: float, **changes: Any) -> Any:
-        """Return a connection made by the recipe of a pool; redis-py's TimeoutError after ``patience`` seconds."""
-        kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection, patience)
-        # The bound is ours: redis-py's own is an asyncio.wait_for around each write, which before Python 3.12 may
-        # swallow a cancellation, and costs a task.
-        connection = pool.connection_class(**{**kwargs, "socket_timeout": None, **changes})
-        connecting = asyncio.get_running_loop().create_task(connection.connect())
-        connecting.add_done_callback(_looked_at)
-        try:
-            done, _ = await asyncio.wait([connecting], timeout=patience)
-            if done:
-                connecting.result()
-                return connection
-        except BaseException:
-            await _abandon(connecting, connection)
-            raise
-        await _abandon(connecting, connection)
-        raise exceptions.TimeoutError(f"no connection within {patience} s")
-
-    def _keep(self, home: Home, connection: Any, made: float) -> None:
-        home.idle.append((connection, made))
-        home.used = now()
-        if home.sweep is None:
-            home.sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep, home)
-
-    def _sweep(self, home: Home) -> None:
-        rest = home.used + _redis.IDLE - now()
-        loop = asyncio.get_running_loop()
-        if rest > 0:
-            home.sweep = loop.call_later(rest, self._sweep, home)
-            return
-        home.sweep = None
-        life().spawn(home.close())
+            if self._lines is None:
+                replies = await self._on_its_node(call, confirm)
+            else:
+                replies = await self._lines.ask_confirmed(call, confirm)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
+        return _redis.confirmed(replies, confirm, name, self._where)
 
     # -- through the client, where it must be
 
@@ -234,15 +94,30 @@ class RedisStore:
         # Each call may go to another server: its error is its own.
         return list(await asyncio.gather(*(ask(call) for call in calls), return_exceptions=True))
 
-
-async def _replies(connection: Any, count: int) -> list[Any]:
-    replies: list[Any] = []
-    for _ in range(count):
+    async def _on_its_node(self, call: Call, confirm: Confirm) -> list[Any]:
+        """Ask the node of a Cluster that has the keys; where the client does not know it any more, let it find it."""
         try:
-            replies.append(await connection.read_response())
-        except exceptions.ResponseError as error:
-            replies.append(error)
-    return replies
+            await self._client.initialize()
+            node = self._client.get_node_from_key(call.keys[0])
+            replies = await self._to(node).ask_confirmed(call, confirm)
+            _redis.raise_if_elsewhere(replies)
+        except exceptions.MovedError:
+            pass
+        except exceptions.RedisError as error:
+            if not _redis.is_silence(error):
+                raise
+        else:
+            return replies
+        [reply] = await self._ask([call])  # the client follows the keys; what is asked twice does what asking once does
+        if isinstance(reply, Exception):
+            raise reply
+        replies = await self._to(self._client.get_node_from_key(call.keys[0])).ask_confirmed(call, confirm)
+        _redis.raise_if_elsewhere(replies)
+        return replies
+
+    def _to(self, node: Any) -> Lines:
+        line = self._nodes.get(node.name)
+        return line or self._nodes.setdefault(node.name, Lines(node))
 
 
 def store_for(client: Any) -> RedisStore:

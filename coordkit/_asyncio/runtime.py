@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
-from coordkit._threads.runtime import new_holder, now
+from coordkit._threads.runtime import new_holder, now, process
 
 _log = logging.getLogger("coordkit")
 
@@ -191,7 +190,7 @@ class LoopRuntime:
         return now()
 
     def process(self) -> int:
-        return os.getpid()
+        return process()
 
     def new_holder(self) -> str:
         return new_holder()

@@ -28,11 +28,15 @@ class Lease:
     its parent's: there ``ensure`` raises and ``release`` returns False.
     """
 
-    __slots__ = ("_core", "lost")
+    __slots__ = ("_core",)
 
     def __init__(self, core: lease.Lease) -> None:
         self._core = core
-        self.lost = Lost(core.lost)
+
+    @property
+    def lost(self) -> Lost:
+        """Whether it was lost: to look at, and to wait for."""
+        return Lost(self._core.lost)
 
     @property
     def name(self) -> str:
@@ -137,7 +141,7 @@ class Holdable:
         self.name = name
         self.ttl = ttl
         self._contender = contender
-        self._open: OpenBlocks[Hold] = OpenBlocks(name)
+        self._open: OpenBlocks[lease.Lease] = OpenBlocks(name)
 
     def acquire(self, timeout: float | None = None) -> Lease:
         """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
@@ -157,12 +161,11 @@ class Holdable:
         return Hold(self, timeout)
 
     def __enter__(self) -> Lease:
-        block = self.hold()
-        held = block.__enter__()
-        self._open.entered(threading.get_ident(), block)
-        return held
+        core = run(self._contender.acquire(None))
+        self._open.entered(threading.get_ident(), core)
+        return Lease(core)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.left(threading.get_ident()).__exit__(kind, error, trace)
+        run(lease.leave(self._open.left(threading.get_ident()), error))

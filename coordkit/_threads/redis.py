@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordkit import _redis
-from coordkit._ports import Call
+from coordkit._ports import Call, Confirm
 from coordkit._threads.inbox import Inbox
-from coordkit._threads.runtime import RUNTIME, now
+from coordkit._threads.lines import Lines
+from coordkit._threads.runtime import RUNTIME
 from coordkit.core.keeper import Keeper
 
 
@@ -25,33 +21,33 @@ class RedisStore:
     def __init__(self, client: Any) -> None:
         self.keeper = Keeper(RUNTIME, self)
         self._client = client
-        self._keeps = _redis.keeps_connections(client)
+        self._lines = Lines(client) if _redis.keeps_connections(client) else None
+        self._nodes: dict[str, Lines] = {}  # of a Cluster, by the name of the node
         self._where = _redis.where(client)
-        self._inbox = Inbox(self, client, keeps=self._keeps)
-        self._reset()
+        self._inbox = Inbox(self, client, keeps=self._lines is not None)
 
     def inbox(self) -> Inbox:
         return self._inbox
-
-    def _reset(self) -> None:
-        self._process = os.getpid()
-        self._idle: deque[tuple[Any, float]] = deque()  # connection, when it was made; the one used last is last
-        self._used = 0.0
-        self._sweeping = False
 
     def __str__(self) -> str:
         return self._where
 
     async def run(self, name: str, call: Call) -> Any:
-        reply = (await self.run_many([(name, call)]))[0]
+        try:
+            reply = self._ask([call])[0] if self._lines is None else self._lines.ask(call)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
         if isinstance(reply, Exception):
-            raise reply
+            raise _redis.named(reply, name, self._where)
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            replies = self._speak(asked, within) if self._keeps else self._ask(asked)
+            replies = self._ask(asked) if self._lines is None else self._lines.ask_many(asked, within)
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -62,65 +58,21 @@ class RedisStore:
                 replies[i] = _redis.named(reply, calls[i][0], self._where)
         return replies
 
-    # -- over a connection of our own
+    def cannot_confirm(self) -> str | None:
+        return _redis.cannot_confirm(self._client)
 
-    def _speak(self, calls: list[Call], within: float | None) -> list[Any]:
-        connection, made = self._borrow(within)
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
         try:
-            connection.send_packed_command([_redis.packed(call) for call in calls])
-            replies = _replies(connection, len(calls))
-            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                connection.send_packed_command(connection.pack_commands(_redis.evals([calls[i] for i in unknown])))
-                for i, reply in zip(unknown, _replies(connection, len(unknown)), strict=True):
-                    replies[i] = reply
-        except BaseException as error:
-            connection.disconnect()  # a reply may still be on its way
-            if isinstance(error, exceptions.ConnectionError):
-                self._drop_idle()  # the server went away: what is idle is dead as well
-            raise
-        if within is not None:
-            _bound(connection, connection.socket_timeout)
-        self._idle.append((connection, made))
-        self._used = now()
-        if not self._sweeping:
-            self._sweeping = True
-            RUNTIME.call_at(self._used + _redis.IDLE, self._sweep)
-        return replies
-
-    def _borrow(self, within: float | None) -> tuple[Any, float]:
-        if os.getpid() != self._process:
-            self._reset()  # forked: the sockets are the parent's
-        while True:
-            try:
-                connection, made = self._idle.pop()
-            except IndexError:
-                break
-            if now() - made < _redis.MAX_AGE:
-                if within is not None:
-                    _bound(connection, min(within, connection.socket_timeout))
-                return connection, made
-            connection.disconnect()
-        pool = self._client.connection_pool
-        kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within)
-        connection = pool.connection_class(**kwargs)
-        connection.connect()
-        return connection, now()
-
-    def _sweep(self) -> None:
-        rest = self._used + _redis.IDLE - now()
-        if rest > 0:
-            RUNTIME.call_at(now() + rest, self._sweep)
-            return
-        self._sweeping = False
-        self._drop_idle()
-
-    def _drop_idle(self) -> None:
-        while True:
-            try:
-                connection, _ = self._idle.pop()
-            except IndexError:
-                return
-            connection.disconnect()
+            if self._lines is None:
+                replies = self._on_its_node(call, confirm)
+            else:
+                replies = self._lines.ask_confirmed(call, confirm)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
+        return _redis.confirmed(replies, confirm, name, self._where)
 
     # -- through the client, where it must be
 
@@ -139,20 +91,29 @@ class RedisStore:
                 replies.append(error)
         return replies
 
-
-def _bound(connection: Any, seconds: float) -> None:
-    """Bound the answers that are waited for on a connection; redis-py sets its own bound when it connects only."""
-    connection._sock.settimeout(seconds)  # noqa: SLF001  the parsers of redis-py 5 to 8 read this very socket
-
-
-def _replies(connection: Any, count: int) -> list[Any]:
-    replies: list[Any] = []
-    for _ in range(count):
+    def _on_its_node(self, call: Call, confirm: Confirm) -> list[Any]:
+        """Ask the node of a Cluster that has the keys; where the client does not know it any more, let it find it."""
         try:
-            replies.append(connection.read_response())
-        except exceptions.ResponseError as error:
-            replies.append(error)
-    return replies
+            node = self._client.get_node_from_key(call.keys[0])
+            replies = self._to(node).ask_confirmed(call, confirm)
+            _redis.raise_if_elsewhere(replies)
+        except exceptions.MovedError:
+            pass
+        except exceptions.RedisError as error:
+            if not _redis.is_silence(error):
+                raise
+        else:
+            return replies
+        [reply] = self._ask([call])  # the client follows the keys; what is asked twice does what asking once does
+        if isinstance(reply, Exception):
+            raise reply
+        replies = self._to(self._client.get_node_from_key(call.keys[0])).ask_confirmed(call, confirm)
+        _redis.raise_if_elsewhere(replies)
+        return replies
+
+    def _to(self, node: Any) -> Lines:
+        line = self._nodes.get(node.name)
+        return line or self._nodes.setdefault(node.name, Lines(self._client.get_redis_connection(node)))
 
 
 def store_for(client: Any) -> RedisStore:

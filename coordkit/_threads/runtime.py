@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
@@ -38,8 +37,36 @@ def now() -> float:
     return time.clock_gettime(_CLOCK)
 
 
+class _Self:
+    """Who this process is, and random bits in stock: a system call for each id would cost as much as a lease."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.pid = os.getpid()
+        self.prefix = f"{_HOST}:{self.pid}:"
+        self._stock: list[str] = []
+
+    def random_bits(self) -> str:
+        """Return 128 fresh random bits in hex."""
+        try:
+            return self._stock.pop()
+        except IndexError:
+            fresh = os.urandom(16 * 256).hex()
+            self._stock += [fresh[i : i + 32] for i in range(32, len(fresh), 32)]
+            return fresh[:32]
+
+
+_self = _Self()
+
+
+def process() -> int:
+    return _self.pid
+
+
 def new_holder() -> str:
-    return f"{_HOST}:{os.getpid()}:{secrets.token_hex(16)}"
+    return _self.prefix + _self.random_bits()
 
 
 class ThreadEvent:
@@ -132,7 +159,7 @@ class ThreadWorker:
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._work = work
         self.reset()
-        _workers.add(self)
+        not_in_a_forked_child(self)
 
     def reset(self) -> None:
         self._changed = threading.Condition()
@@ -172,15 +199,16 @@ class ThreadRuntime:
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
+        _self.reset()
         self._clock.reset()
-        for worker in list(_workers):
-            worker.reset()
+        for one in list(_forgetful):
+            one.reset()
 
     def now(self) -> float:
         return now()
 
     def process(self) -> int:
-        return os.getpid()
+        return process()
 
     def new_holder(self) -> str:
         return new_holder()
@@ -204,6 +232,18 @@ class ThreadRuntime:
         run(work)
 
 
-_workers: weakref.WeakSet[ThreadWorker] = weakref.WeakSet()
+class Forgetful(Protocol):
+    """What a forked child has to begin anew with."""
+
+    def reset(self) -> None: ...
+
+
+_forgetful: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+
+
+def not_in_a_forked_child(one: Forgetful) -> None:
+    """Have ``one`` reset in every forked child, before anything else runs there; it may be freed all the same."""
+    _forgetful.add(one)
+
 
 RUNTIME: Runtime = ThreadRuntime()

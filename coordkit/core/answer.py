@@ -18,22 +18,32 @@ _PAUSES = wait_random_exponential(multiplier=0.02, max=0.5)
 _AT_ONCE = 0.1  # seconds: a request that failed so soon met a dead connection, not a slow server
 
 
-async def answered(runtime: Runtime, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
+async def answered(
+    runtime: Runtime,
+    ask: Callable[[], Awaitable[T]],
+    deadline: float,
+    *,
+    failed: StoreUnavailable | None = None,
+    began: float = 0.0,
+) -> T:
     """Ask up to three times; after ``deadline`` (on the runtime's clock) only if the failure came at once.
 
     So a caller waits its own timeout and one of the client's, and a connection that died while it was idle costs
-    nobody an error.
+    nobody an error. Whoever made the first try says when it ``began`` and how it ``failed``.
     """
     attempt: RetryCallState | None = None
     while True:
-        began = runtime.now()
-        try:
-            return await ask()
-        except StoreUnavailable:
-            attempt = attempt or attempts()
-            now = runtime.now()
-            if attempt.attempt_number >= _TRIES or (now >= deadline and now - began > _AT_ONCE):
-                raise
+        if failed is None:
+            began = runtime.now()
+            try:
+                return await ask()
+            except StoreUnavailable as error:
+                failed = error
+        attempt = attempt or attempts()
+        now = runtime.now()
+        if attempt.attempt_number >= _TRIES or (now >= deadline and now - began > _AT_ONCE):
+            raise failed
+        failed = None
         await runtime.sleep(_PAUSES(attempt))
         attempt.attempt_number += 1
 

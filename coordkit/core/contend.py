@@ -10,6 +10,7 @@ by its ttl.
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 from tenacity.wait import wait_base, wait_random_exponential
 
@@ -49,12 +50,12 @@ class Contender:
 
     async def try_acquire(self) -> Lease | None:
         """Ask once: a lease, or None if another holds it."""
-        got = await Attempt(self, 0.0).run()
+        got = await self._ask(0.0)
         return got if isinstance(got, Lease) else None
 
     async def acquire(self, timeout: float | None) -> Lease:
         """Wait for the grant: None for ever, 0 ask once."""
-        got = await Attempt(self, timeout).run()
+        got = await self._ask(timeout)
         if isinstance(got, Lease):
             return got
         who = f"held by {got.holder}"
@@ -64,26 +65,69 @@ class Contender:
             raise NotAcquired(self.name, who)
         raise AcquireTimeout(self.name, f"{who}; waited {timeout} s", timeout=timeout or 0.0)
 
+    async def _ask(self, timeout: float | None) -> Lease | Refused:
+        """Ask once; whatever is not granted by that becomes an attempt. Most locks are free when they are asked for."""
+        grantor, runtime = self.grantor, self.runtime
+        holder, asked = runtime.new_holder(), runtime.now()
+        if timeout != 0 and (inbox := grantor.inbox()) is not None and inbox.address(self.name):
+            return await Attempt(self, timeout, holder, asked).run()  # somebody waits here already: queue up at once
+        first: Granted | Refused | BaseException
+        try:
+            first = await grantor.grant(holder, self.ttl)
+        except BaseException as error:  # noqa: BLE001  it is raised again, there where what it left is seen to
+            first = error
+        if type(first) is Granted:
+            lease = self.lease(holder, HandedOn(first.token, first.slot, asked, self.ttl))
+            if lease.expires > runtime.now():
+                return lease
+            await self.give_back_late(lease)
+        return await Attempt(self, timeout, holder, asked).run(first)
+
+    def lease(self, holder: str, granted: HandedOn) -> Lease:
+        return Lease(
+            self.runtime,
+            self.grantor,
+            holder,
+            granted.token,
+            self.ttl,
+            asked=granted.asked,
+            span=granted.span,
+            slot=granted.slot,
+            renewing=self.renew,
+            max_hold=self.max_hold,
+        )
+
+    async def give_back_late(self, lease: Lease) -> NoReturn:
+        """Give back a lease that was over when the answer came, and raise."""
+        await lease.release()
+        raise StoreUnavailable(
+            self.name, f"the answer took longer than the ttl ({self.ttl} s); use a longer ttl or a nearer server"
+        )
+
 
 class Attempt:
     """One acquisition, from its first ask to its end: it has a holder id of its own."""
 
-    __slots__ = ("_by", "_deadline", "_doubt", "_entry", "_holder", "_runtime", "_waiting")
+    __slots__ = ("_began", "_by", "_deadline", "_doubt", "_entry", "_holder", "_runtime", "_waiting")
 
-    def __init__(self, contender: Contender, timeout: float | None) -> None:
+    def __init__(self, contender: Contender, timeout: float | None, holder: str, began: float) -> None:
         self._by = contender
         self._runtime = runtime = contender.runtime
-        self._holder = runtime.new_holder()
-        self._deadline = math.inf if timeout is None else runtime.now() + timeout
-        self._waiting = None if timeout == 0 else Waiting(runtime, contender.grantor, self._holder, contender.ttl)
+        self._holder = holder
+        self._began = began
+        self._deadline = math.inf if timeout is None else began + timeout
+        self._waiting = None if timeout == 0 else Waiting(runtime, contender.grantor, holder, contender.ttl)
         self._doubt = False  # whether a request is on its way, or was never answered
         self._entry = ""  # of ours, in the queue, as far as we know
 
-    async def run(self) -> Lease | Refused:
-        """Ask until it is granted, or refused when the time is up; leave nothing behind, whatever happens."""
+    async def run(self, first: Granted | Refused | BaseException | None = None) -> Lease | Refused:
+        """Ask until it is granted, or refused when the time is up; leave nothing behind, whatever happens.
+
+        ``first`` is what became of an ask that came before, when this attempt began.
+        """
         got: Lease | Refused | None = None
         try:
-            got = await self._contend()
+            got = await self._contend(first)
             if not isinstance(got, Lease) and self._entry:
                 await self._runtime.finish(self._give_back(), within=_GIVE_BACK)
         except StoreRefused:
@@ -104,10 +148,11 @@ class Attempt:
             self._give_back_later()  # an earlier ask may be granted yet, now that we are gone
         return got
 
-    async def _contend(self) -> Lease | Refused:
+    async def _contend(self, first: Granted | Refused | BaseException | None) -> Lease | Refused:
         waiting, attempt = self._waiting, None
         while True:
-            asked, answer = await answered(self._runtime, self._ask, self._deadline)
+            asked, answer = await self._answered(first)
+            first = None
             if isinstance(answer, Granted):
                 return await self._lease(HandedOn(answer.token, answer.slot, asked, self._by.ttl))
             left = self._deadline - self._runtime.now()
@@ -121,6 +166,15 @@ class Attempt:
                 attempt = attempt or attempts()
                 await self._runtime.sleep(min(self._by.wait(attempt), left, max(0.001, answer.left)))
                 attempt.attempt_number += 1
+
+    async def _answered(self, first: Granted | Refused | BaseException | None) -> tuple[float, Granted | Refused]:
+        if isinstance(first, Granted | Refused):
+            return self._began, first
+        self._doubt = self._doubt or not isinstance(first, StoreRefused | None)
+        failed = first if isinstance(first, StoreUnavailable) else None
+        if first is not None and failed is None:
+            raise first
+        return await answered(self._runtime, self._ask, self._deadline, failed=failed, began=self._began)
 
     async def _ask(self) -> tuple[float, Granted | Refused]:
         # The server starts the ttl later than this: err on the short side. Asked again, it starts it anew.
@@ -143,25 +197,10 @@ class Attempt:
         return left > handed.span / 2 and (self._by.renew or handed.span == self._by.ttl)
 
     async def _lease(self, granted: HandedOn) -> Lease:
-        by = self._by
-        lease = Lease(
-            self._runtime,
-            by.grantor,
-            self._holder,
-            granted.token,
-            by.ttl,
-            asked=granted.asked,
-            span=granted.span,
-            slot=granted.slot,
-            renewing=by.renew,
-            max_hold=by.max_hold,
-        )
-        if lease.remaining() > 0:
-            return lease
-        await lease.release()
-        raise StoreUnavailable(
-            by.name, f"the answer took longer than the ttl ({by.ttl} s); use a longer ttl or a nearer server"
-        )
+        lease = self._by.lease(self._holder, granted)
+        if lease.remaining() <= 0:
+            await self._by.give_back_late(lease)
+        return lease
 
     # -- ending with nothing
 

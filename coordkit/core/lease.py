@@ -36,6 +36,11 @@ class State(Enum):
 class Lease:
     """A grant that is ours until it is given back, lost, or its deadline passes."""
 
+    __slots__ = (
+        "__weakref__", "_mutex", "_process", "_renewing", "_runtime", "_state", "_timer", "_trouble", "_until", "_why",
+        "expires", "grantor", "holder", "lost", "name", "slot", "token", "ttl",
+    )  # fmt: skip
+
     def __init__(
         self,
         runtime: Runtime,
@@ -199,22 +204,20 @@ class Lease:
 
     async def release(self) -> bool:
         """Give it back; return whether it was still ours. Raises ``StoreUnavailable`` if no answer came."""
-        if self.held and self.expires <= self._runtime.now():
+        began = self._runtime.now()
+        if self.expires <= began and self.held:
             self.lose("its ttl ran out before it was given back")
         if not self._end(State.RELEASED):
             return False
         sure = True
-
-        async def ask() -> Returned:
-            nonlocal sure
-            try:
-                return await self.grantor.revoke(self.holder)
-            except StoreUnavailable:
-                sure = False
-                raise
-
         try:
-            said = await answered(self._runtime, ask, self._runtime.now())
+            try:
+                said = await self.grantor.revoke(self.holder)
+            except StoreUnavailable as error:
+                sure = False
+                said = await answered(
+                    self._runtime, lambda: self.grantor.revoke(self.holder), began, failed=error, began=began
+                )
         except BaseException:
             # Interrupted, or no answer: somebody else will see to it, and the ttl is the backstop.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)

@@ -580,13 +580,13 @@ def test_a_forked_child_has_connections_of_its_own(coordkit_redis: Any, coordkit
     with lock:
         pass
     store = coordkit_redis._coordkit_store
-    sockets = [connection._sock for connection, _ in store._idle]
+    sockets = [wire.connection._sock for wire in store._lines._idle]
     assert sockets
 
     def child() -> int:
         with lock:
             pass
-        return 0 if not any(connection._sock in sockets for connection, _ in store._idle) else 1
+        return 0 if not any(wire.connection._sock in sockets for wire in store._lines._idle) else 1
 
     assert forked(child) == 0
 
@@ -618,14 +618,14 @@ def test_a_connection_grows_only_so_old(coordkit_redis: Any, coordkit_namespace:
     store = coordkit_redis._coordkit_store
     with lock:
         pass
-    first = store._idle[-1][0]
+    first = store._lines._idle[-1]
     with lock:
         pass
-    assert store._idle[-1][0] is first
+    assert store._lines._idle[-1] is first
     monkeypatch.setattr(_redis, "MAX_AGE", 0.0)
     with lock:
         pass
-    assert store._idle[-1][0] is not first
+    assert store._lines._idle[-1] is not first
 
 
 # -- one answer that never comes, over a connection that stays open
@@ -652,14 +652,14 @@ def test_a_slow_failure_is_not_waited_for_twice(proxy: Any, coordkit_namespace: 
     lock, fence = coordkit.Lock(client, f"{coordkit_namespace}:job", ttl=60), coordkit.Fence(client, coordkit_namespace)
     lease = lock.acquire()
     store, asked = client._coordkit_store, []
-    was = store.run_many
+    was = store.run
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
             asked.append(args)
         return was(*args, **kwargs)
 
-    monkeypatch.setattr(store, "run_many", counted)
+    monkeypatch.setattr(store, "run", counted)
     proxy.drop_requests = True
     for access in (lease.release, lambda: fence.claim(token=1), lambda: lock.acquire(timeout=0)):
         asked.clear()

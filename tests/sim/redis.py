@@ -14,7 +14,7 @@ from lupa import lua51
 from sim.inbox import SimInbox, Weather
 from sim.world import Process, Wait, World
 
-from coordkit._ports import Call
+from coordkit._ports import Call, Confirm
 from coordkit.core.keeper import Keeper
 from coordkit.errors import StoreRefused, StoreUnavailable
 
@@ -41,6 +41,7 @@ class SimRedis:
         self.stopped_until = 0.0
         self.data: dict[bytes, tuple[Any, float | None]] = {}  # bytes, or a sorted set: score by member
         self.inboxes: dict[bytes, SimInbox] = {}  # by channel: connections that the server takes for alive
+        self.replicas, self.appendonly = 0, False  # the copies that every write has by the time it is answered
         self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
         self.overtaken: list[tuple[float, bytes, bytes]] = []  # time, who was granted, an entry that came before
         self.neglected: list[tuple[float, bytes]] = []  # time, an entry to whom nothing was handed
@@ -294,6 +295,13 @@ class SimStore:
         if replies is None:
             raise StoreUnavailable(calls[0][0], "no answer")
         return list(replies)
+
+    def cannot_confirm(self) -> str | None:
+        return None
+
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
+        reply = await self.run(name, call)
+        return reply, int(confirm.fsync and self.server.appendonly), self.server.replicas
 
     def _later(self, action: Any, *, to_us: bool = False) -> None:
         world, chance = self.process.world, self.process.world.random

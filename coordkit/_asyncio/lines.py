@@ -1,0 +1,276 @@
+"""The connections to one server that are kept while there is work, of the asyncio flavour."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from coordkit import _redis
+from coordkit._agenda import LOOK
+from coordkit._asyncio.runtime import life
+from coordkit._asyncio.wire import Wire, wire_on
+from coordkit._ports import Call, Confirm
+from coordkit._threads.runtime import now
+
+Work = Callable[[Wire], Awaitable[list[Any]]]
+
+_AT_ONCE = 32
+"""Connections to one server under one loop: a thousand tasks take turns on them."""
+
+
+class Home:
+    """What is kept under one event loop: connections belong to the loop that made them."""
+
+    def __init__(self) -> None:
+        self.idle: list[Wire] = []  # the one used last is last
+        self.used = 0.0
+        self.busy: set[Wire] = set()
+        self.free = _AT_ONCE
+        self._sweep: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_at = math.inf
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        life().closing.add(self)
+
+    async def close(self) -> None:
+        idle, self.idle = self.idle, []
+        for wire in idle:
+            await wire.close()
+
+    # -- turns
+
+    async def turn(self, patience: float) -> None:
+        """Wait for one of the turns; those before us wait for a server no longer than ``patience``, nor do we."""
+        if self.free:
+            self.free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        timer = loop.call_later(patience, _too_late, turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.done()  # it was ours when we were cancelled
+            raise
+        finally:
+            timer.cancel()
+
+    def done(self) -> None:
+        """Hand the turn on."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
+
+    # -- time
+
+    def begin(self, wire: Wire, until: float) -> None:
+        """Let ``wire`` wait for an answer, and no longer than ``until``.
+
+        One timer watches over all that wait: one for each request would cost a tenth of the request.
+        """
+        wire.until = until
+        self.busy.add(wire)
+        if until < self._watch_at:
+            self._watch_until(until)
+
+    def _watch_until(self, until: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch_at = until
+        # Never later than LOOK: our clock runs on while the machine is suspended, the loop's does not.
+        delay = min(max(0.0, until - now()), LOOK)
+        self._watch = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._watch, self._watch_at = None, math.inf
+        present = now()
+        for wire in [wire for wire in self.busy if wire.until <= present]:
+            self.busy.discard(wire)
+            wire.give_up()
+        if self.busy:
+            self._watch_until(min(wire.until for wire in self.busy))
+
+    def keep(self, wire: Wire) -> None:
+        """Keep a connection for the next who asks, for a while."""
+        self.idle.append(wire)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep_out)
+
+    def _sweep_out(self) -> None:
+        rest = self.used + _redis.IDLE - now()
+        if rest > 0:
+            self._sweep = asyncio.get_running_loop().call_later(rest, self._sweep_out)
+            return
+        self._sweep = None
+        life().spawn(self.close())
+
+
+async def _abandon(connecting: asyncio.Task[None], connection: Any) -> None:
+    """Undo a connection that was made, is being made, or failed."""
+    connecting.cancel()
+    try:
+        await asyncio.wait([connecting], timeout=1.0)
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+def _looked_at(connecting: asyncio.Task[None]) -> None:
+    """Take note of how it ended: whoever was cancelled meanwhile does not ask, and asyncio would complain."""
+    if not connecting.cancelled():
+        connecting.exception()
+
+
+def _too_late(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(exceptions.TimeoutError(f"{_AT_ONCE} requests before this one have no answer yet"))
+
+
+async def connect(pool: Any, patience: float, **changes: Any) -> Any:
+    """Return a connection made by the recipe of a pool; redis-py's TimeoutError after ``patience`` seconds."""
+    kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection, patience)
+    # The bound is ours: redis-py's own is an asyncio.wait_for around each write, which before Python 3.12 may
+    # swallow a cancellation, and costs a task.
+    connection = pool.connection_class(**{**kwargs, "socket_timeout": None, **changes})
+    connecting = asyncio.get_running_loop().create_task(connection.connect())
+    connecting.add_done_callback(_looked_at)
+    try:
+        done, _ = await asyncio.wait([connecting], timeout=patience)
+        if done:
+            connecting.result()
+            return connection
+    except BaseException:
+        await _abandon(connecting, connection)
+        raise
+    await _abandon(connecting, connection)
+    raise exceptions.TimeoutError(f"no connection within {patience} s")
+
+
+class Lines:
+    """The way to one server, by the recipe of a client's pool (or of a node of a Cluster)."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._patience = _redis.patience(client)
+        self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
+
+    async def ask(self, call: Call) -> Any:
+        """Run one script; a reply that is an error is returned."""
+        home = self._home()
+        if home.free:
+            home.free -= 1
+        else:
+            await home.turn(self._patience)
+        try:
+            wire = self._usable(home) or await self._connected(home, self._patience)
+            home.begin(wire, home.used + self._patience)
+            try:
+                [reply] = await wire.ask(_redis.packed(call), 1)
+                if isinstance(reply, exceptions.NoScriptError):
+                    [reply] = await wire.ask(_packed(wire, _redis.evals([call])), 1)
+            except BaseException as error:
+                await _broken(home, wire, error)
+                raise
+            home.busy.discard(wire)
+            home.keep(wire)
+            return reply
+        finally:
+            home.done()
+
+    async def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
+        """Run scripts in one pipeline; a reply that is an error is in the list."""
+
+        async def work(wire: Wire) -> list[Any]:
+            replies = await wire.ask(b"".join([_redis.packed(call) for call in calls]), len(calls))
+            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+                commands = _packed(wire, _redis.evals([calls[i] for i in unknown]))
+                for i, reply in zip(unknown, await wire.ask(commands, len(unknown)), strict=True):
+                    replies[i] = reply
+            return replies
+
+        if within is not None:  # the keeper's, which waits for nobody's turn
+            return await self._do(self._home(), work, min(within, self._patience))
+        return await self._in_turn(work, self._patience)
+
+    async def ask_confirmed(self, call: Call, confirm: Confirm) -> list[Any]:
+        """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
+
+        async def work(wire: Wire) -> list[Any]:
+            replies: list[Any] = []
+            for command in (_redis.evalsha(call), *_redis.evals([call])):
+                replies = await wire.ask(_packed(wire, _redis.confirming(command, confirm)), 2)
+                if not isinstance(replies[0], exceptions.NoScriptError):
+                    break
+            return replies
+
+        return await self._in_turn(work, self._patience + confirm.within)
+
+    async def _in_turn(self, work: Work, patience: float) -> list[Any]:
+        home = self._home()
+        await home.turn(patience)
+        try:
+            return await self._do(home, work, patience)
+        finally:
+            home.done()
+
+    async def _do(self, home: Home, work: Work, patience: float) -> list[Any]:
+        wire = self._usable(home) or await self._connected(home, patience)
+        home.begin(wire, now() + patience)
+        try:
+            replies = await work(wire)
+        except BaseException as error:
+            await _broken(home, wire, error)
+            raise
+        home.busy.discard(wire)
+        home.keep(wire)
+        return replies
+
+    def _home(self) -> Home:
+        loop = asyncio.get_running_loop()
+        home = self._homes.get(loop)
+        if home is None:
+            home = self._homes[loop] = Home()
+        return home
+
+    def _usable(self, home: Home) -> Wire | None:
+        """Return a connection that is kept, if one is young enough and open."""
+        home.used = present = now()
+        while home.idle:
+            wire = home.idle.pop()
+            if present - wire.made < _redis.MAX_AGE and wire.usable:
+                return wire
+            life().spawn(wire.close())
+        return None
+
+    async def _connected(self, home: Home, patience: float) -> Wire:
+        # A Cluster's node has the recipe itself.
+        connection = await connect(getattr(self._client, "connection_pool", self._client), patience)
+        home.used = now()
+        return wire_on(connection, home.used)
+
+
+async def _broken(home: Home, wire: Wire, error: BaseException) -> None:
+    """Close a connection on which a reply may still be on its way."""
+    home.busy.discard(wire)
+    await wire.close()
+    if wire.late and isinstance(error, Exception):
+        raise exceptions.TimeoutError("no answer in time") from error
+    if isinstance(error, exceptions.ConnectionError | OSError) and not isinstance(error, TimeoutError):
+        await home.close()  # the server went away: what is idle is dead as well
+
+
+def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
+    return b"".join(wire.connection.pack_commands(commands))

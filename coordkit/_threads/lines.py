@@ -1,0 +1,146 @@
+"""The connections to one server that are kept while there is work, of the blocking flavour."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from coordkit import _redis
+from coordkit._ports import Call, Confirm
+from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child, now
+from coordkit._threads.wire import Wire, wire_on
+
+
+class Lines:
+    """The way to one server, by the recipe of a client's pool; safe for many threads."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.reset()
+        not_in_a_forked_child(self)
+
+    def reset(self) -> None:
+        """Forget everything: the sockets are the parent's."""
+        self._idle: deque[Wire] = deque()  # the one used last is last
+        self._used = 0.0
+        self._sweeping = False
+
+    def ask(self, call: Call) -> Any:
+        """Run one script; a reply that is an error is returned."""
+        data = _redis.packed(call)
+        wire = self._take()
+        try:
+            reply = wire.ask(data)
+            if isinstance(reply, exceptions.NoScriptError):
+                [reply] = _taught(wire, [call])
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._idle.append(wire)
+        if not self._sweeping:
+            self._sweep_later()
+        return reply
+
+    def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
+        """Run scripts in one pipeline; a reply that is an error is in the list."""
+        data = b"".join([_redis.packed(call) for call in calls])
+        wire = self._take(within)
+        try:
+            wire.send(data)
+            replies = [wire.reply() for _ in calls]
+            if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+                taught = _taught(wire, [calls[i] for i in unknown])
+                for i, reply in zip(unknown, taught, strict=True):
+                    replies[i] = reply
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._keep(wire, bounded=within is not None)
+        return replies
+
+    def ask_confirmed(self, call: Call, confirm: Confirm) -> list[Any]:
+        """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
+        wire = self._take()
+        replies: list[Any] = []
+        try:
+            wire.bound(wire.patience + confirm.within)
+            for command in (_redis.evalsha(call), *_redis.evals([call])):
+                wire.send(_packed(wire, _redis.confirming(command, confirm)))
+                replies = [wire.reply(), wire.reply()]
+                if not isinstance(replies[0], exceptions.NoScriptError):
+                    break
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._keep(wire, bounded=True)
+        return replies
+
+    def _take(self, within: float | None = None) -> Wire:
+        self._used = began = now()
+        while True:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                break
+            if began - wire.made < _redis.MAX_AGE:
+                if within is not None:
+                    wire.bound(min(within, wire.patience))
+                return wire
+            wire.close()
+        pool = self._client.connection_pool
+        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within))
+        connection.connect()
+        wire = wire_on(connection, began, _redis.patience(self._client))
+        if within is not None:
+            wire.bound(min(within, wire.patience))
+        return wire
+
+    def _keep(self, wire: Wire, *, bounded: bool) -> None:
+        if bounded:
+            wire.bound(wire.patience)
+        self._idle.append(wire)
+        if not self._sweeping:
+            self._sweep_later()
+
+    def _broken(self, wire: Wire, error: BaseException) -> None:
+        """Close a connection on which a reply may still be on its way."""
+        wire.close()
+        if isinstance(error, BlockingIOError):  # the kernel's word for it
+            raise exceptions.TimeoutError("no answer in time") from error
+        if isinstance(error, exceptions.ConnectionError | OSError) and not isinstance(error, TimeoutError):
+            self._drop_idle()  # the server went away: what is idle is dead as well
+
+    def _sweep_later(self) -> None:
+        self._sweeping = True
+        RUNTIME.call_at(now() + _redis.IDLE, self._sweep)
+
+    def _sweep(self) -> None:
+        rest = self._used + _redis.IDLE - now()
+        if rest > 0:
+            RUNTIME.call_at(now() + rest, self._sweep)
+            return
+        self._sweeping = False
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        while True:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                return
+            wire.close()
+
+
+def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
+    return b"".join(wire.connection.pack_commands(commands))
+
+
+def _taught(wire: Wire, calls: Sequence[Call]) -> list[Any]:
+    wire.send(_packed(wire, _redis.evals(calls)))
+    return [wire.reply() for _ in calls]

@@ -1,0 +1,112 @@
+"""One connection to Redis, of the blocking flavour: bytes go out, replies come in.
+
+redis-py makes it, with TLS, password and handshake, and then it is spoken to as directly as its parts allow: redis-py's
+own layers take as long as the network. A plain socket is bounded in time by the kernel (``SO_RCVTIMEO``), because a
+timeout of Python's costs a ``poll`` before each read and each write.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+from redis import exceptions
+
+from coordkit import _reader
+
+_READ, _LITTLE = 65536, 4096
+
+
+def wire_on(connection: Any, made: float, patience: float) -> Wire:
+    """Return the fastest wire that a connection of redis-py allows."""
+    reader = _reader.reader_for(connection)
+    sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
+    # TLS, gevent and what else only looks like a socket wait in their own way.
+    if reader is not None and getattr(type(sock), "recv", None) is socket.SocketType.recv:
+        return FastWire(connection, made, patience, reader, sock)
+    return Wire(connection, made, patience)
+
+
+class Wire:
+    """A connection, spoken to as redis-py speaks."""
+
+    __slots__ = ("connection", "made", "patience")
+
+    def __init__(self, connection: Any, made: float, patience: float) -> None:
+        self.connection = connection
+        self.made = made
+        self.patience = patience  # seconds it waits for an answer, unless it is bound to another time
+
+    def bound(self, seconds: float) -> None:
+        """Wait so long for each answer from now on."""
+        self.connection._sock.settimeout(seconds)  # noqa: SLF001  the parsers of redis-py 5 to 8 read this very socket
+
+    def send(self, data: bytes) -> None:
+        self.connection.send_packed_command([data], check_health=False)
+
+    def reply(self) -> Any:
+        """Return the next reply; one that is an error is returned, not raised."""
+        try:
+            return self.connection.read_response()
+        except exceptions.ResponseError as error:
+            return error
+
+    def ask(self, data: bytes) -> Any:
+        """Send one command and return its reply."""
+        self.send(data)
+        return self.reply()
+
+    def close(self) -> None:
+        self.connection.disconnect()
+
+
+class FastWire(Wire):
+    """A plain socket, and a parser of our own."""
+
+    __slots__ = ("_empty", "_feed", "_gets", "_recv", "_send")
+
+    def __init__(self, connection: Any, made: float, patience: float, reader: Any, sock: socket.socket) -> None:
+        super().__init__(connection, made, patience)
+        self._send = sock.sendall
+        self._recv = sock.recv
+        self._feed = reader.feed
+        self._gets = reader.gets
+        self._empty = reader.gets()  # what it says while there is nothing
+        sock.settimeout(None)
+        self.bound(self.patience)
+
+    def bound(self, seconds: float) -> None:
+        whole, part = divmod(max(1, round(seconds * 1e6)), 1_000_000)  # 0 would be for ever
+        span = struct.pack("@ll", whole, part)
+        sock = self.connection._sock  # noqa: SLF001  see above
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
+    def send(self, data: bytes) -> None:
+        self._send(data)
+
+    def ask(self, data: bytes) -> Any:
+        self._send(data)
+        self._feed(self._recv(_LITTLE))
+        reply = self._gets()
+        if type(reply) is int or type(reply) is list:  # what nearly all scripts answer with
+            return reply
+        return self._looked_at(reply)
+
+    def reply(self) -> Any:
+        return self._looked_at(self._gets())
+
+    def _looked_at(self, reply: Any) -> Any:
+        while reply is self._empty:
+            data = self._recv(_READ)
+            if not data:
+                raise exceptions.ConnectionError("the server closed the connection")
+            self._feed(data)
+            reply = self._gets()
+        if isinstance(reply, Exception):
+            if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data
+                raise reply
+        elif _reader.is_push(reply):
+            return self.reply()
+        return reply
