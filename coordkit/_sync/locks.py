@@ -25,7 +25,12 @@ class Lock(Holdable):
         after a crash. Longer than your longest pause, or the lease is lost in it.
     :param renew: renew in the background every third of the ttl while it is held.
     :param max_hold: seconds after which a lease is not renewed any more, so that a body that hangs loses it.
-    :param wait: a tenacity wait strategy: the pauses of a refused contender.
+    :param wait: a tenacity wait strategy: the pauses of a contender that cannot be told (no right to subscribe, a
+        client that is less or more than one plain pool), and so asks again.
+    :param min_replicas: replicas that must have each grant (``WAIT``) before it is given out. One that has fewer copies
+        after a third of the ttl (two seconds at most) is given back, and ``StoreUnavailable`` says so. Not promised:
+        that the replica which is promoted is one that had it.
+    :param fsync: wait until each grant is on the server's disk, too (``WAITAOF``; Redis 7.2 with ``appendonly yes``).
     :raises ValueError, TypeError: for arguments that can only be mistakes.
 
     Not promised: that nobody else *believes* to hold it. A process may be paused between looking and writing, and a
@@ -41,11 +46,14 @@ class Lock(Holdable):
         renew: bool = True,
         max_hold: float | None = None,
         wait: wait_base = PAUSES,
+        min_replicas: int = 0,
+        fsync: bool = False,
     ) -> None:
         name, ttl = checks.check_name("name", name), checks.check_ttl(ttl)
         self.client = redis
         store = store_for(redis)
-        grantor = lock.Mutex(store, store.keeper, name)
+        copies = checks.check_copies(min_replicas, fsync, ttl, store.cannot_confirm())
+        grantor = lock.Mutex(store, store.keeper, name, copies)
         self.key = grantor.key
         bound = checks.check_max_hold(max_hold, ttl)
         contender = Contender(RUNTIME, grantor, ttl, renew=renew, max_hold=bound, wait=checks.check_wait(wait))

@@ -7,7 +7,12 @@ from typing import cast
 
 from tenacity.wait import wait_base
 
+from coordkit._ports import Confirm
+
 MIN_TTL = 0.05
+
+COPIED = 2.0
+"""Seconds at most that a grant waits for its copies; an append-only file is flushed every second, usually."""
 
 
 def check_name(argument: str, value: object) -> str:
@@ -60,6 +65,21 @@ def check_timeout(value: object) -> float | None:
     if timeout < 0:
         raise ValueError(f"timeout must be None (for ever), 0 (once) or more seconds, got {value!r}")
     return None if math.isinf(timeout) else timeout
+
+
+def check_copies(min_replicas: object, fsync: object, ttl: float, cannot: str | None) -> Confirm | None:
+    """Return the copies that a grant must have, if any; ``cannot`` says why this client cannot wait for any."""
+    if isinstance(min_replicas, bool) or not isinstance(min_replicas, int):
+        raise TypeError(f"min_replicas must be an int, got {min_replicas!r}")
+    if min_replicas < 0:
+        raise ValueError(f"min_replicas must be 0 or more, got {min_replicas!r}")
+    if not isinstance(fsync, bool):
+        raise TypeError(f"fsync must be a bool, got {fsync!r}")
+    if not min_replicas and not fsync:
+        return None
+    if cannot is not None:
+        raise ValueError(f"min_replicas={min_replicas} and fsync={fsync} are not to be had with this client: {cannot}")
+    return Confirm(min_replicas, fsync, min(ttl / 3, COPIED))
 
 
 def check_wait(value: object) -> wait_base:

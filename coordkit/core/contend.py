@@ -170,7 +170,8 @@ class Attempt:
     async def _answered(self, first: Granted | Refused | BaseException | None) -> tuple[float, Granted | Refused]:
         if isinstance(first, Granted | Refused):
             return self._began, first
-        self._doubt = self._doubt or not isinstance(first, StoreRefused | None)
+        refused = isinstance(first, StoreRefused) and self._by.grantor.confirm is None
+        self._doubt = self._doubt or not (first is None or refused)
         failed = first if isinstance(first, StoreUnavailable) else None
         if first is not None and failed is None:
             raise first
@@ -186,15 +187,16 @@ class Attempt:
         try:
             answer = await self._by.grantor.grant(self._holder, self._by.ttl, spot)
         except StoreRefused:
-            self._doubt = unsure
+            self._doubt = unsure or self._by.grantor.confirm is not None  # it may be the waiting that was refused
             raise
         self._doubt = unsure
         return asked, answer
 
     def _is_enough(self, handed: HandedOn) -> bool:
-        """Whether a lease may begin with it; else we ask, as its holder by now, and get the whole ttl."""
+        """Whether a lease may begin with it; else we ask, as its holder by now, for the whole ttl and its copies."""
         left = handed.asked + handed.span * (1 - DRIFT) - self._runtime.now()
-        return left > handed.span / 2 and (self._by.renew or handed.span == self._by.ttl)
+        whole = self._by.renew or handed.span == self._by.ttl
+        return whole and left > handed.span / 2 and self._by.grantor.confirm is None
 
     async def _lease(self, granted: HandedOn) -> Lease:
         lease = self._by.lease(self._holder, granted)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from coordkit._ports import Call, Inbox
+from coordkit._ports import Call, Confirm, Inbox
 
 if TYPE_CHECKING:
     from coordkit.core.keeper import Keeper
@@ -57,6 +57,7 @@ class Grantor(Protocol):
 
     name: str
     keeper: Keeper
+    confirm: Confirm | None  # the copies that each grant must have
 
     def inbox(self) -> Inbox | None:
         """Return where its contenders are told what they wait for; None if they have to ask again."""

@@ -27,6 +27,10 @@ DRIFT = 0.01
 """How much faster than ours a server's clock may run: a lease of 10 s counts as 9.9 s."""
 
 
+SOON = 0.05
+"""The part of a claim after which it is renewed: what was handed on lasts a second until then."""
+
+
 class State(Enum):
     HELD = "held"
     RELEASED = "released"
@@ -74,7 +78,8 @@ class Lease:
         self._trouble: Exception | None = None
         self._timer: Timer | None = None
         if span < ttl and renewing:
-            self._due()
+            # A claim becomes a whole lease as soon as it is renewed; most that are held briefly need not be.
+            self._timer = runtime.call_at(runtime.now() + span * SOON, self._due)
         else:
             self._schedule(asked)
 

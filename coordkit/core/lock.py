@@ -17,10 +17,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from coordkit._ports import Call, Store
+from coordkit._ports import Call, Confirm, Store
 from coordkit.core.grantor import Granted, Queued, Refused, Returned, Spot
 from coordkit.core.keeper import Keeper
 from coordkit.core.waiting import claim_of
+from coordkit.errors import StoreUnavailable
 from coordkit.scripts import load
 
 _ACQUIRE = load("queue", "lock_queue", "lock_acquire")
@@ -53,9 +54,10 @@ def refused(holder: Any, left: int, *queued: Any) -> Refused:
 class Mutex:
     """The questions of a lock, put to one Redis."""
 
-    def __init__(self, store: Store, keeper: Keeper, name: str) -> None:
+    def __init__(self, store: Store, keeper: Keeper, name: str, confirm: Confirm | None = None) -> None:
         self.name = name
         self.keeper = keeper
+        self.confirm = confirm
         self._store = store
         self.key = f"coordkit:1:{{{name}}}:lock"
         self._keys = tuple(f"coordkit:1:{{{name}}}:{part}".encode() for part in ("lock", "token", "queue"))
@@ -68,8 +70,27 @@ class Mutex:
     async def grant(self, holder: str, ttl: float, spot: Spot | None = None) -> Granted | Refused:
         waiting = (spot.entry, spot.place) if spot else ("", "")
         call = Call(_ACQUIRE, self._keys, (holder, milliseconds(ttl), self._keep(ttl), *waiting))
-        granted, *rest = await self._store.run(self.name, call)
+        if self.confirm is None:
+            granted, *rest = await self._store.run(self.name, call)
+        else:
+            granted, *rest = await self._confirmed(call, self.confirm)
         return Granted(int(rest[0])) if granted else refused(*rest)
+
+    async def _confirmed(self, call: Call, confirm: Confirm) -> Any:
+        """Ask, and raise ``StoreUnavailable`` if a grant has fewer copies than it should have."""
+        reply, disks, copies = await self._store.run_confirmed(self.name, call, confirm)
+        lacking = []
+        if copies < confirm.replicas:
+            lacking.append(f"{copies} of {confirm.replicas} replicas had it")
+        if disks < confirm.fsync:
+            lacking.append("the disk had it not")
+        if reply[0] and lacking:
+            raise StoreUnavailable(
+                self.name,
+                f"granted, but {' and '.join(lacking)} after {confirm.within:.2f} s, so it is given back: look at the "
+                "replicas of this server (INFO replication), or ask for fewer copies",
+            )
+        return reply
 
     def renewal(self, holder: str, ttl: float) -> Call:
         return Call(_RENEW, self._keys[:2], (holder, milliseconds(ttl), self._keep(ttl)))

@@ -1,0 +1,264 @@
+"""What a contended lock costs: N processes loop acquire, hold 1 ms, release, beside peers and a floor of the same run.
+
+    python tests/bench/contended.py [--waiters 2 8 32] [--rounds 5] [--seconds 1.5] [--only coordkit]
+
+The floor passes one element from process to process by BLPOP, over raw sockets and through redis-py: no lock, no token,
+no crash safety. Server on one core, all clients on the other. One round runs every row for some seconds; printed are
+medians of the rounds, and ratios to BLPOP through redis-py in the same round.
+
+    hand-off   from the call of release by one process to the return of acquire in another
+    Jain       fairness of grants per process: 1 is perfectly fair
+    wait       the longest wait, as a multiple of the queue's own ideal: number of processes x time per grant
+    requests   commands that clients sent per grant; what scripts call inside is not counted
+
+Peers that are not installed are left out, and named: pip install python-redis-lock pottery tooz sherlock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import secrets
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import redis
+
+import coordkit
+from coordkit.testing.processes import start_redis
+
+HOLD = 0.001
+Enter = Callable[[], AbstractContextManager[Any]]
+
+
+class Turn(NamedTuple):
+    """One grant, on the clock that all processes share."""
+
+    who: int
+    asked: float
+    granted: float
+    released: float
+
+
+class Row(NamedTuple):
+    """What one system did in one round."""
+
+    handoff: float
+    rate: float
+    jain: float
+    wait: float
+    requests: float
+
+
+# -- the systems: each returns, in a process of its own, what `with` enters
+
+
+def blpop_raw(port: int, name: str) -> Enter:
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    key = name.encode()
+    pop = b"*3\r\n$5\r\nBLPOP\r\n$%d\r\n%b\r\n$1\r\n0\r\n" % (len(key), key)
+    push = b"*3\r\n$5\r\nRPUSH\r\n$%d\r\n%b\r\n$1\r\nx\r\n" % (len(key), key)
+
+    @contextmanager
+    def held() -> Any:
+        sock.sendall(pop)
+        sock.recv(256)
+        yield
+        sock.sendall(push)
+        sock.recv(64)
+
+    return held
+
+
+def blpop(port: int, name: str) -> Enter:
+    client = redis.Redis(port=port, socket_timeout=None)
+
+    @contextmanager
+    def held() -> Any:
+        client.blpop([name], 0)
+        yield
+        client.rpush(name, "x")
+
+    return held
+
+
+def ours(port: int, name: str) -> Enter:
+    lock = coordkit.Lock(redis.Redis(port=port), name, ttl=10)
+    return lock.hold
+
+
+def redis_py(port: int, name: str, **options: Any) -> Enter:
+    lock = redis.Redis(port=port).lock(name, timeout=10, **options)
+    return lambda: lock
+
+
+def redis_py_1ms(port: int, name: str) -> Enter:
+    return redis_py(port, name, sleep=0.001)
+
+
+def python_redis_lock(port: int, name: str) -> Enter:
+    import redis_lock
+
+    client = redis.Redis(port=port, socket_timeout=None)
+    return lambda: redis_lock.Lock(client, name, expire=10)
+
+
+def pottery(port: int, name: str) -> Enter:
+    from pottery import Redlock
+
+    client = redis.Redis(port=port)
+    return lambda: Redlock(key=name, masters={client}, auto_release_time=10)
+
+
+def tooz(port: int, name: str) -> Enter:
+    from tooz import coordination
+
+    coordinator = coordination.get_coordinator(f"redis://127.0.0.1:{port}", secrets.token_hex(4).encode())
+    coordinator.start()
+    lock = coordinator.get_lock(name.encode())
+    return lambda: lock
+
+
+def sherlock(port: int, name: str) -> Enter:
+    import sherlock as peer
+
+    client = redis.Redis(port=port)
+    return lambda: peer.RedisLock(name, client=client, expire=10, timeout=60)
+
+
+SYSTEMS: dict[str, tuple[Callable[[int, str], Enter], str]] = {
+    "BLPOP, raw sockets": (blpop_raw, ""),
+    "BLPOP, redis-py": (blpop, ""),
+    "coordkit.Lock": (ours, ""),
+    "redis.lock.Lock": (redis_py, ""),
+    "redis.lock.Lock, poll 1 ms": (redis_py_1ms, ""),
+    "python-redis-lock": (python_redis_lock, "redis_lock"),
+    "pottery": (pottery, "pottery"),
+    "tooz (redis)": (tooz, "tooz"),
+    "sherlock": (sherlock, "sherlock"),
+}
+FLOOR = "BLPOP, redis-py"
+
+
+def work(held: Enter, who: int, start: float, end: float) -> list[Turn]:
+    turns = []
+    time.sleep(max(0.0, start - time.monotonic()))
+    while (asked := time.monotonic()) < end:
+        with held():
+            granted = time.monotonic()
+            time.sleep(HOLD)
+            released = time.monotonic()
+        turns.append(Turn(who, asked, granted, released))
+    return turns
+
+
+def child(pipe: Any, make: Callable[[int, str], Enter], port: int, name: str, who: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    held = make(port, name)
+    pipe.send("ready")
+    start, end = pipe.recv()
+    pipe.send(work(held, who, start, end))
+    pipe.close()
+
+
+def run_round(make: Callable[[int, str], Enter], server: Any, waiters: int, seconds: float) -> Row:
+    name, context = f"bench-{secrets.token_hex(4)}", multiprocessing.get_context("fork")
+    with redis.Redis(port=server.port) as client:
+        if make in (blpop, blpop_raw):
+            client.rpush(name, "x")
+        before = requests(client)
+        children, pipes = [], []
+        for who in range(waiters):
+            ours_, theirs = context.Pipe()
+            children.append(context.Process(target=child, args=(theirs, make, server.port, name, who)))
+            children[-1].start()
+            pipes.append(ours_)
+            theirs.close()
+        for pipe in pipes:
+            pipe.recv()
+        start = time.monotonic() + 0.05
+        for pipe in pipes:
+            pipe.send((start, start + seconds))
+        turns = sorted((turn for pipe in pipes for turn in pipe.recv()), key=lambda turn: turn.granted)
+        for one in children:
+            one.join()
+        sent = requests(client) - before
+        client.delete(name)
+    return summary(turns, waiters, start, start + seconds, sent)
+
+
+def requests(client: redis.Redis) -> int:
+    stats: Any = client.info("commandstats")
+    wanted = ("evalsha", "eval", "set", "blpop", "rpush", "get", "publish", "subscribe", "script|load", "exists", "del")
+    inside = ("set", "get", "publish", "exists", "del") if "cmdstat_evalsha" in stats else ()
+    return sum(
+        int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"]) for command in wanted if command not in inside
+    )
+
+
+def summary(turns: list[Turn], waiters: int, start: float, end: float, sent: int) -> Row:
+    pairs = itertools.pairwise(turns)
+    handoffs = [after.granted - turn.released for turn, after in pairs if after.who != turn.who]
+    counted = [turn for turn in turns if start < turn.granted < end]
+    shares = [sum(turn.who == who for turn in counted) for who in range(waiters)]
+    per_grant = (end - start) / max(1, len(counted))
+    return Row(
+        statistics.median(handoffs) if handoffs else float("nan"),
+        len(handoffs) / (end - start),
+        sum(shares) ** 2 / max(1, waiters * sum(share * share for share in shares)),
+        max(turn.granted - turn.asked for turn in turns) / (waiters * per_grant),
+        sent / len(turns),
+    )
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--waiters", type=int, nargs="+", default=[2, 8, 32])
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=1.5)
+    arguments.add_argument("--only", default="", help="beside the floors, only systems whose name contains this")
+    options = arguments.parse_args()
+    missing = [name for name, (_, module) in SYSTEMS.items() if module and importlib.util.find_spec(module) is None]
+    systems = {
+        name: make
+        for name, (make, _) in SYSTEMS.items()
+        if name not in missing and (options.only in name or name.startswith("BLPOP"))
+    }
+    with start_redis() as server:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(server.pid, {min(os.sched_getaffinity(0))})
+        print(f"redis-py {redis.__version__}; {options.rounds} rounds of {options.seconds} s; not installed: {missing}")
+        for waiters in options.waiters:
+            rows: dict[str, list[Row]] = {name: [] for name in systems}
+            for _ in range(options.rounds):
+                for name, make in systems.items():
+                    rows[name].append(run_round(make, server, waiters, options.seconds))
+            show(waiters, rows)
+
+
+def show(waiters: int, rows: dict[str, list[Row]]) -> None:
+    heads = ("us", 9), ("hand-off x", 12), ("rate x", 9), ("Jain", 8), ("wait", 7), ("requests", 10)
+    print(f"\n{f'{waiters} processes':<28}" + "".join(f"{head:>{width}}" for head, width in heads))
+    for name, row in rows.items():
+        pairs = list(zip(row, rows[FLOOR], strict=True))
+        print(
+            f"{name:<28}{statistics.median(one.handoff for one in row) * 1e6:>9.0f}"
+            f"{statistics.median(one.handoff / floor.handoff for one, floor in pairs):>12.2f}"
+            f"{statistics.median(one.rate / floor.rate for one, floor in pairs):>9.2f}"
+            f"{statistics.median(one.jain for one in row):>8.3f}"
+            f"{statistics.median(one.wait for one in row):>7.1f}"
+            f"{statistics.median(one.requests for one in row):>10.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
