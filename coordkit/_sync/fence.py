@@ -59,7 +59,7 @@ class Fence:
     ) -> Any:
         """Claim, run a Lua script of yours and return what it returns as EVAL would, in one step.
 
-        It finds ``keys`` as KEYS and ``args`` as ARGV. A value that is built into the text makes a new script each time,
+        It finds ``keys`` as KEYS and ``args`` as ARGV. A value built into the text makes a new script each time,
         and the server keeps them all. An error of the script, of its syntax too, is ``StoreRefused``; what it wrote
         before that stays, as ever in Redis. Raises as ``claim`` does.
 
