@@ -23,8 +23,12 @@ def is_sqlalchemy(connection: Any, *, flavour: str) -> bool:
     if not usable or isinstance(connection, type) or awaited != (flavour == "asyncio"):
         home = f": import from {'coordkit.aio.sql' if awaited else 'coordkit.sql'}" if usable else ""
         wanted = "a driver's connection, or a Connection or Session of SQLAlchemy (no Engine),"
-        raise TypeError(f"connection must be {wanted} of the {flavour} flavour, got {connection!r}{home}")
+        raise TypeError(f"connection must be {wanted} of the {flavour} flavour, got a {_kind(connection)}{home}")
     return ours
+
+
+def _kind(connection: Any) -> str:
+    return f"{type(connection).__module__}.{type(connection).__qualname__}"  # its repr may show a password, or fail
 
 
 def paramstyle_of(connection: Any, chosen: str | None) -> str:
@@ -35,7 +39,9 @@ def paramstyle_of(connection: Any, chosen: str | None) -> str:
         style = getattr(sys.modules.get(kind.__module__.split(".")[0]), "paramstyle", None)
         if style in PARAMSTYLES:
             return str(style)
-    raise ValueError(f"paramstyle must be given for {connection!r}, whose module has none: {', '.join(PARAMSTYLES)}")
+    raise ValueError(
+        f"paramstyle must be given for a {_kind(connection)}, whose module names none: {', '.join(PARAMSTYLES)}"
+    )
 
 
 def autocommits(connection: Any) -> bool:

@@ -187,7 +187,7 @@ async def test_what_is_remembered_is_what_the_rule_says(database: Database, mayb
     claim = CLAIMS[how](database)
     connection = await database.connect()
     chance, seen, by = random.Random(7), 0, ""
-    for _ in range(40):
+    for _ in range(25):
         number, holder = chance.randint(max(1, seen - 1), seen + 1), chance.choice(["", "me", "you"])
         token = Token(number, holder) if holder else number
         if number < seen or (number == seen and "" not in (holder, by) and holder != by):
