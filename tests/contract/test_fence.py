@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
-from coordkit import StaleToken, StoreRefused, Token
+from coordkit import CrossShardError, StaleToken, StoreRefused, Token
 from coordkit.testing.processes import start_redis
 
 
@@ -237,3 +238,26 @@ async def test_a_server_without_memory_refuses_before_the_script(flavour: Any, m
         await maybe(client.config_set("maxmemory", 0))
 
         assert await maybe(fence.get("{ledger}:42", token=4)) == b"100"  # refused as a whole: 5 was not remembered
+
+
+# -- on a Cluster
+
+
+async def test_guarded_keys_share_the_tag_on_a_cluster(flavour: Any, maybe: Any) -> None:
+    with start_redis(args=["--cluster-enabled", "yes"]) as server:
+        with redis.Redis.from_url(server.url) as node:
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await flavour.until(lambda: "cluster_state:ok" in str(node.execute_command("CLUSTER", "INFO")))
+        kind = redis.asyncio.RedisCluster if flavour.is_async else redis.RedisCluster
+        client = kind(host=server.host, port=server.port)
+        flavour.on_exit(client.aclose if flavour.is_async else client.close)
+        fence = flavour.Fence(client, "ledger")
+        await maybe(fence.set("{ledger}:42", "1", token=5))
+        add = "redis.call('SET', KEYS[2], ARGV[1]) return redis.call('INCRBY', KEYS[1], ARGV[1])"
+
+        assert await maybe(fence.run(add, keys=["{ledger}:42", "{ledger}:43"], args=[4], token=5)) == 5
+        assert await maybe(fence.get("{ledger}:43", token=5)) == b"4"
+        with pytest.raises(StaleToken):
+            await maybe(fence.run(add, keys=["{ledger}:42", "{ledger}:43"], args=[4], token=4))
+        with pytest.raises(CrossShardError, match="tag"):
+            await maybe(fence.run(add, keys=["{ledger}:42", "elsewhere"], args=[4], token=5))
