@@ -9,6 +9,7 @@ import redis
 import redis.asyncio
 
 from coordkit import CrossShardError, StaleToken, StoreRefused, Token
+from coordkit.testing._process import free_ports
 from coordkit.testing.processes import start_redis
 
 
@@ -244,7 +245,8 @@ async def test_a_server_without_memory_refuses_before_the_script(flavour: Any, m
 
 
 async def test_guarded_keys_share_the_tag_on_a_cluster(flavour: Any, maybe: Any) -> None:
-    with start_redis(args=["--cluster-enabled", "yes"]) as server:
+    bus = str(free_ports(1)[0])  # else 10,000 above the port, and perhaps above the last one
+    with start_redis(args=["--cluster-enabled", "yes", "--cluster-port", bus]) as server:
         with redis.Redis.from_url(server.url) as node:
             node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             await flavour.until(lambda: "cluster_state:ok" in str(node.execute_command("CLUSTER", "INFO")))
