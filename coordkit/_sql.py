@@ -49,6 +49,9 @@ def autocommits(connection: Any) -> bool:
     inside = getattr(connection, "in_transaction", None)  # sqlite3, aiosqlite
     if isinstance(inside, bool):
         return not inside
+    ask = getattr(connection, "is_in_transaction", None)  # asyncpg, under SQLAlchemy
+    if callable(ask):
+        return not ask()
     status = getattr(getattr(connection, "info", None), "transaction_status", None)  # psycopg 2 and 3
     return status is not None and int(status) == 0
 

@@ -43,7 +43,7 @@ class SqlFence:
         ``connection`` is one of psycopg or aiosqlite, or SQLAlchemy's AsyncConnection or AsyncSession; nothing of it is
         committed or rolled back here. Waits, as the database waits for a locked row, until another transaction that
         claimed has ended. Raises ``StaleToken`` if a later holder was here: roll back and stop. ValueError if the
-        connection commits by itself, as far as one can see (psycopg, aiosqlite, and both under SQLAlchemy).
+        connection commits by itself, as far as one can see (psycopg, aiosqlite, and both and asyncpg under SQLAlchemy).
         """
         await self._core.claim(_database(connection, self._paramstyle), token)
 

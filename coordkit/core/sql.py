@@ -128,7 +128,7 @@ async def _refusal(
     if row is None:
         return StoreRefused(name, f"{columns.table} has no row of that key: insert it first, and commit")
     seen, by = int(row[0] or 0), str(row[1] or "")
-    if count == 0 and (seen > offered[0] or (seen == offered[0] and "" not in (by, offered[1]) and by != offered[1])):
+    if seen > offered[0] or (seen == offered[0] and "" not in (by, offered[1]) and by != offered[1]):
         return stale(name, offered[0], seen, by)
     return StoreRefused(
         name,

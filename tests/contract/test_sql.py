@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import psycopg
 import pytest
 import sqlalchemy
@@ -17,6 +18,7 @@ import sqlalchemy.exc
 import sqlalchemy.ext.asyncio
 import sqlalchemy.orm
 from postgres import PostgresProcess, start_postgres
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from coordkit import StaleToken, StoreRefused, Token
 
@@ -26,7 +28,10 @@ COMBINATIONS = [
     ("blocking", "psycopg"),
     ("blocking", "PostgreSQL by SQLAlchemy"),
     ("blocking", "PostgreSQL by a Session"),
+    ("asyncio", "aiosqlite"),
+    ("asyncio", "SQLite by SQLAlchemy"),
     ("asyncio", "psycopg"),
+    ("asyncio", "asyncpg by SQLAlchemy"),
     ("asyncio", "PostgreSQL by SQLAlchemy"),
     ("asyncio", "PostgreSQL by a Session"),
 ]
@@ -65,6 +70,8 @@ class Database:
         setting = f"-c default_transaction_isolation={isolation.replace(' ', chr(92) + ' ')}"
         if self.kind == "sqlite3":
             return sqlite3.connect(self.file, timeout=10, check_same_thread=False)
+        if self.kind == "aiosqlite":
+            return await aiosqlite.connect(self.file, timeout=10)
         if self.kind == "psycopg":
             if self.flavour.is_async:
                 return await psycopg.AsyncConnection.connect(self.postgres.dsn, options=setting)
@@ -72,15 +79,14 @@ class Database:
         return await self._open_sqlalchemy({"options": setting})
 
     async def _open_sqlalchemy(self, arguments: dict[str, Any]) -> Any:
-        pool = sqlalchemy.pool.NullPool
+        url, pool = self.postgres.url if self.postgres else f"sqlite:///{self.file}", sqlalchemy.pool.NullPool
         if self.is_sqlite:
             arguments = {"timeout": 10, "check_same_thread": False}
-            engine = sqlalchemy.create_engine(f"sqlite:///{self.file}", poolclass=pool, connect_args=arguments)
-        elif self.flavour.is_async:
-            make = sqlalchemy.ext.asyncio.create_async_engine
-            engine = make(self.postgres.url, poolclass=pool, connect_args=arguments)
-        else:
-            engine = sqlalchemy.create_engine(self.postgres.url, poolclass=pool, connect_args=arguments)
+            url = url.replace("sqlite", "sqlite+aiosqlite" if self.flavour.is_async else "sqlite", 1)
+        elif "asyncpg" in self.kind:
+            arguments, url = {}, url.replace("psycopg", "asyncpg", 1)
+        make = sqlalchemy.ext.asyncio.create_async_engine if self.flavour.is_async else sqlalchemy.create_engine
+        engine: Any = make(url, poolclass=pool, connect_args=arguments)
         if not self.kind.endswith("Session"):
             return await self.maybe(engine.connect())
         return sqlalchemy.ext.asyncio.AsyncSession(engine) if self.flavour.is_async else sqlalchemy.orm.Session(engine)
@@ -401,6 +407,24 @@ async def test_many_holders_at_once_lose_nothing(
     assert await database.balance(await database.connect()) == 100 + acknowledged
 
 
+async def test_a_holder_that_stops_inside_its_transaction_is_thrown_out(
+    database: Database, flavour: Any, maybe: Any
+) -> None:
+    """By PostgreSQL, when it is told to; else the next one would wait for ever."""
+    await database.set_up()
+    stopped, new = await database.connect(), await database.connect()
+    await database.do(stopped, "SET idle_in_transaction_session_timeout = 200")
+    await database.commit(stopped)
+    await maybe(database.named().claim(stopped, token=5))
+    await database.set_balance(stopped, 0)
+
+    await maybe(database.named().claim(new, token=6))
+
+    assert await database.balance(new) == 100
+    with pytest.raises(psycopg.Error, match=r"idle-in-transaction timeout|connection"):
+        await database.commit(stopped)
+
+
 # -- connections that commit by themselves
 
 
@@ -420,6 +444,10 @@ async def test_a_claim_where_each_statement_commits_by_itself(database: Database
 
 
 async def commits_by_itself(database: Database) -> Any:
+    if database.kind == "aiosqlite":
+        connection = await aiosqlite.connect(database.file, isolation_level=None)
+        database.flavour.on_exit(connection.close)
+        return connection
     connection = await database.connect()
     if database.kind == "sqlite3":
         connection.isolation_level = None
@@ -497,12 +525,12 @@ async def test_names_that_must_be_quoted(database: Database, flavour: Any) -> No
 async def test_mapped_objects_under_a_claim(database: Database, flavour: Any) -> None:
     await database.set_up()
 
-    class Base(sqlalchemy.orm.DeclarativeBase): ...
+    class Base(DeclarativeBase): ...
 
     class Account(Base):
         __tablename__ = "accounts"
-        id: sqlalchemy.orm.Mapped[int] = sqlalchemy.orm.mapped_column(primary_key=True)
-        balance: sqlalchemy.orm.Mapped[int]
+        id: Mapped[int] = mapped_column(primary_key=True)
+        balance: Mapped[int]
 
     session = await database.connect()
     with session.begin():

@@ -9,8 +9,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import postgres
 import psycopg
 import pytest
 import sqlalchemy
@@ -19,6 +21,7 @@ import sqlalchemy.ext.asyncio
 import coordkit.aio.sql
 import coordkit.sql
 from coordkit.core.sql import rendered
+from coordkit.testing import plugin
 
 MODULES = [coordkit.sql, coordkit.aio.sql]
 modules = pytest.mark.parametrize("module", MODULES, ids=["blocking", "asyncio"])
@@ -149,6 +152,21 @@ def test_a_count_that_proves_nothing_is_not_taken_for_a_pass(rowcount: int) -> N
 
     with pytest.raises(coordkit.StoreRefused, match=f"{rowcount} rows were counted.*FOUND_ROWS.*; roll back"):
         fence.claim(Counting(rowcount, (8, "")), 42, token=8)
+
+
+def test_a_later_holder_is_one_whatever_was_counted() -> None:
+    with pytest.raises(coordkit.StaleToken, match="token 8 is late"):
+        coordkit.sql.RowFence("accounts", paramstyle="format").claim(Counting(-1, (9, "")), 42, token=8)
+
+
+@pytest.mark.parametrize(("required", "outcome"), [(False, pytest.skip.Exception), (True, pytest.fail.Exception)])
+def test_where_postgresql_is_missing(monkeypatch: pytest.MonkeyPatch, required: bool, outcome: Any) -> None:
+    """Skipped on a desk, and a failure in CI: what a test proves there must not hang on a package."""
+    config: Any = SimpleNamespace(stash={plugin._settings: SimpleNamespace(require=required)})
+    monkeypatch.setattr(postgres, "binaries", lambda: None)
+
+    with pytest.raises(outcome, match=r"no initdb on PATH .*apt-get install postgresql"):
+        postgres.start_postgres(config)
 
 
 @pytest.mark.parametrize("name", coordkit.sql.__all__)
