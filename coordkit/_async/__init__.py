@@ -23,6 +23,7 @@ from coordkit.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from coordkit.gate import TokenGate
 from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
 from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 
@@ -61,5 +62,6 @@ __all__ = [
     "StoreRefused",
     "StoreUnavailable",
     "Token",
+    "TokenGate",
     "rendezvous",
 ]

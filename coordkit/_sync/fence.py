@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from coordkit._run import run
@@ -37,13 +38,36 @@ class Fence:
         """Claim, and return the value of ``key`` as the client decodes it, or None. Raises as ``claim`` does."""
         return run(self._core.get(key, token))
 
-    def set(self, key: str | bytes, value: str | bytes | int, *, token: int) -> None:
-        """Claim, and set ``key`` to ``value``, in one step. Raises as ``claim`` does."""
-        run(self._core.set(key, value, token))
+    def set(self, key: str | bytes, value: str | bytes | int, *, token: int, ttl: float | None = None) -> None:
+        """Claim, and set ``key`` to ``value``, in one step; it expires after ``ttl`` seconds, None: never.
+
+        Raises as ``claim`` does.
+        """
+        run(self._core.set(key, value, token, ttl))
 
     def delete(self, key: str | bytes, *, token: int) -> None:
         """Claim, and delete ``key``, in one step. Raises as ``claim`` does."""
         run(self._core.delete(key, token))
+
+    def run(
+        self,
+        script: str,
+        *,
+        token: int,
+        keys: Sequence[str | bytes] = (),
+        args: Sequence[str | bytes | int] = (),
+    ) -> Any:
+        """Claim, run a Lua script of yours and return what it returns as EVAL would, in one step.
+
+        It finds ``keys`` as KEYS and ``args`` as ARGV. A value built into the text makes a new script each time,
+        and the server keeps them all. An error of the script, of its syntax too, is ``StoreRefused``; what it wrote
+        before that stays, as ever in Redis. Raises as ``claim`` does.
+
+        It is sent once, because it may not stand being carried out twice: after ``StoreUnavailable`` whether it ran is
+        unknown. A client with ways of its own (Cluster, a bounded pool, its own ``execute_command``) may send it again,
+        by the retries that *it* was given.
+        """
+        return run(self._core.run(script, keys, args, token))
 
     def __repr__(self) -> str:
         return f"<Fence {self.name}>"

@@ -89,8 +89,8 @@ def check_wait(value: object) -> wait_base:
     return cast("wait_base", value)  # tenacity's own notion: whatever can be called with a state
 
 
-def check_value(value: object) -> str | bytes | int:
+def check_value(argument: str, value: object) -> str | bytes | int:
     """Return ``value`` if Redis keeps it as it is written."""
     if isinstance(value, bool) or not isinstance(value, str | bytes | int):
-        raise TypeError(f"value must be a str, bytes or int, got {value!r}")
+        raise TypeError(f"{argument} must be a str, bytes or int, got {value!r}")
     return value

@@ -22,3 +22,12 @@ class Token(int):
 
     def __reduce__(self) -> tuple[type[Token], tuple[int, str]]:  # for pickle and copy
         return Token, (int(self), self.holder)
+
+
+def check_token(token: object) -> tuple[int, str]:
+    """Return the number of a token that was offered, and its holder, or "" if that was lost on the way."""
+    if isinstance(token, bool) or not isinstance(token, int):
+        raise TypeError(f"token must be an int (lease.token), got {token!r}")
+    if not 0 < token < 1 << 63:
+        raise ValueError(f"token must be between 1 and 2**63 - 1, got {token!r}")
+    return int(token), token.holder if isinstance(token, Token) else ""

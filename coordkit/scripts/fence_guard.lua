@@ -10,6 +10,8 @@ local function guard(fence, token, holder)
       return {0, highest, by}
     end
     if token == highest then
+      -- Changes nothing (a fence has no expiry), but it is a write: a replica, whose copy may be old, says no.
+      redis.call('PERSIST', fence)
       return nil
     end
   end

@@ -21,6 +21,11 @@ SCRIPTS = {
     "fence_get": scripts.load("fence_guard", "fence_get"),
     "fence_set": scripts.load("fence_guard", "fence_set"),
     "fence_delete": scripts.load("fence_guard", "fence_delete"),
+    "fence_run": scripts.around(
+        scripts.load("fence_guard", "fence_run"),
+        "if ARGV[1] == '' then return redis.call('DEL', KEYS[1]) end\n"
+        "return {redis.call('GET', KEYS[1]), ARGV[1], #KEYS, #ARGV} -- the user's",
+    ),
 }
 
 
@@ -71,7 +76,8 @@ def test_the_same_calls_get_the_same_replies(pair: Pair, seed: int) -> None:
         else:
             keys = [fence] if name == "fence_claim" else [fence, value]
             args = [f"{chance.randint(1, 30):020d}", chance.choice(["", "me", "you"])]
-            args += [str(chance.random())] if name == "fence_set" else []
+            args += [str(chance.random()), ""] if name == "fence_set" else []
+            args += [chance.choice(["", "7"])] if name == "fence_run" else []
 
         real, simulated = pair.ask(SCRIPTS[name], keys, args)
         assert comparable(name, simulated) == comparable(name, real), name

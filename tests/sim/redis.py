@@ -153,6 +153,13 @@ class SimRedis:
         self.data.pop(key, None)
         return int(gone)
 
+    def _do_persist(self, key: bytes) -> int:
+        value = self._get(key)
+        had_expiry = value is not None and self.data[key][1] is not None
+        if value is not None:
+            self.data[key] = (value, None)
+        return int(had_expiry)
+
     def _do_pexpire(self, key: bytes, ms: bytes) -> int:
         value = self._get(key)
         if value is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import redis
 import redis.asyncio
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from typing_extensions import assert_type
 
 import coordkit
 import coordkit.aio
+import coordkit.aio.sql
+import coordkit.sql
 from coordkit import Token
 
 
@@ -30,7 +35,11 @@ def blocking(client: redis.Redis) -> None:
     assert_type(job(1, y="2"), bytes)
     fence = coordkit.Fence(client, "ledger")
     fence.claim(token=7)
-    fence.set("k", b"v", token=Token(7, "me"))
+    fence.set("k", b"v", token=Token(7, "me"), ttl=60)
+    fence.run("return 1", keys=["k", b"l"], args=("a", 1), token=7)
+    with coordkit.TokenGate().enter("k", "7 me") as token:
+        assert_type(token, Token)
+    assert_type(coordkit.TokenGate.header(token), str)
 
 
 async def awaited(client: redis.asyncio.Redis) -> None:
@@ -50,6 +59,19 @@ async def awaited(client: redis.asyncio.Redis) -> None:
     assert_type(await job(1), bytes)
     fence = coordkit.aio.Fence(client, "ledger")
     await fence.claim(token=lease.token)
+    await fence.run("return 1", token=lease.token)
+    async with coordkit.aio.TokenGate().enter("k", lease.token) as token:
+        assert_type(token, Token)
+
+
+def sql(connection: sqlite3.Connection) -> None:
+    coordkit.sql.SqlFence("ledger").claim(connection, token=7)
+    coordkit.sql.RowFence("accounts", key_column="id").update(connection, 42, {"balance": 1}, token=Token(7, "me"))
+
+
+async def sql_awaited(connection: AsyncConnection, session: AsyncSession) -> None:
+    await coordkit.aio.sql.SqlFence("ledger").claim(connection, token=7)
+    await coordkit.aio.sql.RowFence("accounts").claim(session, 42, token=7)
 
 
 def zookeeper(zk: object) -> None:

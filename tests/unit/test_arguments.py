@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 import pickle
 from typing import Any
@@ -172,3 +174,36 @@ def test_a_token_is_an_int_that_knows_its_holder() -> None:
     assert pickle.loads(pickle.dumps(token)).holder == "host:1:abc"
     with pytest.raises(ValueError, match="value must be between"):
         Token(0)
+
+
+@flavours
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"script": b"return 1"}, TypeError, "script must be a str of Lua"),
+        ({"script": "#!lua flags=allow-oom\nreturn 1"}, ValueError, "script must not begin with a '#!' line"),
+        ({"keys": "{ledger}:42"}, TypeError, r"keys must be a sequence, got '{ledger}:42': write \['{ledger}:42'\]"),
+        ({"keys": ["a", 7]}, TypeError, r"keys\[1\] must be a str or bytes, got 7"),
+        ({"args": b"x"}, TypeError, "args must be a sequence"),
+        ({"args": ["a", None]}, TypeError, r"args\[1\] must be a str, bytes or int, got None"),
+        ({"token": 0}, ValueError, "token must be between"),
+    ],
+)
+def test_what_a_fence_cannot_run(
+    module: Any, client: Any, change: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    fence = module.Fence(client, "ledger")
+
+    with pytest.raises(error, match=said):
+        settle(fence.run(**{"script": "return 1", "keys": [], "args": [], "token": 1, **change}))
+
+
+@pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf])
+def test_a_value_that_expires_before_it_is_there(ttl: float) -> None:
+    with pytest.raises(ValueError, match="ttl must be"):
+        coordkit.Fence(BLOCKING, "ledger").set("{ledger}:42", "x", token=1, ttl=ttl)
+
+
+def settle(value: Any) -> Any:
+    """Run what an asyncio call gave, up to the error that is expected of it."""
+    return asyncio.run(value) if inspect.isawaitable(value) else value
