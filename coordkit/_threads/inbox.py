@@ -120,6 +120,8 @@ class Inbox:
                 await self._check(name, address)
             except (exceptions.RedisError, OSError, CoordError) as error:
                 self._told.say(str(self._store), error)
+                if line := self._lines.get(ear.node):
+                    self._broken(line)  # whoever may not publish cannot be handed anything, either
                 return ""
             self._not_before = 0.0
             return address

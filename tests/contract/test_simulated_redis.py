@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from coordkit import scripts
 from coordkit._ports import Call, Script
 
 SCRIPTS = {
-    "lock_acquire": scripts.load("lock_acquire"),
+    "lock_acquire": scripts.load("queue", "lock_queue", "lock_acquire"),
     "lock_renew": scripts.load("lock_renew"),
-    "lock_release": scripts.load("lock_release"),
+    "lock_release": scripts.load("queue", "lock_queue", "lock_release"),
+    "inbox_check": scripts.load("inbox_check"),
     "fence_claim": scripts.load("fence_guard", "fence_claim"),
     "fence_get": scripts.load("fence_guard", "fence_get"),
     "fence_set": scripts.load("fence_guard", "fence_set"),
@@ -29,13 +31,28 @@ SCRIPTS = {
 }
 
 
+PARTS = {"fence_guard", "queue", "lock_queue"}  # put in front of the others
+
+
+class Ear:
+    """An inbox that keeps nothing."""
+
+    def send(self, data: bytes) -> None: ...
+
+
 class Pair:
-    """The real server and the simulated one, asked the same."""
+    """The real server and the simulated one, asked the same; on both somebody listens to the first channel."""
 
     def __init__(self, real: redis.Redis, namespace: str) -> None:
         self.real = real
         self.simulated = SimRedis(World(0))
         self.namespace = namespace.encode()
+        self.channels = [f"{namespace}:heard", f"{namespace}:deaf"]
+        self.listener = real.pubsub()
+        self.listener.subscribe(self.channels[0])
+        assert self.listener.get_message(timeout=10)
+        ear: Any = Ear()
+        self.simulated.inboxes[self.channels[0].encode()] = ear
 
     def ask(self, script: Script, keys: list[bytes], args: list[Any]) -> tuple[Any, Any]:
         keys = [self.namespace + key for key in keys]
@@ -51,28 +68,37 @@ class Pair:
 
 
 @pytest.fixture
-def pair(coordkit_redis: redis.Redis, coordkit_namespace: str) -> Pair:
-    return Pair(coordkit_redis, coordkit_namespace)
+def pair(coordkit_redis: redis.Redis, coordkit_namespace: str) -> Iterator[Pair]:
+    pair = Pair(coordkit_redis, coordkit_namespace)
+    yield pair
+    pair.listener.close()
 
 
 def comparable(name: str, reply: Any) -> Any:
     """Leave out what two clocks cannot agree on: the token itself, and the milliseconds of a ttl."""
     if name == "lock_acquire" and isinstance(reply, list):
-        return [reply[0], "token"] if reply[0] == 1 else [*reply[:2], reply[2] > 0]
+        # Of a place only that there is one; how many are ahead, and whether somebody listens, is the same.
+        return [reply[0], "token"] if reply[0] == 1 else [*reply[:2], reply[2] > 0, *reply[5:]]
     return reply
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_calls_get_the_same_replies(pair: Pair, seed: int) -> None:
     chance = random.Random(seed)
-    lock, token, fence, value = b":{a}:lock", b":{a}:token", b":{a}:fence", b":{a}:value"
-    for _ in range(200):
+    lock, token, queue = b":{a}:lock", b":{a}:token", b":{a}:queue"
+    fence, value = b":{a}:fence", b":{a}:value"
+    for _ in range(300):
         name = chance.choice(sorted(SCRIPTS))
         holder = chance.choice([b"me", b"you"])
-        if name in {"lock_acquire", "lock_renew"}:
+        entry = chance.choice(["", f"x 500 PUBLISH {holder.decode()} {chance.choice(pair.channels)}"])
+        if name == "lock_acquire":
+            keys, args = [lock, token, queue], [holder, 10_000, 60_000, entry, ""]
+        elif name == "lock_renew":
             keys, args = [lock, token], [holder, 10_000, 60_000]
         elif name == "lock_release":
-            keys, args = [lock], [holder]
+            keys, args = [lock, token, queue], [holder, 60_000, entry]
+        elif name == "inbox_check":
+            keys, args = [lock], ["PUBLISH", chance.choice(pair.channels)]
         else:
             keys = [fence] if name == "fence_claim" else [fence, value]
             args = [f"{chance.randint(1, 30):020d}", chance.choice(["", "me", "you"])]
@@ -84,7 +110,7 @@ def test_the_same_calls_get_the_same_replies(pair: Pair, seed: int) -> None:
 
 
 def test_an_unusable_counter_is_an_error_on_both(pair: Pair) -> None:
-    keys, args = [b":{b}:lock", b":{b}:token"], [b"me", 10_000, 60_000]
+    keys, args = [b":{b}:lock", b":{b}:token", b":{b}:queue"], [b"me", 10_000, 60_000, "", ""]
     pair.real.set(pair.namespace + keys[1], "many")
     pair.simulated.data[pair.namespace + keys[1]] = (b"many", None)
 
@@ -98,4 +124,4 @@ def test_every_script_is_compared() -> None:
     shipped = {
         path.name.removesuffix(".lua") for path in files("coordkit.scripts").iterdir() if path.name.endswith("lua")
     }
-    assert shipped == {*SCRIPTS, "fence_guard"}
+    assert shipped == {*SCRIPTS, *PARTS}

@@ -107,9 +107,9 @@ class SimRedis:
         inbox = self.inboxes.get(channel)
         if inbox is None:
             return 0
-        holder, what, *rest = data.split(b" ")
-        if what == b"grant":
-            self.grants.append((self.world.time, holder, int(rest[0])))
+        words = data.split(b" ")
+        if words[1:2] == [b"grant"]:
+            self.grants.append((self.world.time, words[0], int(words[2])))
         inbox.send(data)
         return 1
 
