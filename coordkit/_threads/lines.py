@@ -53,7 +53,7 @@ class Lines:
         wire = self._take(within)
         try:
             wire.send(data)
-            replies = [wire.reply() for _ in calls]
+            replies = wire.replies(len(calls))
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
                 taught = _taught(wire, [calls[i] for i in unknown])
                 for i, reply in zip(unknown, taught, strict=True):
@@ -72,7 +72,7 @@ class Lines:
             wire.bound(wire.patience + confirm.within)
             for command in (_redis.evalsha(call), *_redis.evals([call])):
                 wire.send(_packed(wire, _redis.confirming(command, confirm)))
-                replies = [wire.reply(), wire.reply()]
+                replies = wire.replies(2)
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
         except BaseException as error:
@@ -143,4 +143,4 @@ def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
 
 def _taught(wire: Wire, calls: Sequence[Call]) -> list[Any]:
     wire.send(_packed(wire, _redis.evals(calls)))
-    return [wire.reply() for _ in calls]
+    return wire.replies(len(calls))

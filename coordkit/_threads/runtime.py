@@ -168,6 +168,8 @@ class ThreadWorker:
 
     def poke(self) -> None:
         with self._changed:
+            if self._pending and self._alive:
+                return  # told, and not begun yet
             self._pending = True
             if self._alive:
                 self._changed.notify()

@@ -57,6 +57,10 @@ class Wire:
         self.send(data)
         return self.reply()
 
+    def replies(self, count: int) -> list[Any]:
+        """Return the next replies."""
+        return [self.reply() for _ in range(count)]
+
     def close(self) -> None:
         self.connection.disconnect()
 
@@ -96,6 +100,10 @@ class FastWire(Wire):
 
     def reply(self) -> Any:
         return self._looked_at(self._gets())
+
+    def replies(self, count: int) -> list[Any]:
+        gets, looked_at = self._gets, self._looked_at
+        return [reply if type(reply := gets()) is int else looked_at(reply) for _ in range(count)]
 
     def _looked_at(self, reply: Any) -> Any:
         while reply is self._empty:

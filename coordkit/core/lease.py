@@ -26,6 +26,9 @@ _log = logging.getLogger("coordkit")
 DRIFT = 0.01
 """How much faster than ours a server's clock may run: a lease of 10 s counts as 9.9 s."""
 
+ROUNDS = 30
+"""Moments in one ttl at which leases are renewed: thousands that fall due one by one cost a few pipelines."""
+
 
 SOON = 0.05
 """The part of a claim after which it is renewed: what was handed on lasts a second until then."""
@@ -130,9 +133,14 @@ class Lease:
     def _schedule(self, asked: float) -> None:
         """Set the one timer: to renew after a third of the ttl, else to announce the end."""
         if self._renewing and (self._until is None or asked + self.ttl < self._until):
-            self._timer = self._runtime.call_at(asked + self.ttl / 3, self._due)
+            self._timer = self._runtime.call_at(self._with_others(asked + self.ttl / 3), self._due)
         else:
             self._timer = self._runtime.call_at(self.expires, self._expire)
+
+    def _with_others(self, due: float) -> float:
+        """Return when to renew: a little before it is ``due``, with the other leases of this process."""
+        grid = self.ttl / ROUNDS
+        return due - (due + self._process * grid * 0.618) % grid  # no two processes at the same moment
 
     def _due(self) -> None:
         with self._mutex:
