@@ -3,7 +3,7 @@
     python tests/bench/renewal.py [--leases 10000] [--rounds 5]
 
 Interleaved: a few seconds in which the leases are renewed by themselves, then the same EVALSHAs in pipelines of
-redis-py, of the largest size that is used. CPU time is this process's (user and system); the server's is not in it. The
+redis-py, of the same size. CPU time is this process's (user and system); the server's is not in it. The
 last line pauses one server for a while and says by how much that delayed the renewals of a client of another: the
 longest time between two renewals of one lease, where a third of the ttl is ideal.
 """
@@ -24,7 +24,7 @@ import redis.asyncio
 import coordkit
 import coordkit.aio
 from coordkit import _redis
-from coordkit.core.keeper import BATCH
+from coordkit.core.lease import ROUNDS
 from coordkit.testing.processes import start_redis
 
 TTL = 9.0
@@ -37,7 +37,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     options = arguments.parse_args()
     with start_redis() as server:
-        print(f"redis-py {redis.__version__}, {options.leases} leases, pipelines of {BATCH}, {options.rounds} rounds")
+        print(f"redis-py {redis.__version__}, {options.leases} leases, {options.rounds} rounds")
         show("blocking", blocking(server.port, options.leases, options.rounds))
         show("asyncio", asyncio.run(awaited(server.port, options.leases, options.rounds)))
     with start_redis() as stalled, start_redis() as other:
@@ -52,7 +52,9 @@ def renewals(leases: list[Any]) -> list[tuple[Any, ...]]:
 
 
 def batches(items: list[Any]) -> list[list[Any]]:
-    return [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+    """Return them in pieces of the size that coordkit makes: a lease is renewed after a third of its ttl."""
+    size = max(1, len(items) // (ROUNDS // 3))
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def renewed(server: redis.Redis) -> int:
