@@ -20,7 +20,7 @@ from coordkit._asyncio.runtime import life
 from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import now
-from coordkit.errors import CoordError
+from coordkit.errors import CoordError, StoreRefused
 from coordkit.scripts import load
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Inbox:
                 address = await self._subscribe(ear)
                 await self._check(name, address)
             except (exceptions.RedisError, OSError, CoordError) as error:
-                self._told.say(str(self._store), error)
+                if isinstance(error, exceptions.ResponseError | StoreRefused):  # no mere outage
+                    self._told.say(str(self._store), error)
                 if line := self._lines.get(ear.node):
                     await self._broken(line)  # whoever may not publish cannot be handed anything, either
                 return ""
@@ -175,7 +176,7 @@ class Inbox:
     # -- lines
 
     async def _subscribe(self, ear: _redis.Ear) -> str:
-        refusal = "no way to subscribe"
+        refusal: Exception = exceptions.ConnectionError("no way to subscribe")
         for publish, subscribe in ear.verbs:
             line = self._lines.get(ear.node) or await self._connect(ear)
             box = line.asked[ear.channel] = Box(f"{publish} {ear.channel}")
@@ -189,15 +190,17 @@ class Inbox:
             said = box.messages[0] if box.messages else f"nothing within {line.patience} s"
             if said == "subscribed":
                 return box.address
-            refusal = said or "the connection broke while it was subscribed"
             await self._broken(line)
-        raise exceptions.ConnectionError(refusal)
+            if not said.startswith("refused "):
+                raise exceptions.ConnectionError(said or "the connection broke while it was subscribed")
+            refusal = exceptions.ResponseError(said)
+        raise refusal
 
     async def _check(self, name: str, address: str) -> None:
         verb, channel = address.split(" ", 1)
         heard = await self._store.run(name, Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel)))
         if not heard:
-            raise exceptions.ConnectionError("the server says that nobody subscribed")
+            raise exceptions.ResponseError("published to it, and nobody heard")
 
     async def _connect(self, ear: _redis.Ear) -> Line:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)

@@ -23,7 +23,7 @@ from coordkit import _redis
 from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import RUNTIME, now
-from coordkit.errors import CoordError
+from coordkit.errors import CoordError, StoreRefused
 from coordkit.scripts import load
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class Inbox:
                 address = self._subscribe(ear)
                 await self._check(name, address)
             except (exceptions.RedisError, OSError, CoordError) as error:
-                self._told.say(str(self._store), error)
+                if isinstance(error, exceptions.ResponseError | StoreRefused):  # no mere outage
+                    self._told.say(str(self._store), error)
                 if line := self._lines.get(ear.node):
                     self._broken(line)  # whoever may not publish cannot be handed anything, either
                 return ""
@@ -238,7 +239,7 @@ class Inbox:
         verb, channel = address.split(" ", 1)
         heard = await self._store.run(name, Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel)))
         if not heard:
-            raise exceptions.ConnectionError("the server says that nobody subscribed")
+            raise exceptions.ResponseError("published to it, and nobody heard")
 
     def _connect(self, ear: _redis.Ear) -> Line:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)

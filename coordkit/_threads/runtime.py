@@ -130,6 +130,7 @@ class Clock:
         self._changed = threading.Condition(self._lock)
         self._agenda = Agenda()
         self._thread: threading.Thread | None = None
+        self._looks = math.inf  # when the thread looks at the agenda by itself
 
     def call_at(self, when: float, action: Callable[[], None]) -> Timer:
         with self._lock:
@@ -138,7 +139,7 @@ class Clock:
                 thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
                 thread.start()  # may raise, where there are too many threads: then the next call tries again
                 self._thread = thread
-            elif self._agenda.is_next(entry):
+            elif when < self._looks:
                 self._changed.notify()
         return entry
 
@@ -146,8 +147,9 @@ class Clock:
         while True:
             with self._lock:
                 while (action := self._agenda.take(now())) is None:
-                    wait = self._agenda.next_due() - now()
-                    self._changed.wait(None if wait == math.inf else min(max(0.0, wait), LOOK))
+                    present, due = now(), self._agenda.next_due()
+                    self._looks = due if due == math.inf else min(due, present + LOOK)
+                    self._changed.wait(None if due == math.inf else max(0.0, self._looks - present))
             try:
                 action()
             except Exception:  # noqa: BLE001  whatever it is, other leases' deadlines must be announced

@@ -56,6 +56,7 @@ class Grantor(Protocol):
     """The questions a lease puts to its servers; each stands being asked twice."""
 
     name: str
+    key: str  # where the server keeps it
     keeper: Keeper
     confirm: Confirm | None  # the copies that each grant must have
 

@@ -29,6 +29,10 @@ LOOK_AGAIN = (0.1, 1.0)
 but it may be overtaken, by our giving back over another connection."""
 
 
+LOOK_AFTER = 10.0
+"""Seconds for which a claim that ended is asked about, if no answer comes; by then those who wait ask by themselves."""
+
+
 class Unwanted(NamedTuple):
     """A holder id that may have been granted something that nobody will use."""
 
@@ -48,6 +52,7 @@ class Keeper:
         self._store = store
         self._due: deque[Lease] = deque()
         self._unwanted: deque[Unwanted] = deque()
+        self._claimed: dict[str, float] = {}  # by key: when a claim that we handed on ends
         # Two workers: a server that does not answer a give-back must not keep leases from being renewed.
         self._renewing = runtime.worker(self._renew)
         self._returning = runtime.worker(self._return)
@@ -60,6 +65,24 @@ class Keeper:
     def give_back(self, grantor: Grantor, holder: str, entry: str = "", *, until: float) -> None:
         """Revoke whatever ``holder`` may have got, until an answer comes or the ttl has ended it (at ``until``)."""
         self._later(Unwanted(grantor, holder, entry, until), 0.0)
+
+    def look_after(self, grantor: Grantor, claim: float) -> None:
+        """See to what was handed on, for ``claim`` seconds, to somebody who may be unable to take it.
+
+        Who hands on often looks seldom: once no claim of ours may be open any more.
+        """
+        ends = self._runtime.now() + claim * 1.02 + 0.005
+        if self._claimed.get(grantor.key) is None:
+            self._runtime.call_at(ends, lambda: self._look_after(grantor))
+        self._claimed[grantor.key] = ends
+
+    def _look_after(self, grantor: Grantor) -> None:
+        ends, present = self._claimed[grantor.key], self._runtime.now()
+        if present < ends:
+            self._runtime.call_at(ends, lambda: self._look_after(grantor))
+            return
+        del self._claimed[grantor.key]
+        self._later(Unwanted(grantor, "-", "", present + LOOK_AFTER, looked=len(LOOK_AGAIN)), 0.0)
 
     # -- renewing
 
@@ -105,7 +128,8 @@ class Keeper:
             return
         if isinstance(error, Exception):
             lease.not_renewed(error)
-        pause = min(lease.ttl / 10, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311  spreads retries, guards nothing
+        pause = min(lease.ttl / 10, lease.remaining() / 4, 1.0)
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311  spreads retries, guards nothing
         self._runtime.call_at(self._runtime.now() + pause, lambda: self.renew(lease))
 
     # -- giving back

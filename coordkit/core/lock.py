@@ -100,7 +100,11 @@ class Mutex:
 
     async def revoke(self, holder: str, entry: str = "") -> Returned:
         call = Call(_RELEASE, self._keys, (holder, _KEEP_COUNTER, entry))
-        return Returned(await self._store.run(self.name, call))
+        said = await self._store.run(self.name, call)
+        if isinstance(said, list):
+            said, claim = said
+            self.keeper.look_after(self, claim / 1000)
+        return Returned(said)
 
     @staticmethod
     def _keep(ttl: float) -> int:

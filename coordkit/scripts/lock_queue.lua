@@ -1,6 +1,6 @@
 -- Handing a lock on. Put behind queue.lua and in front of the scripts of a lock.
 
--- Give a lock that is free, or ours to give, to the first waiter who listens; return its holder id, or nil. Those ahead
+-- Give a lock that is free, or ours to give, to the first waiter who listens; return its claim in ms, or nil. Those ahead
 -- of `before` (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over.
 local function hand_on(lock, counter, queue, last, keep, before)
   while true do
@@ -20,7 +20,7 @@ local function hand_on(lock, counter, queue, last, keep, before)
       mint(counter, last, now, keep)
       redis.call('SET', lock, waiter.holder, 'PX', waiter.claim)
       tell_next(queue, waiter.claim)
-      return waiter.holder
+      return tonumber(waiter.claim)
     end
   end
 end

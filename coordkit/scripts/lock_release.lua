@@ -2,7 +2,7 @@
 -- KEYS[1]  the lock                   KEYS[2]  the token counter     KEYS[3]  the queue
 -- ARGV[1]  the holder                 ARGV[2]  how long an idle counter is kept, in ms
 -- ARGV[3]  its entry in the queue, or '' if it never waited
--- returns  1 given back, 0 gone, -1 another's
+-- returns  1 given back, 0 gone, -1 another's; {1 or 0, claim in ms} if it was handed on, for as long as that
 -- The first write (ZREM, DEL) is one that a server out of memory still takes; what follows it is then taken as well.
 
 if ARGV[3] ~= '' then
@@ -16,7 +16,6 @@ if holder then
   redis.call('DEL', KEYS[1])
 end
 local last = last_token(KEYS[2])
-if last then
-  hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[2])
-end
-return holder and 1 or 0
+local claim = last and hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[2])
+local said = holder and 1 or 0
+return claim and {said, claim} or said

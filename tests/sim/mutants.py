@@ -180,7 +180,7 @@ def newcomers_barge_in(patch: Patch) -> None:
 
 def nobody_is_handed_anything(patch: Patch) -> None:
     """A release only frees, and those who wait find out when they look again."""
-    _edit(patch, lock, "_RELEASE", "if last then", "if false then")
+    _edit(patch, lock, "_RELEASE", "last and hand_on(", "false and hand_on(")
 
 
 def late_grants_are_kept(patch: Patch) -> None:

@@ -86,7 +86,7 @@ class SimRedis:
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
         if call.script.name == "lock_acquire" and reply[0] == 1:
             self._granted(_bytes(call.args[0]), int(reply[1]), call.keys[2], place)
-        if call.script.name == "lock_release" and reply == 1 and self._get(call.keys[0]) is None:
+        if call.script.name == "lock_release" and self._get(call.keys[0]) is None:
             self.neglected += [(self.world.time, entry) for entry in self._sorted(call.keys[2])]
         return reply
 
