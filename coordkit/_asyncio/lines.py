@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from coordkit import _redis
 from coordkit._agenda import LOOK
 from coordkit._asyncio.runtime import life
-from coordkit._asyncio.wire import Wire, wire_on
+from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._ports import Call, Confirm
 from coordkit._threads.runtime import now
 
@@ -32,6 +32,9 @@ class Home:
 
     def __init__(self) -> None:
         self.idle: list[Wire] = []  # the one used last is last
+        self.shared: FastWire | None = None  # on which any number of requests may be under way
+        self.connecting: asyncio.Task[None] | None = None
+        self.alone = False  # whether each request needs a connection to itself
         self.used = 0.0
         self.busy: set[Wire] = set()
         self.free = _AT_ONCE
@@ -41,8 +44,16 @@ class Home:
         self._waiting: deque[asyncio.Future[None]] = deque()
         life().closing.add(self)
 
+    def sweep_later(self) -> None:
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep_out)
+
     async def close(self) -> None:
         idle, self.idle = self.idle, []
+        if self.shared is not None:
+            self.busy.discard(self.shared)
+            idle.append(self.shared)
+            self.shared = None
         for wire in idle:
             await wire.close()
 
@@ -98,17 +109,17 @@ class Home:
     def _look(self) -> None:
         self._watch, self._watch_at = None, math.inf
         present = now()
-        for wire in [wire for wire in self.busy if wire.until <= present]:
+        for wire in [wire for wire in self.busy if wire.until <= present or wire.until == math.inf]:
             self.busy.discard(wire)
-            wire.give_up()
+            if wire.until <= present:
+                wire.give_up()
         if self.busy:
             self._watch_until(min(wire.until for wire in self.busy))
 
     def keep(self, wire: Wire) -> None:
         """Keep a connection for the next who asks, for a while."""
         self.idle.append(wire)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep_out)
+        self.sweep_later()
 
     def _sweep_out(self) -> None:
         rest = self.used + _redis.IDLE - now()
@@ -168,27 +179,32 @@ class Lines:
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
 
     async def ask(self, call: Call) -> Any:
-        """Run one script; a reply that is an error is returned."""
+        """Run one script; a reply that is an error is returned.
+
+        All that are under way at once share one connection, where redis-py's parts allow it: they reach the server in
+        the order in which they were asked, and one that is cancelled costs nobody a connection.
+        """
         home = self._home()
-        if home.free:
-            home.free -= 1
-        else:
-            await home.turn(self._patience)
+        home.used = present = now()
+        wire = home.shared
+        if wire is None or not wire.usable or present - wire.made >= _redis.MAX_AGE:
+            wire = await self._share(home)
+            if wire is None:
+                return (await self.ask_many([call], None))[0]
+        until = present + self._patience
         try:
-            wire = self._usable(home) or await self._connected(home, self._patience)
-            home.begin(wire, home.used + self._patience)
-            try:
-                [reply] = await wire.ask(_redis.packed(call), 1)
-                if isinstance(reply, exceptions.NoScriptError):
-                    [reply] = await wire.ask(_packed(wire, _redis.evals([call])), 1)
-            except BaseException as error:
-                await _broken(home, wire, error)
-                raise
-            home.busy.discard(wire)
-            home.keep(wire)
-            return reply
-        finally:
-            home.done()
+            if wire.until == math.inf:
+                home.begin(wire, until)
+            [reply] = await wire.send(_redis.packed(call), 1, until)
+            if isinstance(reply, exceptions.NoScriptError):
+                home.begin(wire, min(until, wire.until))
+                [reply] = await wire.send(_packed(wire, _redis.evals([call])), 1, until)
+        except Exception as error:
+            if home.shared is wire:
+                home.shared = None
+            await _broken(home, wire, error)
+            raise
+        return reply
 
     async def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
         """Run scripts in one pipeline; a reply that is an error is in the list."""
@@ -217,6 +233,34 @@ class Lines:
             return replies
 
         return await self._in_turn(work, self._patience + confirm.within)
+
+    async def _share(self, home: Home) -> FastWire | None:
+        """Return the connection that all share, made now; None where each request needs one to itself."""
+        if home.alone:
+            return None
+        if home.connecting is None or home.connecting.done():
+            home.connecting = life().spawn(self._connect_shared(home))
+            home.connecting.add_done_callback(_looked_at)
+        connecting = home.connecting
+        await asyncio.wait([connecting])  # which ends within our patience; whoever is cancelled leaves it to the others
+        if not connecting.cancelled():
+            connecting.result()
+        if home.shared is None and not home.alone:
+            raise exceptions.ConnectionError("the connection was closed before it was used")
+        return home.shared
+
+    async def _connect_shared(self, home: Home) -> None:
+        wire = await self._connected(home, self._patience)
+        former = home.shared
+        if isinstance(wire, FastWire):
+            wire.shared = True
+            home.shared = wire
+            home.sweep_later()
+            if former is not None:
+                former.retire()
+        else:
+            home.alone = True
+            home.keep(wire)
 
     async def _in_turn(self, work: Work, patience: float) -> list[Any]:
         home = self._home()

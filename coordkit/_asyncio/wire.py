@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from typing import Any
 
 from redis import exceptions
 
 from coordkit import _reader
+from coordkit._asyncio.runtime import life
 
 
 def wire_on(connection: Any, made: float) -> Wire:
@@ -58,7 +60,10 @@ class Wire:
 
 
 class FastWire(Wire, asyncio.Protocol):
-    """A transport that is ours, and a parser of our own."""
+    """A transport that is ours, and a parser of our own.
+
+    Many requests may be under way at once: replies come in the order of the requests, whoever still waits for them.
+    """
 
     def __init__(self, connection: Any, made: float, reader: Any) -> None:
         super().__init__(connection, made)
@@ -66,10 +71,11 @@ class FastWire(Wire, asyncio.Protocol):
         self._feed = reader.feed
         self._gets = reader.gets
         self._empty = reader.gets()  # what it says while there is nothing
-        self._waiter: asyncio.Future[list[Any]] | None = None
-        self._count = 0
+        self._asked: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()  # waiter, replies, until when
         self._replies: list[Any] = []
         self._open = True
+        self._retired = False
+        self.shared = False
         self._transport = connection._writer.transport  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
         self._before = self._transport.get_protocol()
         self._transport.set_protocol(self)
@@ -77,32 +83,54 @@ class FastWire(Wire, asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether it is open, and nothing came that nobody asked for."""
-        return self._open and not self._replies
+        return self._open and not (self._replies and not self._asked)
+
+    @property
+    def waited_for(self) -> bool:
+        return bool(self._asked)
 
     async def ask(self, data: bytes, count: int) -> list[Any]:
-        if not self._open:
-            raise exceptions.ConnectionError("the server closed the connection")
+        return await self.send(data, count, math.inf)
+
+    def send(self, data: bytes, count: int, until: float) -> asyncio.Future[list[Any]]:
+        """Send commands; return what will be the list of their replies. ``until`` is when to give up."""
         waiter: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._waiter = waiter
-        self._count = count
+        if not self._open:
+            waiter.set_exception(exceptions.ConnectionError("the server closed the connection"))
+            return waiter
+        self._asked.append((waiter, count, until))
         self._transport.write(data)
-        return await waiter
+        return waiter
 
     def data_received(self, data: bytes) -> None:
-        replies, waiter = self._replies, self._waiter
         try:
             self._feed(data)
             while (reply := self._gets()) is not self._empty:
                 if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data
                     raise reply
                 if not _reader.is_push(reply):
-                    replies.append(reply)
+                    self._replies.append(reply)
+                    if self._asked and len(self._replies) == self._asked[0][1]:
+                        self._answer()
         except exceptions.RedisError as error:
             self._open = False
             self._settle(error)
-        if len(replies) >= self._count and waiter is not None and not waiter.done():
-            self._replies, self._waiter = [], None
+
+    def _answer(self) -> None:
+        waiter, _, _ = self._asked.popleft()
+        replies, self._replies = self._replies, []
+        if self.shared:  # whoever comes next has a time of its own
+            self.until = self._asked[0][2] if self._asked else math.inf
+        if not waiter.done():
             waiter.set_result(replies)
+        if self._retired and not self._asked:
+            life().spawn(self.close())
+
+    def retire(self) -> None:
+        """Close it once nobody waits any more."""
+        self._retired = True
+        if not self._asked:
+            life().spawn(self.close())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
@@ -110,11 +138,13 @@ class FastWire(Wire, asyncio.Protocol):
         self._before.connection_lost(exc)
 
     def _settle(self, error: Exception) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
+        asked, self._asked = self._asked, deque()
+        for waiter, _, _ in asked:
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def give_up(self) -> None:
         self.late = True
+        self._open = False
         self._settle(exceptions.TimeoutError("no answer in time"))
         self._transport.abort()

@@ -2,10 +2,15 @@
 
 -- Give a lock that is free, or ours to give, to the first waiter who listens; return its claim in ms, or nil. Those ahead
 -- of `before` (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over.
-local function hand_on(lock, counter, queue, last, keep, before)
+local function hand_on(lock, counter, queue, keep, before)
+  local last
   while true do
     local entry, place = head_of(queue)
     if not entry or (before and place >= before) then
+      return nil
+    end
+    last = last or last_token(counter)
+    if not last then
       return nil
     end
     redis.call('ZREM', queue, entry) -- a write first: a replica must not tell anybody anything

@@ -14,7 +14,7 @@ def kept(flavour: Any, lock: Any) -> Any:
     lines = lock.client._coordkit_store._lines
     if flavour.is_async:
         [home] = lines._homes.values()
-        return home.idle[-1]
+        return home.shared or home.idle[-1]
     return lines._idle[-1]
 
 

@@ -174,13 +174,13 @@ def waits_to_be_told(patch: Patch) -> None:
 def newcomers_barge_in(patch: Patch) -> None:
     """A lock that is free is anybody's, whoever has been waiting for it."""
     _edit(
-        patch, lock, "_ACQUIRE", "if not hand_on(KEYS[1], KEYS[2], KEYS[3], last, ARGV[3], place) then", "if true then"
+        patch, lock, "_ACQUIRE", "if not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place) then", "if true then"
     )
 
 
 def nobody_is_handed_anything(patch: Patch) -> None:
     """A release only frees, and those who wait find out when they look again."""
-    _edit(patch, lock, "_RELEASE", "last and hand_on(", "false and hand_on(")
+    _edit(patch, lock, "_RELEASE", "local claim = hand_on(", "local claim = false and hand_on(")
 
 
 def late_grants_are_kept(patch: Patch) -> None:
