@@ -53,6 +53,9 @@ class Agenda:
 
     def next_due(self) -> float:
         """Return when the first is due; infinity if there is none."""
+        while self.heap and self.heap[0][2].action is None:  # nobody need wake for what was cancelled
+            heapq.heappop(self.heap)
+            self.cancelled = max(0, self.cancelled - 1)
         return self.heap[0][0] if self.heap else math.inf
 
     def take(self, now: float) -> Callable[[], None] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from coordkit import _redis
+from coordkit import _reader, _redis
 from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import RUNTIME, now
@@ -65,10 +67,37 @@ class Line:
         self.asked: dict[str, Box] = {}  # by channel, until confirmed
         self.heard = self.used = now()
         self.pinged = False
+        self._parser = _reader.reader_for(connection)
+        self._sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
+        if getattr(type(self._sock), "recv", None) is not socket.SocketType.recv or not hasattr(select, "poll"):
+            self._parser = None  # TLS, gevent and what else only looks like a socket wait in their own way
+        else:
+            self._poll = select.poll()
+            self._poll.register(self._sock, select.POLLIN)
+        self._nothing = self._parser.gets() if self._parser is not None else None
 
     def send(self, *words: str) -> None:
         with self.writing:
             self.connection.send_packed_command(self.connection.pack_command(*words), check_health=False)
+
+    def replies(self, timeout: float) -> list[Any]:
+        """Wait for replies at most so long; return what came. Raises what redis-py raises, and ``OSError``."""
+        if self._parser is None:
+            if not self.connection.can_read(timeout=timeout):
+                return []
+            return [self.connection.read_response(disable_decoding=True)]
+        if not self._poll.poll(timeout * 1000):
+            return []
+        data = self._sock.recv(65536)
+        if not data:
+            raise exceptions.ConnectionError("the server closed the connection")
+        self._parser.feed(data)
+        came = []
+        while (reply := self._parser.gets()) is not self._nothing:
+            if isinstance(reply, Exception):
+                raise reply
+            came.append(reply)
+        return came
 
 
 class Inbox:
@@ -172,8 +201,8 @@ class Inbox:
     def _read(self, line: Line, box: Box, until: float) -> None:
         try:
             while not box.messages and (left := until - now()) > 0:
-                if line.connection.can_read(timeout=min(left, QUIET)):
-                    self._dispatch(line, line.connection.read_response(disable_decoding=True))
+                if came := line.replies(min(left, QUIET)):
+                    self._dispatch(line, came)
                 elif now() - line.heard > QUIET + line.patience:
                     self._broken(line)
                 elif now() - line.heard > QUIET and not line.pinged:
@@ -184,9 +213,12 @@ class Inbox:
             if not isinstance(error, exceptions.RedisError | OSError):
                 raise
 
-    def _dispatch(self, line: Line, reply: Any) -> None:
+    def _dispatch(self, line: Line, replies: list[Any]) -> None:
         line.heard, line.pinged = now(), False
-        kind, channel, data = understood(reply)
+        for reply in replies:
+            self._take(line, *understood(reply))
+
+    def _take(self, line: Line, kind: str, channel: str, data: bytes) -> None:
         if kind == "message":
             self._boxes.deliver(data)
         elif kind == "subscribed" and (waiting := line.asked.pop(channel, None)) is not None:
@@ -228,8 +260,7 @@ class Inbox:
                 box.wait(0.1)
                 continue
             try:
-                if line.connection.can_read(timeout=min(0.1, line.patience)):
-                    self._dispatch(line, line.connection.read_response(disable_decoding=True))
+                self._dispatch(line, line.replies(min(0.1, line.patience)))
             finally:
                 line.reading.release()
         if box.messages[0] == BROKEN:
@@ -243,7 +274,7 @@ class Inbox:
 
     def _connect(self, ear: _redis.Ear) -> Line:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)
-        kwargs["protocol"] = 2  # what is pushed comes as plain lists, whatever the version of the client
+        kwargs.update(protocol=2, decode_responses=False)  # what is pushed comes as lists of bytes, whatever the client
         connection = ear.pool.connection_class(**kwargs)
         connection.connect()
         return Line(ear.node, connection, kwargs["socket_timeout"])
@@ -253,8 +284,8 @@ class Inbox:
         if len(self._boxes) or not line.reading.acquire(blocking=False):
             return True
         try:
-            while line.connection.can_read(timeout=0):
-                self._dispatch(line, line.connection.read_response(disable_decoding=True))
+            while came := line.replies(0):
+                self._dispatch(line, came)
         except (exceptions.RedisError, OSError):
             self._broken(line)
             return False

@@ -173,9 +173,7 @@ def waits_to_be_told(patch: Patch) -> None:
 
 def newcomers_barge_in(patch: Patch) -> None:
     """A lock that is free is anybody's, whoever has been waiting for it."""
-    _edit(
-        patch, lock, "_ACQUIRE", "if not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place) then", "if true then"
-    )
+    _edit(patch, lock, "_ACQUIRE", "if not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place) then", "if true then")
 
 
 def nobody_is_handed_anything(patch: Patch) -> None:
