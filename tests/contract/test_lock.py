@@ -1,4 +1,4 @@
-"""What a lock promises when nothing goes wrong, in both flavours, on a real Redis."""
+"""What a lock promises when nothing goes wrong, in both flavours, on a real Redis: standalone, Sentinel, Cluster."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StoreRefused
 from coordkit.testing import expire
 
 
+# What a test counts or sets on the one server and its one connection.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
+
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a lock; with a name of its own unless one is given."""
 
     def lock(name: str = "job", *, ttl: float = 10, options: dict[str, Any] | None = None, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url, **(options or {}))
+        client = deployment.redis(**(options or {}))
         return flavour.Lock(client, f"{coordkit_namespace}:{name}", ttl=ttl, **arguments)
 
     return lock
@@ -63,6 +67,7 @@ async def test_the_holder_stands_in_the_key(flavour: Any, make: Any, maybe: Any)
         assert 0 < await maybe(lock.client.pttl(lock.key)) <= 10_000
 
 
+@standalone
 async def test_acquire_and_release_are_one_round_trip_each(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make()
     async with flavour.within(lock):  # the server learns the scripts
@@ -80,7 +85,10 @@ async def test_acquire_and_release_are_one_round_trip_each(flavour: Any, make: A
 
 
 async def test_a_waiter_gets_it_when_it_is_given_back(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, other = make(), make()
+    """It is told: were it to ask again by itself, that would be in a minute."""
+    from tenacity import wait_fixed
+
+    lock, other = make(ttl=60), make(ttl=60, wait=wait_fixed(60))
     lease = await maybe(lock.acquire())
 
     async def wait() -> Any:
@@ -292,6 +300,7 @@ async def test_any_client_will_do(flavour: Any, make: Any, maybe: Any, options: 
         await maybe(lease.renew())
 
 
+@standalone
 async def test_a_client_that_is_one_connection(flavour: Any, make: Any, maybe: Any) -> None:
     """Through the client's own generic path, where connections of our own are not to be made."""
     lock = make(options={"single_connection_client": True}, ttl=0.3)
@@ -323,6 +332,7 @@ async def test_a_counter_that_is_no_number_refuses(flavour: Any, make: Any, mayb
     assert await maybe(lock.client.exists(lock.key)) == 0
 
 
+@standalone
 async def test_a_key_without_expiry_is_not_asked_for_in_a_hurry(flavour: Any, make: Any, maybe: Any) -> None:
     """Somebody else's key under our name: the pauses grow as ever, and the message says what is odd."""
     lock = make()
