@@ -9,7 +9,6 @@ import pytest
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StoreRefused
 from coordkit.testing import expire
 
-
 # What a test counts or sets on the one server and its one connection.
 standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
 
@@ -95,7 +94,7 @@ async def test_a_waiter_gets_it_when_it_is_given_back(flavour: Any, make: Any, m
         return await maybe(other.acquire(timeout=20))
 
     waiter = flavour.spawn(wait)
-    assert not waiter.done()
+    await flavour.until(lambda: lock.client.exists(lock.key.removesuffix("lock") + "queue"))
     await maybe(lease.release())
     got = await waiter.result()
     assert got.token > lease.token
