@@ -39,4 +39,14 @@ class Deployed:
         else:
             from redis.cluster import ClusterNode, RedisCluster  # type: ignore[assignment]  # one of two
         nodes: Any = [ClusterNode(host, port) for host, port in self.servers.startup_nodes]
-        return self._flavour.closing(RedisCluster(startup_nodes=nodes, **options))
+        client: Any = RedisCluster(startup_nodes=nodes, **options)
+        if self._flavour.is_async:
+            self._flavour.on_exit(lambda: _close_nodes(client.nodes_manager))
+        return self._flavour.closing(client)
+
+
+async def _close_nodes(manager: Any) -> None:
+    """Close what an asyncio RedisCluster leaves open: its own ``aclose`` does nothing when its last request failed."""
+    close = getattr(manager, "aclose", None) or manager.close
+    await close()
+    await close("startup_nodes")
