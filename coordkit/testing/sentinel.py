@@ -44,8 +44,9 @@ class SentinelRedis(Deployment):
         found: list[Member] = []
 
         def look() -> str:
-            found[:] = self._named()
-            return "" if found else "the Sentinels name no primary"
+            names = self._names()
+            found[:] = [server for server in self.servers if names.count(server.port) * 2 > len(self.watchers)]
+            return "" if found else f"the Sentinels name as primary the ports {names}"
 
         self.until(look, timeout)
         return found[0]
@@ -67,13 +68,14 @@ class SentinelRedis(Deployment):
         return self.wait_promoted(old, timeout)
 
     def wait_promoted(self, old: RedisServer, timeout: float = 30.0) -> Member:
-        """Wait until the Sentinels agree on another primary than ``old``, and it serves as one; return it."""
+        """Wait until all Sentinels that answer name another primary than ``old``, and it serves as one; return it."""
         found: list[Member] = []
 
         def look() -> str:
-            found[:] = [server for server in self._named() if server.port != old.port]
-            if not found:
-                return f"the Sentinels name no other primary than port {old.port}"
+            names = self._names()
+            if len(names) * 2 <= len(self.watchers) or len(set(names)) > 1 or names[0] == old.port:
+                return f"the Sentinels name as primary the ports {names}"
+            found[:] = [self.at(names[0])]
             return "" if tell(found[0], "ROLE")[0] == "master" else f"{found[0]} is no primary yet"
 
         self.until(look, scaled(timeout))
@@ -103,13 +105,14 @@ class SentinelRedis(Deployment):
         seen = [(each["flags"], each["master-link-status"]) for each in replicas]
         return "" if seen == [("slave", "ok")] * (len(self.servers) - 1) else f"sees its replicas as {seen}"
 
-    def _named(self) -> list[Member]:
-        """Return the one primary that most Sentinels name, if there is one."""
+    def _names(self) -> list[int]:
+        """Return the port of the primary that each Sentinel names, as far as they answer."""
         names = []
         for watcher in self.watchers:
             with contextlib.suppress(Silent):
-                names.append(int(tell(watcher, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", _SERVICE, timeout=0.5)[1]))
-        return [server for server in self.servers if names.count(server.port) * 2 > len(self.watchers)]
+                # Not GET-MASTER-ADDR-BY-NAME, which names the new one earlier than this, which redis-py asks.
+                names.append(int(_pairs(tell(watcher, "SENTINEL", "MASTER", _SERVICE, timeout=0.5))["port"]))
+        return names
 
 
 def start_sentinel(

@@ -183,6 +183,20 @@ def test_what_is_missing_is_said_with_the_commands_that_fix_it(monkeypatch, tmp_
         processes.start_redis()
 
 
+def test_a_redis_server_asked_for_by_name_is_never_replaced_by_another(monkeypatch, tmp_path):
+    mine = tmp_path / "redis-server-6.2"
+    monkeypatch.setenv("COORDKIT_REDIS_SERVER", str(mine))
+    assert processes.missing("redis") == f"COORDKIT_REDIS_SERVER={mine} is not a program that can be run"
+    with pytest.raises(FileNotFoundError, match=r"redis-server-6\.2 is not a program"):
+        processes.redis_binary()
+    mine.write_text("#!/bin/sh\necho Redis server v=6.2.14 sha=0\n")
+    mine.chmod(0o755)
+    assert processes.missing("redis") is None
+    assert processes.redis_binary() == str(mine)
+    assert processes.version("redis") == "6.2.14"
+    assert not processes.takes_debug_option(str(mine))
+
+
 def test_a_report_shows_no_password():
     choice = choose("redis", Settings(redis_url="redis://me:secret@h:1/0,redis://:secret@h:2/0"), "external")
     assert str(choice) == "external (h:1/0,h:2/0)"
