@@ -31,7 +31,9 @@ class Deployed:
         sentinel: Any = Sentinel(self.servers.sentinels, sentinel_kwargs=patience)
         for watcher in sentinel.sentinels:
             self._flavour.closing(watcher)
-        return self._flavour.closing(sentinel.master_for(self.servers.service_name, **options))
+        client: Any = sentinel.master_for(self.servers.service_name, **options)
+        self._flavour.on_exit(client.connection_pool.disconnect)  # before redis-py 5.0.1 its own `close` leaves it open
+        return self._flavour.closing(client)
 
     def _cluster(self, options: dict[str, Any]) -> Any:
         if self._flavour.is_async:
