@@ -246,7 +246,7 @@ async def test_a_server_without_memory_refuses_before_the_script(flavour: Any, m
 
 @pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
 async def test_guarded_keys_share_the_tag_on_a_cluster(fence: Any, key: str, maybe: Any) -> None:
-    other = key.replace("42", "43")
+    other = f"{key}:too"
     await maybe(fence.set(key, "1", token=5))
     add = "redis.call('SET', KEYS[2], ARGV[1]) return redis.call('INCRBY', KEYS[1], ARGV[1])"
 
