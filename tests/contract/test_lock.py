@@ -26,6 +26,12 @@ def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     return lock
 
 
+async def warm(maybe: Any, lock: Any) -> Any:
+    """Connect before a short ttl begins: a Cluster's client first asks for slots and for all commands there are."""
+    await maybe(lock.client.exists(lock.key))
+    return lock
+
+
 async def test_one_holds_and_the_other_does_not(flavour: Any, make: Any, maybe: Any) -> None:
     lock, other = make(), make()
     lease = await maybe(lock.acquire())
@@ -107,7 +113,7 @@ async def test_a_waiter_never_sleeps_past_the_holders_ttl(flavour: Any, make: An
     """A crashed holder costs at most the rest of its ttl, however long the waiter's pauses have grown."""
     from tenacity import wait_fixed
 
-    crashed = await maybe(make(ttl=0.3, renew=False).acquire())
+    crashed = await maybe((await warm(maybe, make(ttl=0.3, renew=False))).acquire())
     other = make(wait=wait_fixed(60))
 
     lease = await maybe(other.acquire(timeout=20))
@@ -132,7 +138,7 @@ async def test_a_timeout_is_kept(flavour: Any, make: Any, maybe: Any, timeout: f
 
 
 async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, other = make(ttl=0.3), make(ttl=0.3)
+    lock, other = await warm(maybe, make(ttl=0.3)), make(ttl=0.3)
     async with flavour.within(lock) as lease:
         await flavour.sleep(1.0)
         assert lease.ensure() is True
@@ -142,7 +148,7 @@ async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: An
 
 
 async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, maybe: Any) -> None:
-    lease = await maybe(make(ttl=0.2, renew=False).acquire())
+    lease = await maybe((await warm(maybe, make(ttl=0.2, renew=False))).acquire())
 
     assert await maybe(lease.lost.wait(10)) is True
     assert lease.lost
@@ -153,7 +159,7 @@ async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, mayb
 
 
 async def test_max_hold_bounds_a_body_that_hangs(flavour: Any, make: Any, maybe: Any) -> None:
-    lease = await maybe(make(ttl=0.2, max_hold=0.5).acquire())
+    lease = await maybe((await warm(maybe, make(ttl=0.2, max_hold=0.5))).acquire())
     await flavour.sleep(0.3)
     assert lease.ensure()
 
@@ -190,7 +196,7 @@ async def test_a_renewal_never_makes_a_lock_again(flavour: Any, make: Any, maybe
 
 async def test_losing_it_under_way_is_loud(flavour: Any, make: Any, maybe: Any) -> None:
     """The key vanished early: threads learn it at the exit at the latest, asyncio cancels the body."""
-    lock = make(ttl=0.3)
+    lock = await warm(maybe, make(ttl=0.3))
     reached = []
     with pytest.raises(LeaseLost, match="no longer has it"):
         async with flavour.within(lock.hold()) as lease:
