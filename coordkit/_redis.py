@@ -50,7 +50,6 @@ _NO_ANSWER = (
     exceptions.TimeoutError,
     asyncio.TimeoutError,  # the builtin one from Python 3.11 on
     exceptions.ClusterError,  # ClusterDownError, and what a client says that was sent from node to node too often
-    exceptions.TryAgainError,  # a slot is on its way, and half of the keys are there
     exceptions.RedisClusterException,
     exceptions.TryAgainError,  # the keys are on their way from one node to another:
     exceptions.AskError,  # until they are there, neither takes a script with several
