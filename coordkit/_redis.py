@@ -49,7 +49,7 @@ _NO_ANSWER = (
     exceptions.ConnectionError,  # also BusyLoadingError
     exceptions.TimeoutError,
     asyncio.TimeoutError,  # the builtin one from Python 3.11 on
-    exceptions.ClusterDownError,
+    exceptions.ClusterError,  # ClusterDownError, and what a client says that was sent from node to node too often
     exceptions.RedisClusterException,
     exceptions.TryAgainError,  # the keys are on their way from one node to another:
     exceptions.AskError,  # until they are there, neither takes a script with several

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from deployed import KINDS, Deployed
 
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.servers import ZooKeeperEnsemble
@@ -107,15 +108,14 @@ class Flavour:
     def redis(self, url: str, **options: Any) -> Any:
         """Return a redis client of this flavour; it is closed at the end of the test."""
         if self.is_async:
-            from redis.asyncio import Redis as AsyncRedis
-
-            client: Any = AsyncRedis.from_url(url, **options)
-            self.on_exit(getattr(client, "aclose", None) or client.close)
+            from redis.asyncio import Redis
         else:
-            from redis import Redis
+            from redis import Redis  # type: ignore[assignment]  # one of two
+        return self.closing(Redis.from_url(url, **options))
 
-            client = Redis.from_url(url, **options)
-            self.on_exit(client.close)
+    def closing(self, client: Any) -> Any:
+        """Have a redis client closed at the end of the test, and return it."""
+        self.on_exit(getattr(client, "aclose", None) or client.close)  # aclose came with redis-py 5.0.1
         return client
 
     def on_exit(self, call: Callable[[], Any]) -> None:
@@ -253,6 +253,13 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
 def maybe() -> Callable[[Any], Awaitable[Any]]:
     """Give ``maybe``: await what an asyncio call gave, hand on what a blocking call gave."""
     return Flavour.maybe
+
+
+@pytest.fixture(params=KINDS)
+def deployment(request: pytest.FixtureRequest, flavour: Flavour) -> Deployed:
+    """Give Redis as it is deployed: ``standalone``, ``sentinel`` or ``cluster``, with clients of the flavour."""
+    name = "server" if request.param == "standalone" else request.param
+    return Deployed(flavour, request.param, request.getfixturevalue(f"coordkit_redis_{name}"))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Aids for tests of services that use coordkit; they need neither pytest nor testcontainers.
 
 The fixtures are in ``coordkit.testing.plugin`` (pytest loads it by itself once ``coordkit[testing]`` is installed), the
-servers in ``processes``, ``containers`` and ``external``. Here is what a test calls by hand:
+servers in ``processes``, ``containers`` and ``external``, and those that know one another in ``replicated``,
+``sentinel`` and ``cluster``. Here is what a test calls by hand:
 
 ``FaultProxy``        a loopback TCP proxy that delays, loses, holds, refuses and resets
 ``paused(server)``    a block during which a server stands still

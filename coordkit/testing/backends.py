@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from coordkit.testing import images
 
 if TYPE_CHECKING:
+    from coordkit.testing.cluster import ClusterRedis
+    from coordkit.testing.deployments import Deployment, Site
+    from coordkit.testing.replicated import ReplicatedRedis
+    from coordkit.testing.sentinel import SentinelRedis
     from coordkit.testing.servers import RedisServer, ZooKeeperEnsemble
 
 __all__ = ["BACKENDS", "Choice", "Servers", "Settings", "Unavailable", "choose"]
 
 Kind = Literal["redis", "zookeeper"]
 T = TypeVar("T")
+D = TypeVar("D", bound="Deployment")
 
 BACKENDS = ("auto", "external", "process", "docker")
 _TRUE = ("1", "true", "yes", "on")
@@ -148,6 +153,7 @@ class Servers:
         self.backend = backend
         self._redis: dict[str, list[RedisServer]] = {}
         self._zookeeper: dict[int, ZooKeeperEnsemble] = {}
+        self._deployments: dict[str, Deployment] = {}
         self._failed: dict[str | int, Exception] = {}
 
     def redis(self, role: str, count: int) -> list[RedisServer]:
@@ -162,6 +168,24 @@ class Servers:
             self._zookeeper[nodes] = self._once(nodes, lambda: self._start_zookeeper(nodes))
         return self._zookeeper[nodes]
 
+    def replicated(self) -> ReplicatedRedis:
+        """Return the Redis primary with two replicas; raise Unavailable or ServerFailed."""
+        from coordkit.testing.replicated import start_replicated  # here and below: only what was asked for is imported
+
+        return self._deployment("replicated", lambda site: start_replicated(site=site))
+
+    def sentinel(self) -> SentinelRedis:
+        """Return the Redis behind Sentinels; raise Unavailable or ServerFailed."""
+        from coordkit.testing.sentinel import start_sentinel
+
+        return self._deployment("sentinel", lambda site: start_sentinel(site=site))
+
+    def cluster(self) -> ClusterRedis:
+        """Return the Redis Cluster; raise Unavailable or ServerFailed."""
+        from coordkit.testing.cluster import start_cluster
+
+        return self._deployment("cluster", lambda site: start_cluster(site=site))
+
     def guests(self) -> tuple[list[RedisServer], list[ZooKeeperEnsemble]]:
         """Return what was used and is not ours: there, tests must leave nothing behind."""
         redis = {server.url: server for servers in self._redis.values() for server in servers if not server.owned}
@@ -169,10 +193,12 @@ class Servers:
         return list(redis.values()), list(zookeeper.values())
 
     def stop(self) -> None:
-        everything: list[RedisServer | ZooKeeperEnsemble] = [*self._zookeeper.values()]
+        everything: list[RedisServer | ZooKeeperEnsemble | Deployment]
+        everything = [*self._zookeeper.values(), *self._deployments.values()]
         everything += [server for servers in self._redis.values() for server in servers]
         self._redis.clear()
         self._zookeeper.clear()
+        self._deployments.clear()
         with ThreadPoolExecutor(max_workers=4) as pool:  # a container takes a third of a second to go
             list(pool.map(lambda server: server.stop(), everything))
 
@@ -184,6 +210,24 @@ class Servers:
         except Exception as error:
             self._failed[what] = error
             raise
+
+    def _deployment(self, what: str, start: Callable[[Site], D]) -> D:
+        if what not in self._deployments:
+            self._deployments[what] = self._once(what, lambda: start(self._site(what)))
+        return self._deployments[what]  # type: ignore[return-value]  # it was started by the same `start`
+
+    def _site(self, what: str) -> Site:
+        choice = self._choice("redis")
+        if choice.backend == "process":
+            from coordkit.testing.deployments import LocalSite
+
+            return LocalSite()
+        if choice.backend == "docker":
+            from coordkit.testing.pod import ContainerSite
+
+            return ContainerSite(self.settings.redis_image)
+        why = f"a {what} Redis cannot be named by URL; its tests need --coordkit-backend process, or docker"
+        raise self._unavailable(why, choice)
 
     def _start_redis(self, count: int) -> list[RedisServer]:
         choice = self._choice("redis")

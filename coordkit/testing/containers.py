@@ -32,10 +32,13 @@ __all__ = [
     "Serves",
     "ZooKeeperContainer",
     "has_image",
+    "labels",
     "missing",
+    "start_all",
     "start_redis_servers",
     "start_zookeeper",
     "sweep",
+    "takes_debug_option",
 ]
 
 _REDIS, _CLIENTS, _PEERS, _VOTES = 6379, 2181, 2888, 3888
@@ -90,7 +93,7 @@ class ContainerServer:
     owned = True
 
     def __init__(self, container: DockerContainer, ready: Serves) -> None:
-        self.container = container.with_kwargs(labels=_labels()).waiting_for(_Later())
+        self.container = container.with_kwargs(labels=labels()).waiting_for(_Later())
         self._ready = ready
         self.host = ""
         self.port = 0
@@ -156,14 +159,19 @@ class ContainerRedis(ContainerServer):
 def start_redis_servers(count: int, *, image: str, args: Sequence[str] = ()) -> list[ContainerRedis]:
     """Start that many independent Redis servers; raise ServerFailed, leaving none behind."""
     command = ["redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no"]
-    if not image.rpartition(":")[2].startswith("6"):
-        command += ["--enable-debug-command", "yes"]  # an unknown word to Redis 6
+    if takes_debug_option(image):
+        command += ["--enable-debug-command", "yes"]
     servers = []
     for port in free_ports(count):
         container = RedisContainer(image).with_command([*command, *args]).with_bind_ports(_REDIS, port)
         servers.append(ContainerRedis(container, Serves(_REDIS, serves_redis)))
-    _start_all(servers)
+    start_all(servers)
     return servers
+
+
+def takes_debug_option(image: str) -> bool:
+    """Return whether an image's server must be told to allow DEBUG; before 7 it knows no such option, and allows it."""
+    return not image.rpartition(":")[2].startswith("6")
 
 
 def start_zookeeper(nodes: int = 1, *, image: str, tick_time: int = 200) -> ZooKeeperEnsemble:
@@ -172,7 +180,7 @@ def start_zookeeper(nodes: int = 1, *, image: str, tick_time: int = 200) -> ZooK
     ``tick_time`` is in milliseconds. Raise ServerFailed, leaving nothing behind.
     """
     sweep()
-    network = Network(docker_network_kw={"labels": _labels()}).create() if nodes > 1 else None
+    network = Network(docker_network_kw={"labels": labels()}).create() if nodes > 1 else None
     servers = [f"server.{n}=zk{n}:{_PEERS}:{_VOTES};{_CLIENTS}" for n in range(1, nodes + 1)] if network else []
     members = []
     for my_id, port in enumerate(free_ports(nodes), 1):
@@ -183,7 +191,7 @@ def start_zookeeper(nodes: int = 1, *, image: str, tick_time: int = 200) -> ZooK
         members.append(ContainerServer(container, Serves(_CLIENTS, serves_zookeeper)))
     ensemble = ZooKeeperEnsemble(members, after=network.remove if network is not None else None)
     try:
-        _start_all(members)
+        start_all(members)
         ensemble.wait_ready(scaled(60.0))
     except BaseException:
         ensemble.stop()
@@ -236,7 +244,8 @@ def sweep() -> None:
         api.close()
 
 
-def _start_all(servers: Sequence[ContainerServer]) -> None:
+def start_all(servers: Sequence[ContainerServer]) -> None:
+    """Start containers side by side and wait for all; when one fails, stop all and raise ServerFailed."""
     sweep()
     try:
         with _reaper_if_here() as reaped:
@@ -274,7 +283,8 @@ class _Later(WaitStrategy):
         """Return at once."""
 
 
-def _labels() -> dict[str, str]:
+def labels() -> dict[str, str]:
+    """Return the labels by which ``sweep`` knows what this process has started."""
     return {"coordkit.pid": str(os.getpid()), "coordkit.host": socket.gethostname()}
 
 

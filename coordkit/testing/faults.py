@@ -84,6 +84,12 @@ def kill_session(zk: Any) -> None:
         twin.close()
 
 
+def _whole(server: Server) -> Server:
+    """Return the deployment that a server is a part of, or the server itself."""
+    whole: Server | None = getattr(server, "part_of", None)
+    return server if whole is None else whole
+
+
 class Faults:
     """Faults that are taken back by ``heal``; a context manager that heals at its end."""
 
@@ -144,13 +150,17 @@ class Faults:
             server.start()
         for server in hurt.values():
             server.wait_ready(scaled(30.0))
+        for whole in {id(whole): whole for whole in map(_whole, hurt.values())}.values():
+            whole.wait_ready(scaled(60.0))
 
     def _about_to(self, fault: str, server: Server) -> None:
         if not server.owned:
             raise NotOwned(f"{fault}: {server} was not started by coordkit, so it is not hurt")
         if id(server) not in self._hurt:
+            whole = _whole(server)
             if fault != "resume":  # what is resumed may have been paused by other means
-                server.wait_ready(scaled(30.0))
+                broken = any(_whole(other) is whole for other in self._hurt.values())
+                (server if broken else whole).wait_ready(scaled(30.0))
             self._hurt[id(server)] = server
         self.fired[fault] += 1
 

@@ -7,6 +7,9 @@ testcontainers.
 coordkit_redis_server                 session  a Redis: ``.url``, ``.owned``, ``.pause()`` ... (see ``servers``)
 coordkit_redis_shards                 session  three of them
 coordkit_redis_quorum                 session  five independent ones
+coordkit_redis_replicated             session  a primary with two replicas: ``.primary``, ``.promote(replica)`` ...
+coordkit_redis_sentinel               session  the same behind three Sentinels: ``.sentinels``, ``.failover()`` ...
+coordkit_redis_cluster                session  a Cluster, three primaries with a replica each: ``.url``, ``.move_slot``
 coordkit_zk_server                    session  a standalone ZooKeeper: ``.hosts``, ``.nodes``
 coordkit_zk_ensemble                  session  a ZooKeeper of three nodes
 coordkit_namespace                    test     a prefix that no other test has, nor another xdist worker
@@ -34,7 +37,10 @@ from coordkit.testing.backends import Servers, Settings, Unavailable, choose
 if TYPE_CHECKING:
     import redis
 
+    from coordkit.testing.cluster import ClusterRedis
     from coordkit.testing.faults import Faults
+    from coordkit.testing.replicated import ReplicatedRedis
+    from coordkit.testing.sentinel import SentinelRedis
     from coordkit.testing.servers import RedisServer, Server, ZooKeeperEnsemble
 
 T = TypeVar("T")
@@ -116,6 +122,24 @@ def coordkit_redis_shards(coordkit_servers: Servers) -> list[RedisServer]:
 def coordkit_redis_quorum(coordkit_servers: Servers) -> list[RedisServer]:
     """Give five Redis servers that know nothing of each other."""
     return _get(lambda: coordkit_servers.redis("quorum", 5))
+
+
+@pytest.fixture(scope="session")
+def coordkit_redis_replicated(coordkit_servers: Servers) -> ReplicatedRedis:
+    """Give a Redis primary with two replicas, that are promoted by the test."""
+    return _get(coordkit_servers.replicated)
+
+
+@pytest.fixture(scope="session")
+def coordkit_redis_sentinel(coordkit_servers: Servers) -> SentinelRedis:
+    """Give a Redis primary with two replicas behind three Sentinels."""
+    return _get(coordkit_servers.sentinel)
+
+
+@pytest.fixture(scope="session")
+def coordkit_redis_cluster(coordkit_servers: Servers) -> ClusterRedis:
+    """Give a Redis Cluster of three primaries with a replica each."""
+    return _get(coordkit_servers.cluster)
 
 
 @pytest.fixture(scope="session")

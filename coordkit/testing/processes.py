@@ -30,6 +30,7 @@ __all__ = [
     "start_redis",
     "start_redis_servers",
     "start_zookeeper",
+    "takes_debug_option",
     "version",
     "zookeeper_classpath",
 ]
@@ -62,7 +63,7 @@ class RedisProcess(LocalProcess):
         command += ["--save", save, "--appendonly", "no" if appendonly == "no" else "yes"]
         if appendonly != "no":
             command += ["--appendfsync", appendonly]
-        if _major_version(command[0]) >= 7:
+        if takes_debug_option(command[0]):
             command += ["--enable-debug-command", "yes"]
         # A replica that attaches in a test should not wait the 5 seconds that let more replicas share one transfer.
         command += ["--repl-diskless-sync-delay", "0"]
@@ -169,8 +170,11 @@ def start_zookeeper(nodes: int = 1, *, tick_time: int = 200, settings: Sequence[
 
 
 def redis_binary() -> str:
-    """Return the path of redis-server or valkey-server; raise FileNotFoundError that says how to get one."""
-    path = shutil.which("redis-server") or shutil.which("valkey-server")
+    """Return the path of redis-server or valkey-server; raise FileNotFoundError that says how to get one.
+
+    COORDKIT_REDIS_SERVER, a path or a name on PATH, goes before both.
+    """
+    path = _find_redis()
     if path is None:
         raise FileNotFoundError(missing("redis"))
     return path
@@ -191,8 +195,10 @@ def zookeeper_classpath() -> str:
 def missing(kind: Kind) -> str | None:
     """Return None when local processes can serve ``kind``; else what is missing, with the commands that fix it."""
     if kind == "redis":
-        if shutil.which("redis-server") or shutil.which("valkey-server"):
+        if _find_redis() is not None:
             return None
+        if named := os.environ.get("COORDKIT_REDIS_SERVER"):
+            return f"COORDKIT_REDIS_SERVER={named} is not a program that can be run"
         return "no redis-server or valkey-server on PATH (apt-get install redis-server | brew install redis)"
     lacks = []
     if _find_java() is None:
@@ -222,8 +228,15 @@ def _redis_version(binary: str) -> str:
     return match.group(1) if match else ""
 
 
-def _major_version(binary: str) -> int:
-    return int(_redis_version(binary).partition(".")[0] or 0)
+def takes_debug_option(binary: str) -> bool:
+    """Return whether this server must be told to allow DEBUG; before 7 it knows no such option, and allows it."""
+    return int(_redis_version(binary).partition(".")[0] or 0) >= 7
+
+
+def _find_redis() -> str | None:
+    if named := os.environ.get("COORDKIT_REDIS_SERVER"):
+        return shutil.which(named)  # what was asked for by name is never replaced by something else
+    return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def _find_java() -> str | None:

@@ -1,7 +1,8 @@
 """What a test holds in its hand: handles on real servers, wherever they run.
 
 Three files give these handles: ``processes`` (local processes), ``containers`` (testcontainers) and ``external``
-(servers that somebody else runs, named by URL). A handle promises that, once it was given out, the server answered;
+(servers that somebody else runs, named by URL); ``replicated``, ``sentinel`` and ``cluster`` wire several of them into
+one service. A handle promises that, once it was given out, the server answered;
 that ``restart`` keeps the address and the data directory; and that faults on a server that is not ours are refused.
 It does not promise that the port is not taken by a stranger while the server is down.
 
@@ -15,7 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
@@ -26,6 +27,7 @@ __all__ = [
     "RedisServer",
     "Server",
     "ServerFailed",
+    "Several",
     "ZooKeeperEnsemble",
     "ask",
     "paused",
@@ -94,6 +96,9 @@ class Node(Server, Protocol):
     def port(self) -> int: ...
 
 
+N = TypeVar("N", bound=Node)
+
+
 class RedisServer(Node, Protocol):
     """One Redis (or Valkey) server."""
 
@@ -103,48 +108,22 @@ class RedisServer(Node, Protocol):
         ...
 
 
-class ZooKeeperEnsemble:
-    """ZooKeeper nodes that make one service; one node is a standalone server.
+class Several(Generic[N]):
+    """Servers that make one service; ``pause``, ``kill`` and so on go to all: to hurt one, take it from ``nodes``."""
 
-    ``pause``, ``resume``, ``kill`` and ``restart`` go to all nodes; to hurt one, take it from ``nodes``.
-    """
-
-    def __init__(self, nodes: Sequence[Node], *, after: Callable[[], None] | None = None) -> None:
+    def __init__(self, nodes: Sequence[N], *, after: Callable[[], None] | None = None) -> None:
         self.nodes = tuple(nodes)
         self._after = after
-
-    @property
-    def hosts(self) -> str:
-        """What ``KazooClient(hosts=...)`` takes: ``host:port,host:port``."""
-        return ",".join(f"{node.host}:{node.port}" for node in self.nodes)
 
     @property
     def owned(self) -> bool:
         return all(node.owned for node in self.nodes)
 
-    def leader(self, timeout: float = 30.0) -> Node:
-        """Return the node that says that it leads (or stands alone); wait at most ``timeout`` seconds for one."""
-        found: list[Node] = []
-
-        def look() -> bool:
-            found[:] = [n for n in self.nodes if zookeeper_mode(n.host, n.port) in ("leader", "standalone")]
-            return len(found) == 1
-
-        if not wait_until(look, timeout):
-            raise ServerFailed(f"ZooKeeper {self.hosts}: {len(found)} nodes say that they lead, after {timeout} s")
-        return found[0]
-
-    def followers(self) -> list[Node]:
-        """Return the nodes that say that they follow."""
-        return [n for n in self.nodes if zookeeper_mode(n.host, n.port) == "follower"]
-
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until every node serves and exactly one leads, at most ``timeout`` seconds; raise ServerFailed."""
+        """Wait until every server serves, at most ``timeout`` seconds; raise ServerFailed."""
         deadline = time.monotonic() + timeout
         for node in self.nodes:
             node.wait_ready(max(0.0, deadline - time.monotonic()))
-        if self.owned:
-            self.leader(max(0.0, deadline - time.monotonic()))
 
     def start(self) -> None:
         for node in self.nodes:
@@ -179,6 +158,38 @@ class ZooKeeperEnsemble:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class ZooKeeperEnsemble(Several[Node]):
+    """ZooKeeper nodes that make one service; one node is a standalone server."""
+
+    @property
+    def hosts(self) -> str:
+        """What ``KazooClient(hosts=...)`` takes: ``host:port,host:port``."""
+        return ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+
+    def leader(self, timeout: float = 30.0) -> Node:
+        """Return the node that says that it leads (or stands alone); wait at most ``timeout`` seconds for one."""
+        found: list[Node] = []
+
+        def look() -> bool:
+            found[:] = [n for n in self.nodes if zookeeper_mode(n.host, n.port) in ("leader", "standalone")]
+            return len(found) == 1
+
+        if not wait_until(look, timeout):
+            raise ServerFailed(f"ZooKeeper {self.hosts}: {len(found)} nodes say that they lead, after {timeout} s")
+        return found[0]
+
+    def followers(self) -> list[Node]:
+        """Return the nodes that say that they follow."""
+        return [n for n in self.nodes if zookeeper_mode(n.host, n.port) == "follower"]
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Wait until every node serves and exactly one leads, at most ``timeout`` seconds; raise ServerFailed."""
+        deadline = time.monotonic() + timeout
+        super().wait_ready(timeout)
+        if self.owned:
+            self.leader(max(0.0, deadline - time.monotonic()))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Refusing the past, in both flavours, on a real Redis."""
+"""Refusing the past, in both flavours, on a real Redis: standalone, Sentinel, Cluster."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
 
 from coordkit import CrossShardError, StaleToken, StoreRefused, Token
-from coordkit.testing._process import free_ports
 from coordkit.testing.processes import start_redis
 
 
 @pytest.fixture
-def fence(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
-    return flavour.Fence(flavour.redis(coordkit_redis_server.url), f"{coordkit_namespace}:ledger")
+def client(deployment: Any) -> Any:
+    return deployment.redis()
+
+
+@pytest.fixture
+def fence(flavour: Any, client: Any, coordkit_namespace: str) -> Any:
+    return flavour.Fence(client, f"{coordkit_namespace}:ledger")
 
 
 @pytest.fixture
@@ -79,8 +82,8 @@ async def test_tokens_beyond_53_bits_keep_their_order(fence: Any, maybe: Any) ->
         await maybe(fence.claim(token=2**63 - 2))
 
 
-async def test_a_locks_token_fits(flavour: Any, fence: Any, key: str, maybe: Any, coordkit_redis_server: Any) -> None:
-    lock = flavour.Lock(flavour.redis(coordkit_redis_server.url), fence.name, ttl=10)
+async def test_a_locks_token_fits(flavour: Any, fence: Any, key: str, maybe: Any, client: Any) -> None:
+    lock = flavour.Lock(client, fence.name, ttl=10)
     async with flavour.within(lock) as first:
         await maybe(fence.set(key, "first", token=first.token))
     async with flavour.within(lock) as second:
@@ -98,21 +101,18 @@ async def test_bytes_go_through_unchanged(fence: Any, key: str, maybe: Any) -> N
     assert await maybe(fence.get(key, token=1)) == value
 
 
-async def test_a_guarded_key_of_another_type(
-    flavour: Any, fence: Any, key: str, maybe: Any, coordkit_redis: Any
-) -> None:
-    coordkit_redis.rpush(key, "a list")
+async def test_a_guarded_key_of_another_type(fence: Any, key: str, maybe: Any, client: Any) -> None:
+    await maybe(client.rpush(key, "a list"))
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
         await maybe(fence.get(key, token=1))
-    coordkit_redis.delete(key)
 
 
-async def test_a_value_that_expires(fence: Any, key: str, maybe: Any, coordkit_redis: Any) -> None:
+async def test_a_value_that_expires(fence: Any, key: str, maybe: Any, client: Any) -> None:
     await maybe(fence.set(key, "soon gone", token=1, ttl=100))
-    assert 90_000 < coordkit_redis.pttl(key) <= 100_000
+    assert 90_000 < await maybe(client.pttl(key)) <= 100_000
     await maybe(fence.set(key, "stays", token=1))
 
-    assert coordkit_redis.pttl(key) == -1
+    assert await maybe(client.pttl(key)) == -1
 
 
 async def test_a_replica_guards_nothing(flavour: Any, maybe: Any) -> None:
@@ -244,22 +244,15 @@ async def test_a_server_without_memory_refuses_before_the_script(flavour: Any, m
 # -- on a Cluster
 
 
-async def test_guarded_keys_share_the_tag_on_a_cluster(flavour: Any, maybe: Any) -> None:
-    bus = str(free_ports(1)[0])  # else 10,000 above the port, and perhaps above the last one
-    with start_redis(args=["--cluster-enabled", "yes", "--cluster-port", bus]) as server:
-        with redis.Redis.from_url(server.url) as node:
-            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            await flavour.until(lambda: "cluster_state:ok" in str(node.execute_command("CLUSTER", "INFO")))
-        kind = redis.asyncio.RedisCluster if flavour.is_async else redis.RedisCluster
-        client = kind(host=server.host, port=server.port)
-        flavour.on_exit(getattr(client, "aclose", None) or client.close)  # aclose came with redis-py 5.0.1
-        fence = flavour.Fence(client, "ledger")
-        await maybe(fence.set("{ledger}:42", "1", token=5))
-        add = "redis.call('SET', KEYS[2], ARGV[1]) return redis.call('INCRBY', KEYS[1], ARGV[1])"
+@pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
+async def test_guarded_keys_share_the_tag_on_a_cluster(fence: Any, key: str, maybe: Any) -> None:
+    other = f"{key}:too"
+    await maybe(fence.set(key, "1", token=5))
+    add = "redis.call('SET', KEYS[2], ARGV[1]) return redis.call('INCRBY', KEYS[1], ARGV[1])"
 
-        assert await maybe(fence.run(add, keys=["{ledger}:42", "{ledger}:43"], args=[4], token=5)) == 5
-        assert await maybe(fence.get("{ledger}:43", token=5)) == b"4"
-        with pytest.raises(StaleToken):
-            await maybe(fence.run(add, keys=["{ledger}:42", "{ledger}:43"], args=[4], token=4))
-        with pytest.raises(CrossShardError, match="tag"):
-            await maybe(fence.run(add, keys=["{ledger}:42", "elsewhere"], args=[4], token=5))
+    assert await maybe(fence.run(add, keys=[key, other], args=[4], token=5)) == 5
+    assert await maybe(fence.get(other, token=5)) == b"4"
+    with pytest.raises(StaleToken):
+        await maybe(fence.run(add, keys=[key, other], args=[4], token=4))
+    with pytest.raises(CrossShardError, match="tag"):
+        await maybe(fence.run(add, keys=[key, "elsewhere"], args=[4], token=5))

@@ -1,23 +1,34 @@
-"""What a lock promises when nothing goes wrong, in both flavours, on a real Redis."""
+"""What a lock promises when nothing goes wrong, in both flavours, on a real Redis: standalone, Sentinel, Cluster."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import pytest
+from deployed import KINDS
 
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StoreRefused
 from coordkit.testing import expire
 
+# What a test counts or sets on the one server and its one connection.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a lock; with a name of its own unless one is given."""
 
     def lock(name: str = "job", *, ttl: float = 10, options: dict[str, Any] | None = None, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url, **(options or {}))
+        client = deployment.redis(**(options or {}))
         return flavour.Lock(client, f"{coordkit_namespace}:{name}", ttl=ttl, **arguments)
 
+    return lock
+
+
+async def warm(maybe: Any, lock: Any) -> Any:
+    """Connect before a short ttl begins: a Cluster's client first asks for slots and for all commands there are."""
+    await maybe(lock.client.exists(lock.key))
     return lock
 
 
@@ -63,6 +74,7 @@ async def test_the_holder_stands_in_the_key(flavour: Any, make: Any, maybe: Any)
         assert 0 < await maybe(lock.client.pttl(lock.key)) <= 10_000
 
 
+@standalone
 async def test_acquire_and_release_are_one_round_trip_each(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make()
     async with flavour.within(lock):  # the server learns the scripts
@@ -80,14 +92,17 @@ async def test_acquire_and_release_are_one_round_trip_each(flavour: Any, make: A
 
 
 async def test_a_waiter_gets_it_when_it_is_given_back(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, other = make(), make()
+    """It is told: were it to ask again by itself, that would be in a minute."""
+    from tenacity import wait_fixed
+
+    lock, other = make(ttl=60), make(ttl=60, wait=wait_fixed(60))
     lease = await maybe(lock.acquire())
 
     async def wait() -> Any:
         return await maybe(other.acquire(timeout=20))
 
     waiter = flavour.spawn(wait)
-    assert not waiter.done()
+    await flavour.until(lambda: lock.client.exists(lock.key.removesuffix("lock") + "queue"))
     await maybe(lease.release())
     got = await waiter.result()
     assert got.token > lease.token
@@ -98,7 +113,7 @@ async def test_a_waiter_never_sleeps_past_the_holders_ttl(flavour: Any, make: An
     """A crashed holder costs at most the rest of its ttl, however long the waiter's pauses have grown."""
     from tenacity import wait_fixed
 
-    crashed = await maybe(make(ttl=0.3, renew=False).acquire())
+    crashed = await maybe((await warm(maybe, make(ttl=0.3, renew=False))).acquire())
     other = make(wait=wait_fixed(60))
 
     lease = await maybe(other.acquire(timeout=20))
@@ -123,7 +138,7 @@ async def test_a_timeout_is_kept(flavour: Any, make: Any, maybe: Any, timeout: f
 
 
 async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, other = make(ttl=0.3), make(ttl=0.3)
+    lock, other = await warm(maybe, make(ttl=0.3)), make(ttl=0.3)
     async with flavour.within(lock) as lease:
         await flavour.sleep(1.0)
         assert lease.ensure() is True
@@ -133,7 +148,7 @@ async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: An
 
 
 async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, maybe: Any) -> None:
-    lease = await maybe(make(ttl=0.2, renew=False).acquire())
+    lease = await maybe((await warm(maybe, make(ttl=0.2, renew=False))).acquire())
 
     assert await maybe(lease.lost.wait(10)) is True
     assert lease.lost
@@ -144,7 +159,7 @@ async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, mayb
 
 
 async def test_max_hold_bounds_a_body_that_hangs(flavour: Any, make: Any, maybe: Any) -> None:
-    lease = await maybe(make(ttl=0.2, max_hold=0.5).acquire())
+    lease = await maybe((await warm(maybe, make(ttl=0.2, max_hold=0.5))).acquire())
     await flavour.sleep(0.3)
     assert lease.ensure()
 
@@ -181,7 +196,7 @@ async def test_a_renewal_never_makes_a_lock_again(flavour: Any, make: Any, maybe
 
 async def test_losing_it_under_way_is_loud(flavour: Any, make: Any, maybe: Any) -> None:
     """The key vanished early: threads learn it at the exit at the latest, asyncio cancels the body."""
-    lock = make(ttl=0.3)
+    lock = await warm(maybe, make(ttl=0.3))
     reached = []
     with pytest.raises(LeaseLost, match="no longer has it"):
         async with flavour.within(lock.hold()) as lease:
@@ -283,7 +298,16 @@ async def test_any_text_is_a_name(flavour: Any, make: Any, maybe: Any, name: str
         assert await maybe(lock.try_acquire()) is None
 
 
-@pytest.mark.parametrize("options", [{"decode_responses": True}, {"protocol": 3}, {"encoding": "latin-1"}])
+# hiredis 2.3 crashes the interpreter when it reads what a Cluster's client asks first, in RESP3.
+RESP3 = KINDS if int(version("hiredis").partition(".")[0]) >= 3 else ("standalone", "sentinel")
+
+
+@pytest.mark.parametrize(
+    ("deployment", "options"),
+    [(kind, options) for kind in KINDS for options in ({"decode_responses": True}, {"encoding": "latin-1"})]
+    + [(kind, {"protocol": 3}) for kind in RESP3],
+    indirect=["deployment"],
+)
 async def test_any_client_will_do(flavour: Any, make: Any, maybe: Any, options: dict[str, Any]) -> None:
     """What a client decodes or encodes is its own affair: all fleets agree on the keys."""
     lock, plain = make("é", options=options), make("é")
@@ -292,6 +316,7 @@ async def test_any_client_will_do(flavour: Any, make: Any, maybe: Any, options: 
         await maybe(lease.renew())
 
 
+@standalone
 async def test_a_client_that_is_one_connection(flavour: Any, make: Any, maybe: Any) -> None:
     """Through the client's own generic path, where connections of our own are not to be made."""
     lock = make(options={"single_connection_client": True}, ttl=0.3)
@@ -323,6 +348,7 @@ async def test_a_counter_that_is_no_number_refuses(flavour: Any, make: Any, mayb
     assert await maybe(lock.client.exists(lock.key)) == 0
 
 
+@standalone
 async def test_a_key_without_expiry_is_not_asked_for_in_a_hurry(flavour: Any, make: Any, maybe: Any) -> None:
     """Somebody else's key under our name: the pauses grow as ever, and the message says what is odd."""
     lock = make()

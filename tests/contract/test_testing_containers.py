@@ -70,7 +70,7 @@ def test_a_redis_container_keeps_its_port_over_a_crash_and_is_removed_by_stop(co
 
 
 def test_a_container_that_ends_is_a_failure_with_its_log_and_leaves_nothing(containers, settings, api):
-    mine = {"label": [f"{name}={value}" for name, value in containers._labels().items()]}
+    mine = {"label": [f"{name}={value}" for name, value in containers.labels().items()]}
     before = {each["Id"] for each in api.containers(all=True, filters=mine)}
     with pytest.raises(ServerFailed, match=r"(?s)the container ended.*Bad directive"):
         containers.start_redis_servers(2, image=settings.redis_image, args=["--no-such-option", "yes"])
@@ -83,14 +83,14 @@ def test_an_image_that_does_not_exist_is_a_failure_that_names_it(containers):
 
 
 def test_a_zookeeper_container_waits_by_itself_when_used_as_any_container(containers, settings):
-    node = containers.ZooKeeperContainer(settings.zk_image).with_kwargs(labels=containers._labels())
+    node = containers.ZooKeeperContainer(settings.zk_image).with_kwargs(labels=containers.labels())
     with containers._reaper_if_here(), node:
         assert zookeeper_mode(node.get_container_host_ip(), node.get_exposed_port(2181)) == "standalone"
 
 
 def test_a_zookeeper_image_honours_the_variables_of_the_official_one(containers, settings):
     """Ours is a stand-in for it: what it was told is read back from the server."""
-    node = containers.ZooKeeperContainer(settings.zk_image, tick_time=300).with_kwargs(labels=containers._labels())
+    node = containers.ZooKeeperContainer(settings.zk_image, tick_time=300).with_kwargs(labels=containers.labels())
     node.with_envs(
         ZOO_DATA_DIR="/datalog",  # the other way round: both are there in any image
         ZOO_DATA_LOG_DIR="/data",
@@ -118,7 +118,7 @@ def test_a_zookeeper_image_honours_the_variables_of_the_official_one(containers,
 
 
 def test_an_ensemble_of_containers_elects_again_and_removes_its_network(containers, settings, api):
-    mine = {"label": [f"{name}={value}" for name, value in containers._labels().items()]}
+    mine = {"label": [f"{name}={value}" for name, value in containers.labels().items()]}
     networks = {each["Id"] for each in api.networks(filters=mine)}
     with containers.start_zookeeper(3, image=settings.zk_image) as ensemble:
         assert len(api.networks(filters=mine)) == len(networks) + 1
@@ -133,7 +133,7 @@ def test_an_ensemble_of_containers_elects_again_and_removes_its_network(containe
 def test_what_a_dead_run_left_is_swept_and_what_a_living_run_has_stays(containers, settings, api):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    living = containers._labels()
+    living = containers.labels()
     ids = {}
     for name, labels in {
         "dead": {**living, "coordkit.pid": str(dead.pid)},

@@ -13,6 +13,9 @@ NEEDS_ALL = """
     def test_redis(coordkit_redis): pass
     def test_shards(coordkit_redis_shards): pass
     def test_quorum(coordkit_redis_quorum): pass
+    def test_replicated(coordkit_redis_replicated): pass
+    def test_sentinel(coordkit_redis_sentinel): pass
+    def test_cluster(coordkit_redis_cluster): pass
     def test_zk(coordkit_zk): pass
     def test_ensemble(coordkit_zk_ensemble): pass
 """
@@ -62,7 +65,7 @@ def test_the_aids_need_neither_pytest_nor_testcontainers_nor_docker():
 def test_without_servers_tests_are_skipped_with_the_three_ways_out(nothing):
     nothing.makepyfile(NEEDS_ALL)
     result = run(nothing)
-    result.assert_outcomes(skipped=5)
+    result.assert_outcomes(skipped=8)
     result.stdout.fnmatch_lines(["*no Redis*COORDKIT_TEST_REDIS_URL=*apt-get install redis-server*Docker engine*"])
     result.stdout.fnmatch_lines(["*no ZooKeeper*COORDKIT_TEST_ZK_HOSTS=*apt-get install openjdk*Docker engine*"])
 
@@ -73,14 +76,14 @@ def test_required_servers_that_are_missing_are_failures(nothing, monkeypatch, ho
     name, _, value = how.partition("=")
     if value:
         monkeypatch.setenv(name, value)
-    run(nothing, *([] if value else [how])).assert_outcomes(errors=5)
+    run(nothing, *([] if value else [how])).assert_outcomes(errors=8)
 
 
 @pytest.mark.parametrize("backend", ["external", "process", "docker"])
 def test_a_backend_asked_for_by_name_that_does_not_come_up_is_a_failure(nothing, backend):
     nothing.makepyfile(NEEDS_ALL)
     result = run(nothing, "--coordkit-backend", backend)
-    result.assert_outcomes(errors=5)
+    result.assert_outcomes(errors=8)
     result.stdout.fnmatch_lines([f"*no Redis for the tests by backend '{backend}'*"])
     result.stdout.no_fnmatch_line("*During handling of*")  # what happened is said once
     result.stdout.no_fnmatch_line("*Unavailable*")
@@ -101,6 +104,21 @@ def test_too_few_external_servers_skip_and_fail_when_required(nothing):
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*5 independent Redis servers are needed; COORDKIT_TEST_REDIS_URL names 2*"])
     run(nothing, *url, "--coordkit-require").assert_outcomes(errors=1)
+
+
+def test_a_deployment_is_not_made_of_servers_that_are_named(nothing):
+    nothing.makepyfile(
+        """
+        def test_replicated(coordkit_redis_replicated): pass
+        def test_sentinel(coordkit_redis_sentinel): pass
+        def test_cluster(coordkit_redis_cluster): pass
+        """
+    )
+    url = ["--coordkit-redis-url", "redis://127.0.0.1:1/0"]
+    result = run(nothing, *url)
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(["*a cluster Redis cannot be named by URL*--coordkit-backend process, or docker*"])
+    run(nothing, *url, "--coordkit-require").assert_outcomes(errors=3)
 
 
 def test_the_header_says_the_choice_and_hides_passwords(nothing, monkeypatch):
