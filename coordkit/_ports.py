@@ -6,10 +6,12 @@ simulator of the test suite (virtual time, seeded order, lossy servers). The cor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
+
+from coordkit.errors import CoordError
 
 
 class Event(Protocol):
@@ -168,6 +170,44 @@ class Store(Protocol):
         Returns the reply, how many local disks (0 or 1) and how many replicas have all of it; fewer than asked is no
         error. Raises what ``run`` raises. ``StoreRefused`` may also be the answer to the wait (no WAITAOF before Redis
         7.2, no right to call it): then the script *was* carried out, so what it gave must be given back.
+        """
+        ...
+
+
+Answers = Mapping[int, "list[Any] | CoordError"]
+"""By instance: its replies, one per call (an error reply stands in its place); or why there are none."""
+
+Enough = Callable[[Answers], float]
+"""Says, each time answers came, how many seconds to wait for more: 0 for no longer, infinity for as long as allowed."""
+
+
+class Panel(Protocol):
+    """Several independent Redis servers that are asked at once; an instance is known by its place among them.
+
+    Each request is sent once. An instance that does not answer delays no other: what it still owes is read, and thrown
+    away, when it comes.
+    """
+
+    def __len__(self) -> int: ...
+
+    def where(self, instance: int) -> str:
+        """Say which server this is, for messages."""
+        ...
+
+    def patience(self) -> float:
+        """Return how long an answer is waited for at most, in seconds: the least of what the clients say."""
+        ...
+
+    def wall_clock(self) -> float:
+        """Return seconds since 1970, by a clock that may be wrong."""
+        ...
+
+    async def ask(
+        self, name: str, calls: Mapping[int, Sequence[Call]], *, within: float, enough: Enough
+    ) -> dict[int, list[Any] | CoordError]:
+        """Send each instance its calls; return the answers that came until ``enough`` said 0, or ``within`` seconds.
+
+        An instance from which nothing came within the time is missing; one that is known to be down has its error.
         """
         ...
 
