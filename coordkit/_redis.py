@@ -93,6 +93,23 @@ def check_client(client: Any, *, flavour: str) -> None:
         raise TypeError(f"redis must be a client of the {flavour} flavour, got {client!r}: import from {home} instead")
 
 
+def check_servers(clients: Any, *, flavour: str) -> list[Any]:
+    """Return the clients of a quorum: an odd number of them, three at least, each of one server."""
+    servers = list(clients)
+    for i, client in enumerate(servers):
+        check_client(client, flavour=flavour)
+        if not hasattr(getattr(client, "connection_pool", None), "connection_class"):
+            raise TypeError(f"servers must be clients of one server each, got {client!r}")
+        if any(client is other for other in servers[:i]):
+            raise ValueError(f"servers must be different servers, got {client!r} twice")
+    if len(servers) < 3 or len(servers) % 2 == 0:
+        raise ValueError(
+            f"servers must be 3 or more, and an odd number, got {len(servers)}: two need both, and an even number "
+            "survives no more failures than one less"
+        )
+    return servers
+
+
 def keeps_connections(client: Any) -> bool:
     """Whether a store may make connections of its own by the recipe of this client's pool."""
     plain = (redis.Redis.execute_command, redis.asyncio.Redis.execute_command)

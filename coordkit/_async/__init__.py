@@ -4,6 +4,7 @@ from coordkit._async.fence import Fence
 from coordkit._async.hold import Hold, Lease
 from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
+from coordkit._async.quorum import Quorum, QuorumLock
 from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
@@ -52,6 +53,8 @@ __all__ = [
     "NotAcquired",
     "PartialFailure",
     "Placement",
+    "Quorum",
+    "QuorumLock",
     "Random",
     "RoundRobin",
     "ShardDown",

@@ -4,6 +4,7 @@ from coordkit._sync.fence import Fence
 from coordkit._sync.hold import Hold, Lease
 from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
+from coordkit._sync.quorum import Quorum, QuorumLock
 from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
@@ -52,6 +53,8 @@ __all__ = [
     "NotAcquired",
     "PartialFailure",
     "Placement",
+    "Quorum",
+    "QuorumLock",
     "Random",
     "RoundRobin",
     "ShardDown",

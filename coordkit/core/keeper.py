@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from coordkit._ports import Runtime, Store
+from coordkit._ports import Call, Runtime
 from coordkit.core.grantor import Grantor, Returned
 from coordkit.errors import CoordError, StoreUnavailable
 
@@ -44,10 +45,16 @@ class Unwanted(NamedTuple):
     looked: int = 0
 
 
+class Asked(Protocol):
+    """Where renewals are sent: one store, or a set that answers by majority."""
+
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]: ...
+
+
 class Keeper:
     """Renews the leases of one client in batches, and gives back what was left."""
 
-    def __init__(self, runtime: Runtime, store: Store) -> None:
+    def __init__(self, runtime: Runtime, store: Asked) -> None:
         self._runtime = runtime
         self._store = store
         self._due: deque[Lease] = deque()

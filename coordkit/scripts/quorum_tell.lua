@@ -2,7 +2,7 @@
 -- count by an older roster get no vote here from now on, and those that got one are below what is returned.
 -- KEYS[1]  born: the number under which it was seated
 -- KEYS[2]  the roster     KEYS[3]  the highest ballot of any name     KEYS[4]  the floor
--- ARGV[1]  the new roster     ARGV[2]  which of its numbers is this instance's
+-- ARGV[1]  the new roster     ARGV[2]  which of its numbers (from 1) is this instance's
 -- returns  {1, highest}       it counts by the new roster
 --          {0, roster}        refused: it knows one that is newer in some seat, or sits in another seat
 --          {-1}               it forgot
