@@ -23,15 +23,15 @@ class Quorum:
     Make one per process and share it between tasks; it may be built before there is an event loop. It opens connections
     of its own by the recipe of each client's pool, one to each server.
 
-    :param servers: three, five or more ``redis.asyncio.Redis``, an odd number, of servers that know nothing of each other
-        and fail independently. The same ones in the same order in every process. None is closed.
+    :param servers: three, five or more ``redis.asyncio.Redis``, an odd number, of servers that know nothing of each
+        other and fail independently. The same ones in the same order in every process. None is closed.
     :raises ValueError, TypeError: for servers that can only be a mistake. That two of them are one, or that one is a
         replica, is found when they are asked first, and raises ``StoreRefused``.
 
     Promised: a server that lost its memory does not vote until ``readmit``. What that rests on: a server that kept its
-    memory kept every write that it acknowledged. Use ``appendfsync always`` and ``noeviction``, or keep nothing on disk,
-    so that it comes back empty; with ``everysec``, or from a replica or a backup, it may come back with older data, and
-    tokens then rest on the clients' clocks alone.
+    memory kept every write that it acknowledged. Use ``appendfsync always`` and ``noeviction``, or keep nothing on
+    disk, so that it comes back empty; with ``everysec``, or from a replica or a backup, it may come back with older
+    data, and tokens then rest on the clients' clocks alone.
     """
 
     def __init__(self, servers: Iterable[Any]) -> None:

@@ -24,7 +24,7 @@ from coordkit import _redis
 from coordkit._asyncio.runtime import life
 from coordkit._ports import Call, Enough
 from coordkit._threads.runtime import now
-from coordkit._threads.scatter import AGAIN, unanswered
+from coordkit._threads.scatter import pause_after, unanswered
 from coordkit.errors import CoordError
 
 OWED = 1 << 18
@@ -126,7 +126,7 @@ class Line:
     def _give_up(self, error: Exception | None) -> None:
         """Close the connection; its reader ends by itself."""
         if error is not None:
-            self._down(error)
+            self._down(error, self._patience)
         if self._writer is not None:
             self._writer.transport.abort()
         self._connection = self._writer = None
@@ -135,8 +135,8 @@ class Line:
             task.cancel()
         self._end(error)
 
-    def _down(self, error: Exception) -> None:
-        self._trouble, self._again = error, now() + AGAIN
+    def _down(self, error: Exception, took: float) -> None:
+        self._trouble, self._again = error, now() + pause_after(took)
 
     def _end(self, error: Exception | None) -> None:
         """Tell everybody who waits that no answer comes."""
@@ -147,7 +147,7 @@ class Line:
             self._tell(batch, error or exceptions.ConnectionError("the connection was closed"))
 
     async def _serve(self) -> None:
-        me = asyncio.current_task()
+        me, began = asyncio.current_task(), now()
         pool = self._client.connection_pool
         kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         # Reading is bounded by what is owed; redis-py's own bound costs a timer for each reply.
@@ -164,7 +164,7 @@ class Line:
         except Exception as error:  # noqa: BLE001  also what a user's credential provider raises: whoever asks is told
             if self._task is me:
                 if self._connection is None:  # an established one that ends may be made anew at once
-                    self._down(error)
+                    self._down(error, now() - began)
                 self._connection = self._writer = self._task = None
                 self._end(error)
         finally:

@@ -31,8 +31,10 @@ from coordkit.errors import CoordError, StoreUnavailable
 OWED = 1 << 16
 """Bytes sent without an answer after which a connection gets no more: they fit its buffers, so sending never blocks."""
 
-AGAIN = 0.25
-"""Seconds after which a server that could not be reached is tried again; till then it counts as down."""
+
+def pause_after(took: float) -> float:
+    """Return the seconds for which a server counts as down that could not be reached, after so many of trying."""
+    return min(0.25, max(0.02, took))
 
 
 class Instance:
@@ -45,8 +47,8 @@ class Instance:
         self.again = 0.0
         self.probing = False
 
-    def failed(self, error: Exception) -> None:
-        self.trouble, self.again, self.probing = error, now() + AGAIN, False
+    def failed(self, error: Exception, took: float) -> None:
+        self.trouble, self.again, self.probing = error, now() + pause_after(took), False
 
     def connect(self) -> Any:
         pool = self.client.connection_pool
@@ -70,6 +72,7 @@ class Slot:
         "owed",
         "places",
         "since",
+        "tried",
     )
 
     def __init__(self) -> None:
@@ -77,6 +80,7 @@ class Slot:
         self.arrived: Any = None  # put here by the thread that connected: a connection, or what went wrong
         self.connecting = False
         self.made = 0.0
+        self.tried = 0.0
         self.fd = -1
         self.forget()
 
@@ -108,7 +112,7 @@ class Row:
     # -- connecting
 
     def connect(self, i: int) -> None:
-        self.slots[i].connecting = True
+        self.slots[i].connecting, self.slots[i].tried = True, now()
         threading.Thread(target=self._connect, args=(i,), name="coordkit-connect", daemon=True).start()
 
     def _connect(self, i: int) -> None:
@@ -134,7 +138,7 @@ class Row:
             return None
         slot.connecting = False
         if isinstance(arrived, Exception):
-            instance.failed(arrived)
+            instance.failed(arrived, now() - slot.tried)
             return arrived
         self.drop(i)
         slot.connection, slot.made, slot.fd = arrived, now(), arrived._sock.fileno()  # noqa: SLF001  what is waited for
@@ -311,7 +315,7 @@ class Asking:
         if problem is None and slot.owed and (now() - slot.since > self._patience or slot.bytes > OWED):
             problem = exceptions.TimeoutError(f"it owes {slot.owed} answers, the first for {now() - slot.since:.1f} s")
             row.drop(i)
-            instance.failed(problem)
+            instance.failed(problem, self._patience)
         if problem is None and slot.connection is None:
             if slot.connecting or not (instance.probing or (instance.trouble and now() < instance.again)):
                 if not slot.connecting:

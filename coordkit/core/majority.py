@@ -36,7 +36,7 @@ def errors(panel: Panel, answers: Answers) -> dict[str, Exception]:
         where = panel.where(instance)
         answer = answers.get(instance)
         if answer is None:
-            found[where] = TimeoutError(f"no answer from {where} in time")
+            found[where] = TimeoutError(f"no answer from {where} yet")
         elif isinstance(answer, CoordError):
             found[where] = answer
         elif error := next((reply for reply in answer if isinstance(reply, Exception)), None):

@@ -22,7 +22,7 @@ from coordkit._ports import Answers, Call, Enough, Inbox
 from coordkit.core import ballot
 from coordkit.core.grantor import Granted, Refused, Returned, Spot
 from coordkit.core.lock import milliseconds, text
-from coordkit.core.majority import errors, no_quorum, patient
+from coordkit.core.majority import GRACE, errors, no_quorum, patient
 from coordkit.core.quorum_set import KEPT, QuorumSet, most_common
 from coordkit.errors import CoordError, NoQuorum, StoreRefused
 from coordkit.scripts import load
@@ -71,6 +71,7 @@ class QuorumMutex:
         self._runtime = quorum.runtime
         self._everyone = range(len(quorum.panel))
         self._numbers = count(1)
+        self._ttl = 0.0
         self._held: dict[str, tuple[str, int]] = {}  # by holder: the attempt that succeeded, and its token
         self.key = f"coordkit:1:{{{name}}}:vote"
         self._vote = self.key.encode()
@@ -95,6 +96,7 @@ class QuorumMutex:
 
     async def _attempt(self, holder: str, ttl: float) -> Granted | Refused:
         roster = await self._quorum.roster(self.name)
+        self._ttl = ttl
         attempt = f"{holder}/{next(self._numbers)}"
         ms, keep = milliseconds(ttl) + _EXPIRY, self._keep(ttl)
         hint = int(self._panel.wall_clock() * 1e6)  # fixed for the attempt: else ballots never meet
@@ -121,15 +123,16 @@ class QuorumMutex:
         began = runtime.now()
 
         def enough(answers: Answers) -> float:
-            won = Votes.counted(answers).won
-            pending = len(self._everyone) - len(answers)
+            votes = Votes.counted(answers)
+            won, pending = votes.won, len(self._everyone) - len(answers)
             if ballot.agreed(won, majority) is not None or len(won) + pending < majority or not pending:
                 return 0.0
-            if len(won) < majority:
-                return math.inf
-            return runtime.now() - began if ballot.may_yet_agree(won, majority, pending) else 0.0
+            took = runtime.now() - began
+            if len(won) >= majority:
+                return took if ballot.may_yet_agree(won, majority, pending) else 0.0
+            return max(GRACE, 2 * took) if len(won) + len(votes.refused) >= majority else math.inf
 
-        return patient(runtime, self._panel, enough)
+        return enough
 
     async def _confirmed(self, attempt: str, votes: Votes, within: float, rest: tuple[int, str, int]) -> int | None:
         """Raise the ballots that are behind; return the token once a majority has it in this very hold."""
@@ -206,7 +209,9 @@ class QuorumMutex:
 
     async def _release(self, attempt: str, token: int, within: float, enough: Enough) -> Answers:
         call = Call(_RELEASE, (self._vote, self._ballot, KEPT[1]), (attempt, token, self._keep(0)))
-        return await self._panel.ask(self.name, dict.fromkeys(self._everyone, (call,)), within=within, enough=enough)
+        answers = await self._panel.ask(self.name, dict.fromkeys(self._everyone, (call,)), within=within, enough=enough)
+        self._quorum.debts.owe(answers, call, self._runtime.now() + self._ttl)
+        return answers
 
     @staticmethod
     def _keep(ttl: float) -> int:

@@ -24,6 +24,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from coordkit._ports import Answers, Call, Enough, Panel, Runtime
+from coordkit.core.debts import Debts
 from coordkit.core.keeper import Keeper
 from coordkit.core.lock import text
 from coordkit.core.majority import Majority, errors, no_quorum, patient
@@ -63,6 +64,7 @@ class QuorumSet:
         self.majority = len(panel) // 2 + 1
         self.verdicts = Majority(panel)
         self.keeper = Keeper(runtime, self.verdicts)
+        self.debts = Debts(runtime, panel)
         self._roster = ""
         self._seen: dict[int, str] = {}  # with which roster an instance was seen that does not vote
         self.stale = True
@@ -183,21 +185,25 @@ class QuorumSet:
 
     async def initialise(self) -> None:
         """Seat all servers of a new set; do nothing to one that is seated, and go on with one that was begun."""
-        looks = await self._look(self.name, all_of_them=True)
-        roster = self._joined(self.name, looks)
-        if roster is None:
-            looks = await self._look(self.name, all_of_them=True, least=dict.fromkeys(range(len(self.panel)), 1))
-            roster = self._joined(self.name, looks) or Roster(0, tuple(looks[seat].ticket for seat in sorted(looks)))
-        seated = self._seated(looks, roster)
-        for seat in looks.keys() - set(seated):
-            # Its number is unused: it never voted, and has not forgotten that since.
-            fresh = roster.changed == 0 and looks[seat].ticket == roster.seats[seat]
-            if not fresh or not await self._seat(self.name, seat, roster, 0):
-                raise StoreRefused(
-                    self.name,
-                    f"{self.panel.where(seat)} forgot, or is new, in a set that was initialised before: "
-                    "Quorum.readmit() lets it vote",
-                )
+        everyone = range(len(self.panel))
+        for _ in range(_ROUNDS):  # somebody else may be doing the same
+            looks = await self._look(self.name, all_of_them=True)
+            roster = self._joined(self.name, looks)
+            if roster is None:
+                looks = await self._look(self.name, all_of_them=True, least=dict.fromkeys(everyone, 1))
+                roster = self._joined(self.name, looks) or Roster(0, tuple(looks[seat].ticket for seat in everyone))
+            missing = sorted(looks.keys() - set(self._seated(looks, roster)))
+            if not missing:
+                break
+            for seat in missing:
+                # Its number is unused: it never voted, and has not forgotten that since.
+                if roster.changed or looks[seat].ticket != roster.seats[seat]:
+                    raise StoreRefused(
+                        self.name,
+                        f"{self.panel.where(seat)} forgot, or is new, in a set that was initialised before: "
+                        "Quorum.readmit() lets it vote",
+                    )
+                await self._seat(self.name, seat, roster, 0)
         self.stale = True
         await self.roster(self.name)
 

@@ -86,7 +86,9 @@ async def test_an_acquisition_is_one_request_to_each_server(
         for server in coordkit_redis_quorum:
             with redis.Redis.from_url(server.url) as client:
                 stats = client.info("commandstats")
-                found.append({name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")})
+                found.append(
+                    {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")}
+                )
         return found
 
     before = calls()
@@ -203,7 +205,9 @@ async def test_without_renewal_it_ends_and_says_so(make: Any, maybe: Any) -> Non
     assert await maybe(lease.release()) is False
 
 
-async def test_a_renewal_never_makes_a_key_again(flavour: Any, make: Any, maybe: Any, coordkit_redis_quorum: Any) -> None:
+async def test_a_renewal_never_makes_a_key_again(
+    flavour: Any, make: Any, maybe: Any, coordkit_redis_quorum: Any
+) -> None:
     """Three of five lost the vote early: a majority does not have it any more, so the lease is lost."""
     lock = await make(renew=False)
     lease = await maybe(lock.acquire())
@@ -260,9 +264,7 @@ async def test_hold_decorates(flavour: Any, make: Any, maybe: Any) -> None:
 async def test_any_client_will_do(flavour: Any, make: Any, maybe: Any, coordkit_redis_quorum: Any) -> None:
     lock = await make("é")
     options: list[dict[str, Any]] = [{"decode_responses": True}, {"protocol": 3}, {}, {"encoding": "latin-1"}, {}]
-    mixed = flavour.Quorum(
-        [flavour.redis(s.url, **o) for s, o in zip(coordkit_redis_quorum, options, strict=True)]
-    )
+    mixed = flavour.Quorum([flavour.redis(s.url, **o) for s, o in zip(coordkit_redis_quorum, options, strict=True)])
     other = flavour.QuorumLock(mixed, lock.name, ttl=10)
     async with flavour.within(other) as lease:
         assert await maybe(lock.try_acquire()) is None

@@ -171,7 +171,9 @@ class Model:
             )
             columns.append(Column(column.data, mine))
         attempts = tuple(
-            one if one.phase < RETURNED else Attempt(one.phase, one.token, 0, one.hint if self.late else 0, 0, one.roster)
+            one
+            if one.phase < RETURNED
+            else Attempt(one.phase, one.token, 0, one.hint if self.late else 0, 0, one.roster)
             for one in state.attempts
         )
         if not self.readmits:
@@ -213,7 +215,11 @@ class Model:
         if state.losses:
             for i, column in enumerate(state.columns):
                 changed = _column(state, i, data=self._lost(column.data))
-                yield f"instance {i} loses state", changed._replace(losses=state.losses - 1, clock=state.clock + 1), None
+                yield (
+                    f"instance {i} loses state",
+                    changed._replace(losses=state.losses - 1, clock=state.clock + 1),
+                    None,
+                )
         if self.readmits:
             yield from self._seatings(instance, state)
 
@@ -321,15 +327,17 @@ class Model:
                 intact = {BORN, *KEPT} <= dict(column.data).keys()
                 if known and not intact:
                     newest = max(known)
-                    yield f"{seat} is to be seated", state._replace(seating=(*state.seating, Readmission(seat, newest))), None
+                    yield (
+                        f"{seat} is to be seated",
+                        state._replace(seating=(*state.seating, Readmission(seat, newest))),
+                        None,
+                    )
         for k, run in enumerate(state.seating):
             for what, changed, after in self._seating(instance, state, run):
                 seating = (*state.seating[:k], changed, *state.seating[k + 1 :])
                 yield what, after._replace(seating=seating), None
 
-    def _seating(
-        self, instance: _Instance, state: State, run: Readmission
-    ) -> Iterator[tuple[str, Readmission, State]]:
+    def _seating(self, instance: _Instance, state: State, run: Readmission) -> Iterator[tuple[str, Readmission, State]]:
         known = Roster.read(run.known)
         assert known is not None
         seat = run.seat

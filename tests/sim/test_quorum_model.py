@@ -121,23 +121,31 @@ def who_forgot_votes(patch: Patch) -> Model:
 
 def who_lost_its_highest_votes(patch: Patch) -> Model:
     _edit(patch, quorum, "_VOTE", "or not highest or not floor then", "or not floor then")
-    _edit(patch, quorum, "_VOTE", "local highest, floor = tonumber(redis.call('GET', KEYS[4]) or '')", "local highest, floor = tonumber(redis.call('GET', KEYS[4]) or '0')")
+    _edit(
+        patch,
+        quorum,
+        "_VOTE",
+        "local highest, floor = tonumber(redis.call('GET', KEYS[4]) or '')",
+        "local highest, floor = tonumber(redis.call('GET', KEYS[4]) or '0')",
+    )
     return Model(losses=1, loses="highest", forgotten=True)
 
 
 def a_failed_attempt_takes_its_number_back(patch: Patch) -> Model:
-    _edit(
-        patch,
-        quorum,
-        "_RELEASE",
-        "redis.call('DEL', KEYS[1])",
-        "redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[2], redis.call('GET', KEYS[2]) - 1)",
-    )
-    return Model(attempts=3, repeats=1, late=False)
+    """Also where it was won by another meanwhile."""
+    undo = "redis.call('SET', KEYS[2], (redis.call('GET', KEYS[2]) or 1) - 1)"
+    _edit(patch, quorum, "_RELEASE", "if not mine then", f"if not mine then {undo}")
+    return Model(late=False)
 
 
 def an_expired_ballot_begins_at_zero(patch: Patch) -> Model:
-    _edit(patch, quorum, "_VOTE", "local number = last and tonumber(last) or highest", "local number = tonumber(last or 0)")
+    _edit(
+        patch,
+        quorum,
+        "_VOTE",
+        "local number = last and tonumber(last) or highest",
+        "local number = tonumber(last or 0)",
+    )
     return Model(forgotten=True)
 
 
