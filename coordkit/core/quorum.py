@@ -125,12 +125,15 @@ class QuorumMutex:
         def enough(answers: Answers) -> float:
             votes = Votes.counted(answers)
             won, pending = votes.won, len(self._everyone) - len(answers)
-            if ballot.agreed(won, majority) is not None or len(won) + pending < majority or not pending:
+            if ballot.agreed(won, majority) is not None or not pending:
                 return 0.0
             took = runtime.now() - began
             if len(won) >= majority:
                 return took if ballot.may_yet_agree(won, majority, pending) else 0.0
-            return max(GRACE, 2 * took) if len(won) + len(votes.refused) >= majority else math.inf
+            hopeless = len(won) + pending < majority
+            if len(won) + len(votes.refused) >= majority:
+                return 0.0 if hopeless else max(GRACE, 2 * took)
+            return max(GRACE, 2 * took) if hopeless else math.inf  # is it held, or can nobody be asked?
 
         return enough
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit import AcquireTimeout, LeaseLost, NotAcquired, NoQuorum, StoreRefused
+from coordkit import AcquireTimeout, LeaseLost, NoQuorum, NotAcquired, StoreRefused
 
 SET = "coordkit:1:quorum:"
 
@@ -312,8 +312,6 @@ async def test_a_client_that_is_there_twice(flavour: Any, coordkit_redis_quorum:
 
 
 async def test_what_is_no_client(flavour: Any, coordkit_redis_quorum: Any) -> None:
-    import coordkit
-    import coordkit.aio
 
     other = redis.Redis if flavour.is_async else __import__("redis.asyncio").asyncio.Redis
     with pytest.raises(TypeError, match="flavour"):
@@ -351,6 +349,6 @@ async def test_a_part_of_a_set(flavour: Any, make: Any, coordkit_redis_quorum: A
 async def test_no_quorum_says_why(flavour: Any, maybe: Any) -> None:
     quorum = flavour.Quorum([flavour.redis(f"redis://127.0.0.1:{port}") for port in (1, 2, 3)])
     for ask in (quorum.initialise, quorum.readmit, flavour.QuorumLock(quorum, "job", ttl=10).try_acquire):
-        with pytest.raises(NoQuorum, match="0 answered of 3 servers: Redis at 127.0.0.1:1: no answer") as caught:
+        with pytest.raises(NoQuorum, match=r"0 answered of 3 servers: Redis at 127\.0\.0\.1:1: no answer") as caught:
             await maybe(ask())
         assert list(caught.value.errors) == [f"Redis at 127.0.0.1:{port}" for port in (1, 2, 3)]

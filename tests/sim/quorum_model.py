@@ -428,8 +428,8 @@ def _trace(parents: dict[State, tuple[State | None, str]], state: State | None) 
 # -- what is asked of it
 
 EVERY_DAY: dict[str, Model] = {
-    "late and repeated requests, lost replies": Model(repeats=1),
-    "any hint": Model(hints=(0, 3), repeats=1, late=False),
+    "late and repeated requests, lost replies": Model(repeats=1, releases=False),
+    "any hint": Model(hints=(0, 3), late=False),
     "every combination of ballots up to 2": Model(init=2),
     "renewals while it is decided": Model(renewals=True, releases=False),
     "idle ballots have expired": Model(forgotten=True, hints=(0, 2)),
@@ -440,7 +440,7 @@ EVERY_DAY: dict[str, Model] = {
 }
 
 AT_LEISURE: dict[str, Model] = {
-    "late and repeated requests, any hint": Model(hints=(0, 3), repeats=1),
+    "late and repeated requests, any hint, releases": Model(hints=(0, 3), repeats=1),
     "three attempts": Model(attempts=3, late=False, releases=False),
     "three attempts that release": Model(attempts=3, late=False),
     "three attempts, repeats and hints": Model(attempts=3, repeats=1, hints=(0, 3), late=False, releases=False),
