@@ -72,7 +72,6 @@ class Slot:
         "owed",
         "places",
         "since",
-        "tried",
     )
 
     def __init__(self) -> None:
@@ -80,14 +79,13 @@ class Slot:
         self.arrived: Any = None  # put here by the thread that connected: a connection, or what went wrong
         self.connecting = False
         self.made = 0.0
-        self.tried = 0.0
         self.fd = -1
         self.forget()
 
     def forget(self) -> None:
         self.owed = 0  # replies that are on their way
-        self.bytes = 0  # sent since nothing was owed
-        self.since = 0.0  # when that was
+        self.bytes = 0  # sent since the last reply
+        self.since = 0.0  # when that came, or the first of those was sent
         self.calls: Sequence[Call] = ()  # of the present asking
         self.asked: list[Any] = []  # their replies
         self.places: list[int] = []  # which of them are on their way: the last ones that are owed
@@ -112,15 +110,18 @@ class Row:
     # -- connecting
 
     def connect(self, i: int) -> None:
-        self.slots[i].connecting, self.slots[i].tried = True, now()
+        self.slots[i].connecting = True
         threading.Thread(target=self._connect, args=(i,), name="coordkit-connect", daemon=True).start()
 
     def _connect(self, i: int) -> None:
         arrived: Any
+        instance, began = self.instances[i], now()
         try:
-            arrived = self.instances[i].connect()
+            arrived = instance.connect()
+            instance.trouble, instance.probing = None, False
         except Exception as error:  # noqa: BLE001  also what a user's credential provider raises: whoever asks is told
             arrived = error
+            instance.failed(error, now() - began)
         with self._guard:
             if not self.closed:
                 self.slots[i].arrived = arrived
@@ -132,17 +133,15 @@ class Row:
 
     def welcome(self, i: int) -> Exception | None:
         """Take the connection that was made, or return what went wrong; do nothing while it is being made."""
-        slot, instance = self.slots[i], self.instances[i]
+        slot = self.slots[i]
         arrived, slot.arrived = slot.arrived, None
         if arrived is None:
             return None
         slot.connecting = False
         if isinstance(arrived, Exception):
-            instance.failed(arrived, now() - slot.tried)
             return arrived
         self.drop(i)
         slot.connection, slot.made, slot.fd = arrived, now(), arrived._sock.fileno()  # noqa: SLF001  what is waited for
-        instance.trouble, instance.probing = None, False
         self._poll.register(slot.fd, select.POLLIN)
         self._by_fd[slot.fd] = i
         return None
@@ -200,6 +199,7 @@ class Row:
             if slot.owed <= len(slot.places):
                 slot.asked[slot.places[-slot.owed]] = reply
             slot.owed -= 1
+            slot.since, slot.bytes = now(), 0  # slow, but alive
             if slot.owed and not slot.connection.can_read(0):
                 return False
         return bool(slot.places)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Confirm(NamedTuple):
+class SecondRound(NamedTuple):
     """No majority agrees: raise the ballots of ``at`` to ``token``; with ``agreed`` they must make a majority."""
 
     token: int
@@ -37,13 +37,13 @@ def agreed(won: Mapping[int, int], majority: int) -> int | None:
     return ballot if votes >= majority else None
 
 
-def to_confirm(won: Mapping[int, int], majority: int) -> Confirm | None:
+def to_confirm(won: Mapping[int, int], majority: int) -> SecondRound | None:
     """Return what a second round trip must confirm, or None while fewer than a majority are won."""
     if len(won) < majority:
         return None
     token = max(won.values())
     behind = tuple(seat for seat, ballot in won.items() if ballot != token)
-    return Confirm(token, len(won) - len(behind), behind)
+    return SecondRound(token, len(won) - len(behind), behind)
 
 
 def may_yet_agree(won: Mapping[int, int], majority: int, pending: int) -> bool:

@@ -36,6 +36,9 @@ _KEEP_BALLOT = 7 * 24 * 3600 * 1000
 _EXPIRY = 2
 """Milliseconds that the servers keep a vote longer than we count on it: they expire by the millisecond."""
 
+_HELD = 64
+"""Leases of one name that are remembered in one process: one is held, others may be lost and not yet given back."""
+
 
 class Votes(NamedTuple):
     """The answers to phase 1, counted."""
@@ -66,6 +69,7 @@ class QuorumMutex:
     def __init__(self, quorum: QuorumSet, name: str) -> None:
         self.name = name
         self.keeper = quorum.keeper
+        self.confirm = None  # the majority is the copies
         self._quorum = quorum
         self._panel = quorum.panel
         self._runtime = quorum.runtime
@@ -113,6 +117,8 @@ class QuorumMutex:
             token = await self._confirmed(attempt, votes, within, (ms, roster, keep))
         if token is not None:
             self._held[holder] = attempt, token
+            if len(self._held) > _HELD:
+                self._held.pop(next(iter(self._held)), None)
             return Granted(token)
         await self._undo(attempt, votes, within)
         return self._refused(answers, votes)

@@ -1,7 +1,7 @@
 """Seeded histories of quorum locks: three or five servers, processes that contend, weather, and servers that forget.
 
-As ``sim/histories.py`` does for one server: a history is run, the promises are watched as it goes, and each broken one is
-a line in ``violations``. Requests of one process to one server may overtake each other here, which real ones do not.
+As ``sim/histories.py`` does for one server: a history is run, the promises are watched as it goes, and each broken one
+is a line in ``violations``. In a storm, requests of one process to one server may overtake each other.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ class History:
         believers = [(p, x) for p, x in self.leases if not p.dead and x.held and x.remaining() > 0]
         if len(believers) > 1 and not (self.settings.wipes or self.settings.evictions):
             self._violated(f"two believe: {[lease.holder for _, lease in believers]}")
-        for process, lease in believers:
-            self._check_belief(process, lease)
+        for _, lease in believers:
+            self._check_belief(lease)
         for process, lease in self.leases:
             awake = not process.dead and process.paused_until + 0.05 < self.world.time
             if awake and lease.held and process.now() > lease.expires + 0.05:
@@ -276,7 +276,7 @@ class History:
         if self.world.time < END:
             self.world.after(0.02, self._probe)
 
-    def _check_belief(self, process: Process, lease: Lease) -> None:
+    def _check_belief(self, lease: Lease) -> None:
         """A majority has what is believed; where votes end early, that is known within a ttl."""
         early = self.settings.wipes or self.settings.evictions
         votes = [server.get(VOTE) for server in self.servers]

@@ -54,7 +54,7 @@ def confirmed_without_the_hold(patch: Patch) -> Model:
 def _everywhere(patch: Patch) -> None:
     was = ballot.to_confirm
 
-    def to_confirm(won: Won, majority: int) -> ballot.Confirm | None:
+    def to_confirm(won: Won, majority: int) -> ballot.SecondRound | None:
         todo = was(won, majority)
         if todo is None:
             return None
@@ -100,7 +100,7 @@ def attempts_share_an_id(patch: Patch) -> Model:
 def a_minority_confirms(patch: Patch) -> Model:
     was = ballot.to_confirm
 
-    def to_confirm(won: Won, majority: int) -> ballot.Confirm | None:
+    def to_confirm(won: Won, majority: int) -> ballot.SecondRound | None:
         todo = was(won, majority)
         return todo and todo._replace(agreed=todo.agreed + 1)
 
