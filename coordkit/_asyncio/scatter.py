@@ -24,7 +24,7 @@ from coordkit import _redis
 from coordkit._asyncio.runtime import life
 from coordkit._ports import Call, Enough
 from coordkit._threads.runtime import now
-from coordkit._threads.scatter import pause_after, unanswered
+from coordkit._threads.scatter import pause_after, taught, unanswered
 from coordkit.errors import CoordError
 
 OWED = 1 << 18
@@ -95,6 +95,7 @@ class Line:
         self._unsent: deque[Batch] = deque()
         self._task: asyncio.Task[None] | None = None
         self._made = 0.0
+        self._known: set[str] = set()  # the scripts that this connection has taught
         self.used = 0.0
         self._trouble: Exception | None = None
         self._again = 0.0
@@ -111,7 +112,8 @@ class Line:
                 self._tell(batch, exceptions.TimeoutError("it does not read what it is sent"))
                 return
             self._owed.append(batch)
-            self._writer.write(data)
+            known = all(call.script.sha in self._known for call in calls)
+            self._writer.write(data if known else taught(self._connection, calls, self._known))
             return
         if self._trouble is not None and (at < self._again or self._task is not None):
             self._tell(batch, self._trouble)  # known to be down, or being tried for somebody before us
@@ -155,11 +157,11 @@ class Line:
         try:
             await _bounded(connection.connect(), self._patience)
             self._connection, self._writer, self._made = connection, connection._writer, now()  # noqa: SLF001  see Line.send
-            self._trouble = None
+            self._trouble, self._known = None, set()
             while self._unsent:
                 batch = self._unsent.popleft()
                 self._owed.append(batch)
-                self._writer.write(b"".join(map(_redis.packed, batch.calls)))
+                self._writer.write(taught(connection, batch.calls, self._known))
             await self._read(connection)
         except Exception as error:  # noqa: BLE001  also what a user's credential provider raises: whoever asks is told
             if self._task is me:
@@ -178,6 +180,8 @@ class Line:
                 reply = await connection.read_response()
             except exceptions.ResponseError as error:
                 reply = error
+                if isinstance(error, exceptions.NoScriptError):  # SCRIPT FLUSH
+                    self._known.clear()
             batch = self._owed[0]
             batch.replies[batch.places.pop(0)] = reply
             if batch.places:

@@ -57,6 +57,21 @@ class Instance:
         return connection
 
 
+def taught(connection: Any, calls: Sequence[Call], known: set[str]) -> bytes:
+    """Return the bytes of calls whose scripts the server may not know; ``known`` are those that it does, from now on.
+
+    A server whose answer is never waited for would else never learn: "no such script" comes too late to be mended.
+    """
+    parts: list[bytes] = []
+    for call in calls:
+        if call.script.sha in known:
+            parts.append(_redis.packed(call))
+        else:
+            known.add(call.script.sha)
+            parts += connection.pack_commands(_redis.evals([call]))
+    return b"".join(parts)
+
+
 class Slot:
     """A row's connection to one instance, and what it owes."""
 
@@ -68,6 +83,7 @@ class Slot:
         "connecting",
         "connection",
         "fd",
+        "known",
         "made",
         "owed",
         "places",
@@ -80,6 +96,7 @@ class Slot:
         self.connecting = False
         self.made = 0.0
         self.fd = -1
+        self.known: set[str] = set()  # the scripts that this connection has taught
         self.forget()
 
     def forget(self) -> None:
@@ -144,6 +161,7 @@ class Row:
         slot.connection, slot.made, slot.fd = arrived, now(), arrived._sock.fileno()  # noqa: SLF001  what is waited for
         self._poll.register(slot.fd, select.POLLIN)
         self._by_fd[slot.fd] = i
+        slot.known = set()
         return None
 
     def drop(self, i: int) -> None:
@@ -196,6 +214,8 @@ class Row:
                 reply = slot.connection.read_response()
             except exceptions.ResponseError as error:
                 reply = error
+                if isinstance(error, exceptions.NoScriptError):  # SCRIPT FLUSH
+                    slot.known.clear()
             if slot.owed <= len(slot.places):
                 slot.asked[slot.places[-slot.owed]] = reply
             slot.owed -= 1
@@ -335,11 +355,14 @@ class Asking:
         slot.calls = self._calls[i]
         slot.asked, slot.places = [None] * len(slot.calls), list(range(len(slot.calls)))
         try:
-            row.send(i, self._bytes(slot.calls), len(slot.calls))
+            row.send(i, self._bytes(slot), len(slot.calls))
         except (exceptions.RedisError, OSError) as error:
             self._failed(i, error)
 
-    def _bytes(self, calls: Sequence[Call]) -> bytes:
+    def _bytes(self, slot: Slot) -> bytes:
+        calls = slot.calls
+        if not all(call.script.sha in slot.known for call in calls):
+            return taught(slot.connection, calls, slot.known)
         data = self._packed.get(id(calls))  # all are mostly asked the same
         if data is None:
             data = self._packed[id(calls)] = b"".join(map(_redis.packed, calls))

@@ -18,7 +18,7 @@ import math
 from itertools import count
 from typing import Any, NamedTuple
 
-from coordkit._ports import Answers, Call, Enough, Inbox
+from coordkit._ports import Answers, Call, Confirm, Enough, Inbox
 from coordkit.core import ballot
 from coordkit.core.grantor import Granted, Refused, Returned, Spot
 from coordkit.core.lock import milliseconds, text
@@ -69,7 +69,7 @@ class QuorumMutex:
     def __init__(self, quorum: QuorumSet, name: str) -> None:
         self.name = name
         self.keeper = quorum.keeper
-        self.confirm = None  # the majority is the copies
+        self.confirm: Confirm | None = None  # the majority is the copies
         self._quorum = quorum
         self._panel = quorum.panel
         self._runtime = quorum.runtime
