@@ -129,6 +129,8 @@ class QuorumMutex:
         began = runtime.now()
 
         def enough(answers: Answers) -> float:
+            if len(answers) < majority:
+                return math.inf
             votes = Votes.counted(answers)
             won, pending = votes.won, len(self._everyone) - len(answers)
             if ballot.agreed(won, majority) is not None or not pending:
@@ -203,6 +205,8 @@ class QuorumMutex:
             return back, sum(_says(answer, 0) or _says(answer, -1) for answer in answers.values())
 
         def enough(answers: Answers) -> float:
+            if len(answers) < self._quorum.majority:
+                return math.inf
             back, no = counted(answers)
             return 0.0 if back >= self._quorum.majority or no > most else math.inf
 

@@ -4,7 +4,7 @@
 
 Every row of one table comes from the same interleaved run, on five private servers. The floor sends the same bytes to
 five bare sockets and waits for all five answers: of a script that does SET NX PX, and of a mere PING beside it. What is
-timed is the acquire alone; the release is made between two of them. Read the ratios: absolute times drift between runs
+timed is the acquire alone; the release is made between two of them. Client and servers share one core. Read the ratios: absolute times drift between runs
 and machines.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import hashlib
 import importlib
+import os
 import select
 import socket
 import statistics
@@ -56,12 +57,22 @@ def main() -> None:
             client.script_load(SCRIPT)
             client.set("floor", "so that the answer is one line in any case")
             client.close()
-        print(f"redis-py {redis.__version__}, five servers; medians of {options.rounds} rounds")
+        where = pinned([server.pid for server in servers])
+        print(f"redis-py {redis.__version__}, five servers, {where}; medians of {options.rounds} rounds")
         show("blocking", blocking(urls, options.rounds, options.pairs))
         show("asyncio", asyncio.run(awaited(urls, options.rounds, options.pairs)))
     finally:
         for server in servers:
             server.stop()
+
+
+def pinned(servers: list[int]) -> str:
+    if not hasattr(os, "sched_setaffinity"):  # macOS
+        return "client and servers on any core"
+    core = min(os.sched_getaffinity(0))
+    for pid in (0, *servers):
+        os.sched_setaffinity(pid, {core})
+    return f"client and servers on core {core}"
 
 
 def peer(name: str) -> Any:
@@ -107,14 +118,12 @@ def blocking(urls: list[str], rounds: int, pairs: int) -> dict[str, list[float]]
     if (pottery := peer("pottery")) is not None:
         theirs = pottery.Redlock(key="pottery", masters=set(clients), auto_release_time=10)
         steps["pottery.Redlock"] = theirs.acquire, theirs.release
-    if (redlock := peer("redlock")) is not None and hasattr(redlock, "Redlock"):
-        nodes = [
-            {"host": kwargs["host"], "port": kwargs["port"]}
-            for kwargs in (client.connection_pool.connection_kwargs for client in clients)
-        ]
-        manager = redlock.Redlock(nodes)
-        got: list[Any] = []
-        steps["redlock-ng"] = lambda: got.append(manager.lock("redlock", 10_000)), lambda: manager.unlock(got.pop())
+    if (redlock := peer("redlock")) is not None:
+        manager, got = redlock.Redlock(urls), []
+        steps["redlock-ng"] = (
+            lambda: got.append(manager.acquire("redlock", 10_000)),
+            lambda: manager.release(got.pop()),
+        )
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):  # the first warms up and does not count
         for name, (acquire, release) in steps.items():
@@ -167,6 +176,16 @@ async def awaited(urls: list[str], rounds: int, pairs: int) -> dict[str, list[fl
     if (pottery := peer("pottery")) is not None:
         theirs = pottery.AIORedlock(key="pottery", masters=set(clients), auto_release_time=10)
         steps["pottery.AIORedlock"] = theirs.acquire, theirs.release
+    if (redlock := peer("redlock")) is not None:
+        manager, got = redlock.AsyncRedlock(urls), []
+
+        async def take_theirs() -> None:
+            got.append(await manager.acquire("redlock", 10_000))
+
+        async def give_theirs() -> None:
+            await manager.release(got.pop())
+
+        steps["redlock-ng"] = take_theirs, give_theirs
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):
         for name, (take, give) in steps.items():
