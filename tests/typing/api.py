@@ -41,13 +41,6 @@ def blocking(client: redis.Redis) -> None:
         assert_type(token, Token)
     assert_type(coordkit.TokenGate.header(token), str)
 
-    quorum = coordkit.Quorum([client, client, client])
-    assert_type(quorum.readmit(), list[str])
-    voted = coordkit.QuorumLock(quorum, "jobs", ttl=10)
-    with voted as lease:
-        assert_type(lease, coordkit.Lease)
-    assert_type(voted.try_acquire(), coordkit.Lease | None)
-
 
 async def awaited(client: redis.asyncio.Redis) -> None:
     lock = coordkit.aio.Lock(client, "jobs", ttl=10)
@@ -79,11 +72,6 @@ def sql(connection: sqlite3.Connection) -> None:
 async def sql_awaited(connection: AsyncConnection, session: AsyncSession) -> None:
     await coordkit.aio.sql.SqlFence("ledger").claim(connection, token=7)
     await coordkit.aio.sql.RowFence("accounts").claim(session, 42, token=7)
-    quorum = coordkit.aio.Quorum([client, client, client])
-    assert_type(await quorum.readmit(), list[str])
-    voted = coordkit.aio.QuorumLock(quorum, "jobs", ttl=10)
-    async with voted as lease:
-        assert_type(lease, coordkit.aio.Lease)
 
 
 def zookeeper(zk: object) -> None:
@@ -137,3 +125,20 @@ async def routing_awaited(a: redis.asyncio.Redis, b: redis.asyncio.Redis) -> Non
     await shards.set("k", 1)
     assert_type(shards.shard_for("k"), str)
     await shards.aclose()
+
+
+def voting(client: redis.Redis) -> None:
+    quorum = coordkit.Quorum([client, client, client])
+    assert_type(quorum.readmit(), list[str])
+    voted = coordkit.QuorumLock(quorum, "jobs", ttl=10)
+    with voted as lease:
+        assert_type(lease, coordkit.Lease)
+    assert_type(voted.try_acquire(), coordkit.Lease | None)
+
+
+async def voting_awaited(client: redis.asyncio.Redis) -> None:
+    quorum = coordkit.aio.Quorum([client, client, client])
+    assert_type(await quorum.readmit(), list[str])
+    voted = coordkit.aio.QuorumLock(quorum, "jobs", ttl=10)
+    async with voted as lease:
+        assert_type(lease, coordkit.aio.Lease)
