@@ -135,7 +135,7 @@ def a_failed_attempt_takes_its_number_back(patch: Patch) -> Model:
     """Also where it was won by another meanwhile."""
     undo = "redis.call('SET', KEYS[2], (redis.call('GET', KEYS[2]) or 1) - 1)"
     _edit(patch, quorum, "_RELEASE", "if not mine then", f"if not mine then {undo}")
-    return Model(late=False)
+    return Model(attempts=3, ballots=(1, 1, 1), late=False)
 
 
 def an_expired_ballot_begins_at_zero(patch: Patch) -> Model:
