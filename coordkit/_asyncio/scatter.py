@@ -23,8 +23,9 @@ from redis.backoff import NoBackoff
 from coordkit import _redis
 from coordkit._asyncio.runtime import life
 from coordkit._ports import Call, Enough
+from coordkit._threads.row import pause_after, taught
 from coordkit._threads.runtime import now
-from coordkit._threads.scatter import pause_after, taught, unanswered
+from coordkit._threads.scatter import unanswered
 from coordkit.errors import CoordError
 
 OWED = 1 << 18

@@ -1,0 +1,216 @@
+"""A row of connections, one to each of several Redis servers, that one thread speaks over and waits for."""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from coordkit import _redis
+from coordkit._ports import Call
+from coordkit._threads.runtime import now
+
+OWED = 1 << 16
+"""Bytes sent without an answer after which a connection gets no more: they fit its buffers, so sending never blocks."""
+
+
+def pause_after(took: float) -> float:
+    """Return the seconds for which a server counts as down that could not be reached, after so many of trying."""
+    return min(0.25, max(0.02, took))
+
+
+class Instance:
+    """One server of a panel, and what was wrong with it last."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.where = _redis.where(client)
+        self.trouble: Exception | None = None
+        self.again = 0.0
+        self.probing = False
+
+    def failed(self, error: Exception, took: float) -> None:
+        self.trouble, self.again, self.probing = error, now() + pause_after(took), False
+
+    def connect(self) -> Any:
+        pool = self.client.connection_pool
+        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
+        connection.connect()
+        return connection
+
+
+def taught(connection: Any, calls: Sequence[Call], known: set[str]) -> bytes:
+    """Return the bytes of calls whose scripts the server may not know; ``known`` are those that it does, from now on.
+
+    A server whose answer is never waited for would else never learn: "no such script" comes too late to be mended.
+    """
+    parts: list[bytes] = []
+    for call in calls:
+        if call.script.sha in known:
+            parts.append(_redis.packed(call))
+        else:
+            known.add(call.script.sha)
+            parts += connection.pack_commands(_redis.evals([call]))
+    return b"".join(parts)
+
+
+class Slot:
+    """A row's connection to one instance, and what it owes."""
+
+    __slots__ = (
+        "arrived",
+        "asked",
+        "bytes",
+        "calls",
+        "connecting",
+        "connection",
+        "fd",
+        "known",
+        "made",
+        "owed",
+        "places",
+        "since",
+    )
+
+    def __init__(self) -> None:
+        self.connection: Any = None
+        self.arrived: Any = None  # put here by the thread that connected: a connection, or what went wrong
+        self.connecting = False
+        self.made = 0.0
+        self.fd = -1
+        self.known: set[str] = set()  # the scripts that this connection has taught
+        self.forget()
+
+    def forget(self) -> None:
+        self.owed = 0  # replies that are on their way
+        self.bytes = 0  # sent since the last reply
+        self.since = 0.0  # when that came, or the first of those was sent
+        self.calls: Sequence[Call] = ()  # of the present asking
+        self.asked: list[Any] = []  # their replies
+        self.places: list[int] = []  # which of them are on their way: the last ones that are owed
+
+
+class Row:
+    """One connection to each instance; used by one thread at a time."""
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        self.instances = instances
+        self.slots = [Slot() for _ in instances]
+        self.used = now()
+        self.closed = False
+        self._poll = select.poll()
+        self._guard = threading.Lock()
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._poll.register(self._woken, select.POLLIN)
+        self._by_fd: dict[int, int] = {}
+
+    # -- connecting
+
+    def connect(self, i: int) -> None:
+        self.slots[i].connecting = True
+        threading.Thread(target=self._connect, args=(i,), name="coordkit-connect", daemon=True).start()
+
+    def _connect(self, i: int) -> None:
+        arrived: Any
+        instance, began = self.instances[i], now()
+        try:
+            arrived = instance.connect()
+            instance.trouble, instance.probing = None, False
+        except Exception as error:  # noqa: BLE001  also what a user's credential provider raises: whoever asks is told
+            arrived = error
+            instance.failed(error, now() - began)
+        with self._guard:
+            if not self.closed:
+                self.slots[i].arrived = arrived
+                with suppress(BlockingIOError):  # then it is awake
+                    self._wake.send(b".")
+                return
+        if not isinstance(arrived, Exception):
+            arrived.disconnect()
+
+    def welcome(self, i: int) -> Exception | None:
+        """Take the connection that was made, or return what went wrong; do nothing while it is being made."""
+        slot = self.slots[i]
+        arrived, slot.arrived = slot.arrived, None
+        if arrived is None:
+            return None
+        slot.connecting = False
+        if isinstance(arrived, Exception):
+            return arrived
+        self.drop(i)
+        slot.connection, slot.made, slot.fd = arrived, now(), arrived._sock.fileno()  # noqa: SLF001  what is waited for
+        self._poll.register(slot.fd, select.POLLIN)
+        self._by_fd[slot.fd] = i
+        slot.known = set()
+        return None
+
+    def drop(self, i: int) -> None:
+        slot = self.slots[i]
+        if slot.connection is not None:
+            self._poll.unregister(slot.fd)
+            del self._by_fd[slot.fd]
+            slot.connection.disconnect()
+            slot.connection = None
+        slot.forget()
+
+    def close(self) -> None:
+        with self._guard:
+            self.closed = True
+        for i, slot in enumerate(self.slots):
+            self.drop(i)
+            if slot.arrived is not None and not isinstance(slot.arrived, Exception):
+                slot.arrived.disconnect()
+        self._woken.close()
+        self._wake.close()
+
+    # -- speaking
+
+    def ready(self, seconds: float) -> list[int]:
+        """Wait for answers at most so long; return which instances have something to be read."""
+        found = []
+        for fd, _ in self._poll.poll(math.ceil(max(0.0, seconds) * 1000)):
+            if fd in self._by_fd:
+                found.append(self._by_fd[fd])
+            else:
+                with suppress(BlockingIOError):
+                    self._woken.recv(4096)
+        return found
+
+    def send(self, i: int, data: bytes, count: int) -> None:
+        slot = self.slots[i]
+        if not slot.owed:
+            slot.since, slot.bytes = now(), 0
+        slot.owed += count
+        slot.bytes += len(data)
+        slot.connection._sock.sendall(data)  # noqa: SLF001  what redis-py's own send does, without a copy of the buffer
+
+    def read(self, i: int) -> bool:
+        """Read what came; return whether the present asking has all its replies."""
+        slot = self.slots[i]
+        if not slot.owed:
+            raise exceptions.ConnectionError("the server closed the connection")
+        while slot.owed:
+            try:
+                reply = slot.connection.read_response()
+            except exceptions.ResponseError as error:
+                reply = error
+                if isinstance(error, exceptions.NoScriptError):  # SCRIPT FLUSH
+                    slot.known.clear()
+            if slot.owed <= len(slot.places):
+                slot.asked[slot.places[-slot.owed]] = reply
+            slot.owed -= 1
+            slot.since, slot.bytes = now(), 0  # slow, but alive
+            if slot.owed and not slot.connection.can_read(0):
+                return False
+        return bool(slot.places)
