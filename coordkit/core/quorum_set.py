@@ -186,7 +186,7 @@ class QuorumSet:
     async def initialise(self) -> None:
         """Seat all servers of a new set; do nothing to one that is seated, and go on with one that was begun."""
         everyone = range(len(self.panel))
-        for _ in range(_ROUNDS):  # somebody else may be doing the same
+        for turn in range(_ROUNDS):  # somebody else may be doing the same
             looks = await self._look(self.name, all_of_them=True)
             roster = self._joined(self.name, looks)
             if roster is None:
@@ -198,6 +198,8 @@ class QuorumSet:
             for seat in missing:
                 # Its number is unused: it never voted, and has not forgotten that since.
                 if roster.changed or looks[seat].ticket != roster.seats[seat]:
+                    if not turn:
+                        continue  # it may have been looked at before the others drew and sat down: look again
                     raise StoreRefused(
                         self.name,
                         f"{self.panel.where(seat)} forgot, or is new, in a set that was initialised before: "
