@@ -43,7 +43,7 @@ def test_the_histories_are_eventful() -> None:
     runs = [History(seed, FROZEN).run() for seed in range(40)]
 
     assert sum(len(run.grants) for run in runs) > 150
-    assert sum(lease.lost.is_set() for run in runs for _, lease in run.leases) > 10
+    assert sum(lease.lost.is_set() for run in runs for _, lease in run.leases) > 4
     assert sum(run.wiped for run in runs) > 40
     assert sum(run.readmitted for run in runs) > 30
 
