@@ -1,0 +1,84 @@
+"""P1: at the server a name has one owner at a time, whose tokens rise; it is free again when it was given back, when
+the server was made to forget it, or when its ttl has passed, by a clock that errs by at most the declared drift.
+
+A lease model is the owner-aware mutex with a clock. The clock moves as little as each operation demands, which is the
+most lenient choice, so what is found is found for certain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from regime.checkers.linearizable import BUDGET, Event, why_not
+from regime.history import Op
+
+
+class Standing(NamedTuple):
+    """What the server keeps: the owner's token (0: free), when it may end at the earliest, the time, the last token."""
+
+    owner: int = 0
+    ends: float = 0.0
+    time: float = 0.0
+    last: int = 0
+
+
+def lease_model(ops: Iterable[Op], *, ttl: float, drift: float, budget: int = BUDGET) -> list[str]:
+    """Return what is wrong with the history of one name.
+
+    ``acquire`` and ``renew`` say until when their lease believes (``until``), and so does a ``look``: the server has
+    promised that much, whoever asked for it. A refusal needs an owner; near an acquisition of unknown outcome that
+    owner may have been anybody, so there it is not asked for.
+    """
+    ops = list(ops)
+    doubts = [(op.call, (op.end if op.known else op.call) + 3 * ttl + 1) for op in ops if _doubtful(op)]
+    events = [event for op in ops for event in _events(op, ttl, doubts)]
+
+    def step(now: Standing, event: Event) -> Standing | None:
+        return _step(now, event, ttl * (1 - drift), drift)
+
+    wrong = why_not(events, Standing(), step, budget=budget)
+    return [] if wrong is None else [f"lease_model: {wrong}"]
+
+
+def _doubtful(op: Op) -> bool:
+    return op.what == "acquire" and not op.token and not op.refused
+
+
+def _events(op: Op, ttl: float, doubts: list[tuple[float, float]]) -> list[Event]:
+    events: list[Event] = []
+    if op.what == "acquire" and op.token:
+        events.append(Event("grant", op.call, op.end, op.token))
+    elif op.what == "acquire" and op.refused and not any(a < op.end and op.call < b for a, b in doubts):
+        events.append(Event("refusal", op.call, op.end))
+    elif op.what == "release":
+        events.append(Event("release", op.call, op.end if op.released else math.inf, op.token))
+    elif op.what == "forget":
+        events.append(Event("forget", op.call, op.end))
+    if op.until and op.known:
+        # Some request that was sent no earlier than this was answered by now.
+        events.append(Event("held", op.until - ttl, op.end, op.token, op.until))
+    return events
+
+
+def _step(now: Standing, event: Event, ttl: float, drift: float) -> Standing | None:
+    time = max(now.time, event.call)
+    if event.what == "grant":
+        if now.owner:
+            time = max(time, now.ends)
+        if time > event.end or event.token <= now.last:
+            return None
+        return Standing(event.token, time + ttl, time, event.token)
+    if time > event.end:
+        return None
+    if event.what == "forget":
+        return Standing(0, 0.0, time, now.last)
+    if event.what == "refusal":
+        return now._replace(time=time) if now.owner else None
+    if now.owner != event.token:
+        return None
+    if event.what == "held":
+        ends = event.until - (event.until - event.call) * drift
+        return now._replace(time=time, ends=max(now.ends, ends))
+    return Standing(0, 0.0, time, now.last)

@@ -1,0 +1,127 @@
+"""Bugs that others shipped, put into a real worker process by a name on its command line: the regime must find each.
+
+A test that stays silent when the code is wrong proves nothing when the code is right. ``tests/sim/mutants.py`` has the
+same for the simulator. Where a race is narrow, the mutant says so at its gap (``gap``), and the parent lets the lock run
+out just there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from regime.scripts import edit
+
+from coordkit._ports import Call, Script
+from coordkit.core import contend, fence, lock
+from coordkit.core.grantor import Granted
+from coordkit.core.lease import Lease
+
+if TYPE_CHECKING:
+    from regime.worker import Worker
+
+
+def fence_on_write_only(_worker: Worker) -> None:
+    """The trap: the new holder read, the late one writes, the new one overwrites."""
+    edit(fence, "_GET", "redis.call('SET', fence, token .. ' ' .. holder)", "")
+
+
+def no_fence(_worker: Worker) -> None:
+    """The resource takes whatever comes."""
+    for name in ("_GET", "_SET"):
+        edit(fence, name, "if token < highest or", "if")
+
+
+def no_deadline_check(worker: Worker) -> None:
+    """The worker does not look at its lease before it writes."""
+    worker.looks_before_writing = False
+
+
+def release_without_owner_check(_worker: Worker) -> None:
+    """DEL, whoever holds it."""
+    edit(lock, "_RELEASE", "if holder ~= ARGV[1] then", "if false then")
+
+
+def random_token(_worker: Worker) -> None:
+    """A token that tells grants apart and says nothing of their order."""
+    _in_place_of_the_token(lambda _token: random.randint(1, 1 << 53))
+
+
+def token_without_the_clock(_worker: Worker) -> None:
+    """A bare INCR: it falls when the server forgets."""
+    edit(lock, "_ACQUIRE", "time[1] * 1000000 + time[2]", "0")
+
+
+def token_minted_after_the_lock(worker: Worker) -> None:
+    """SET, then INCR: whoever set first may be the last to count."""
+    mint = Script("mint", "return redis.call('INCR', KEYS[1])", "")
+    was = lock.Mutex.grant
+
+    async def grant(self: lock.Mutex, holder: str, ttl: float) -> Any:
+        answer = await was(self, holder, ttl)
+        if not isinstance(answer, Granted) or random.random() > 0.1:
+            return answer
+        worker.recorder.note(worker.name, "gap", name=self.name)
+        await worker.flavour.sleep(ttl * 0.4)
+        return Granted(int(await self._store.run(self.name, Call(mint, (self._both[1],), ()))))
+
+    lock.Mutex.grant = grant  # type: ignore[method-assign]
+
+
+def ttl_counted_from_the_reply(_worker: Worker) -> None:
+    """kazoo's, redis-py's and everybody's: the server has been counting since it got the request."""
+    born = Lease.__init__
+
+    def init(self: Lease, runtime: Any, *args: Any, asked: float, **kwargs: Any) -> None:
+        del asked
+        born(self, runtime, *args, asked=runtime.now(), **kwargs)
+
+    Lease.__init__ = init  # type: ignore[method-assign]
+
+
+def renewal_makes_it_again(_worker: Worker) -> None:
+    """aioredlock, redsync: extending a lock that expired takes it, behind somebody's back."""
+    edit(lock, "_RENEW", "return 0", "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1")
+
+
+def acquire_is_not_idempotent(_worker: Worker) -> None:
+    """redis-py: a lost reply makes the lock wait for itself."""
+    edit(lock, "_ACQUIRE", "if holder ~= ARGV[1] then", "if true then")
+
+
+def keeps_what_it_may_have_got(_worker: Worker) -> None:
+    """redis.asyncio: a cancelled or unanswered acquire leaves the lock behind."""
+
+    async def keep(self: Any, holder: str, doubt: bool) -> None: ...
+
+    contend.Contender._give_back = keep  # type: ignore[method-assign]
+    contend.Contender._give_back_later = lambda *_args: None  # type: ignore[method-assign]
+
+
+def _in_place_of_the_token(mint: Callable[[int], int]) -> None:
+    was = lock.Mutex.grant
+
+    async def grant(self: lock.Mutex, holder: str, ttl: float) -> Any:
+        answer = await was(self, holder, ttl)
+        return Granted(mint(answer.token)) if isinstance(answer, Granted) else answer
+
+    lock.Mutex.grant = grant  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[Worker], None]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        fence_on_write_only,
+        no_fence,
+        no_deadline_check,
+        release_without_owner_check,
+        random_token,
+        token_without_the_clock,
+        token_minted_after_the_lock,
+        ttl_counted_from_the_reply,
+        renewal_makes_it_again,
+        acquire_is_not_idempotent,
+        keeps_what_it_may_have_got,
+    )
+}
