@@ -33,16 +33,22 @@ async def racer(actor: Actor) -> None:
 
 
 async def leases(actor: Actor) -> None:
-    """W2: every way to ask, hold, renew and give back; some hold for longer than their ttl."""
+    """W2: every way to ask, hold, renew and give back, on two busy names and some quiet ones, some for long."""
     worker, name, chance = actor
     while not worker.over():
         how = chance.choices(["wait", "once", "short"], [4, 1, 2])[0]
         timeout = {"wait": 2.0, "once": None, "short": chance.uniform(0.01, 0.2)}[how]
-        lease = await worker.acquire(name, chance.choice(worker.plan.names), timeout, once=how == "once")
+        what = chance.choice(worker.plan.names if chance.random() < 0.4 else worker.plan.names[:2])
+        lease = await worker.acquire(name, what, timeout, once=how == "once")
         if lease is None:
             await worker.flavour.sleep(chance.uniform(0, 0.03))
             continue
-        ends = now() + (chance.uniform(0.5, 1.5) * worker.ttl if chance.random() < 0.05 else chance.uniform(0, 0.03))
+        hold = chance.uniform(0, 0.03)
+        if chance.random() < (0.04 if what in worker.plan.names[:2] else 0.3):
+            hold = chance.uniform(0.8, 1.6) * worker.ttl
+            if what not in worker.plan.names[:2]:
+                worker.recorder.note(name, "long", name=lease.name)
+        ends = now() + hold
         while (left := ends - now()) > 0 and worker.look(name, lease) > 0:
             await worker.flavour.sleep(min(left, worker.ttl / 5))
         if chance.random() < 0.2:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Verdict:
     fired: Counter[str] = field(default_factory=Counter)
     void: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
+    took: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -65,7 +67,7 @@ class Verdict:
     def __str__(self) -> str:
         said = "void" if self.void else "failed" if self.found else "passed"
         faults = ", ".join(f"{count} {fault}" for fault, count in sorted(self.fired.items())) or "no faults"
-        lines = [f"{self.workload} seed {self.seed} {self.mutant}: {said}, {self.grants} grants, {faults}"]
+        lines = [f"{self.workload} seed {self.seed} {self.mutant}: {said} in {self.took:.0f} s, {self.grants} grants, {faults}"]
         lines += [f"  void: {why}" for why in self.void[:10]]
         lines += [f"  {what}" for what in self.found[:10]]
         if len(self.found) > 10:
@@ -81,11 +83,13 @@ def run(
     """Do one run of ``seconds`` (longer, where every fault must fire three times); ``keep`` takes the logs."""
     what = WORKLOADS[workload]
     verdict = Verdict(workload, seed, seconds, mutant, kind)
+    began = now()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coordkit-regime-")))
         _Run(what, verdict, directory, stack).go()
         if keep is not None:
             shutil.copytree(directory, keep, dirs_exist_ok=True)
+    verdict.took = now() - began
     return verdict
 
 
@@ -185,7 +189,7 @@ class _Run:
             ends = now() + 2 * self._what.ttl + 1
             keys = [f"coordkit:1:{{{name}}}:lock" for name in self._what.names]
             while (left := [key for key in keys if client.exists(key)]) and now() < ends:
-                pass
+                time.sleep(0.01)
             held += [f"left behind: {key} of {client.get(key)!r}" for key in left]
             held += [f"never expires: {key!r}" for key in client.scan_iter("coordkit:1:*") if client.ttl(key) == -1]
             client.close()

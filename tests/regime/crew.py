@@ -16,7 +16,7 @@ from regime.history import now
 from regime.worker import Plan
 
 _TESTS = Path(__file__).resolve().parents[1]
-_TOLD = (b'"stopping"', b'"read"', b'"gap"', b'"holder"', b'"started"')  # what is followed while it happens
+_TOLD = (b'"stopping"', b'"read"', b'"gap"', b'"holder"', b'"long"')  # what is followed while it happens
 
 
 class Member:
@@ -77,7 +77,8 @@ class Crew:
     def __init__(self, size: int, make: Callable[[str], Plan], *, on_gap: Callable[[str], None] | None = None) -> None:
         self._on_gap = on_gap
         self.grants = 0
-        self.stopping: set[int] = set()  # members that have told that they are about to stop
+        self.held_long: list[str] = []  # names of leases that were said to be held for longer than their ttl
+        self._awaited: int | None = None  # who is to stop itself
         self.reads = 0
         self.members = [Member(number, make) for number in range(size)]
 
@@ -94,13 +95,28 @@ class Crew:
                 return False
             time.sleep(0.004)
 
+    def stops(self, member: Member, gap: signal.Signals, seconds: float) -> bool:
+        """Ask a member to stop itself at a gap; return whether it did within ``seconds``. If it does so later, it
+        is let run on at once.
+        """
+        self._awaited = member.number
+        member.send(gap)
+        stopped = self.follow(lambda: self._awaited is None, seconds)
+        self._awaited = None
+        return stopped
+
     def _hear(self, member: Member, said: dict[str, Any]) -> None:
         if said.get("holder"):
             self.grants += 1
         elif said.get("what") == "read":
             self.reads += 1
         elif said.get("what") == "stopping":
-            self.stopping.add(member.number)
+            if self._awaited == member.number:
+                self._awaited = None
+            else:
+                member.send(signal.SIGCONT)  # it came too late to be of use
+        elif said.get("what") == "long":
+            self.held_long.append(said["name"])
         elif said.get("what") == "gap" and self._on_gap is not None:
             self._on_gap(said["name"])
 
@@ -114,15 +130,13 @@ class Crew:
     def finish(self, seconds: float) -> list[str]:
         """Wait until all have finished; return those that failed or still run, which are killed."""
         wrong: list[str] = []
-        ends = now() + seconds
+        self.follow(lambda: not any(member.alive for member in self.members), seconds)
         for member in self.members:
-            try:
-                status = member.process.wait(max(0.1, ends - now()))
-            except subprocess.TimeoutExpired:
+            status = member.process.poll()
+            if status is None:
                 wrong.append(f"{member.plan.name} does not finish")
-            else:
-                if status:
-                    wrong.append(f"{member.plan.name} ended with {status}: {tail(member.errors)}")
+            elif status:
+                wrong.append(f"{member.plan.name} ended with {status}: {tail(member.errors)}")
         self.kill()
         return wrong
 

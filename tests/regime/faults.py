@@ -48,11 +48,14 @@ class Storm:
         plan = [kind for kind in kinds for _ in range(rounds)]
         chance.shuffle(plan)
         while (plan or now() < ends) and not self.unhealthy:
+            if now() > ends + 3 * seconds + 60:
+                self.unhealthy.append(f"the faults took too long: {len(plan)} were still to come")
+                break
             kind = plan.pop() if plan else chance.choice(kinds)
             self._health(f"before {kind}")
             if FAULTS[kind](self, chance):
                 self.fired[kind] += 1
-            elif now() < ends + seconds:
+            else:
                 plan.insert(0, kind)  # it hit nothing: once more, later
             self._health(f"after {kind}")
             crew.follow(lambda: False, chance.uniform(0.02, 0.12))
@@ -89,12 +92,17 @@ class Storm:
         member.send(signal.SIGCONT)
         return True
 
-    def pause_in_the_gap(self, chance: random.Random) -> bool:
-        """Stop a worker between its read and its write, until another has read."""
+    def pause_before_the_look(self, chance: random.Random) -> bool:
+        """Stop a worker between its read and its look at the lease, until another has read."""
+        return self._pause_in_the_gap(chance, signal.SIGUSR1)
+
+    def pause_after_the_look(self, chance: random.Random) -> bool:
+        """Stop a worker between its look at the lease and its write: only the fence is left to refuse it."""
+        return self._pause_in_the_gap(chance, signal.SIGUSR2)
+
+    def _pause_in_the_gap(self, chance: random.Random, gap: signal.Signals) -> bool:
         member = chance.choice(self.crew.members)
-        self.crew.stopping.clear()
-        member.send(chance.choice([signal.SIGUSR1, signal.SIGUSR2]))
-        if not self.crew.follow(lambda: member.number in self.crew.stopping, 2.0):
+        if not self.crew.stops(member, gap, 4.0):
             return False
         reads = self.crew.reads
         other = self.crew.follow(lambda: self.crew.reads > reads, 3 * self._ttl + 1)
@@ -136,7 +144,12 @@ class Storm:
         return self.crew.follow(lambda: self._line.fired["duplicate"] > was, 2.0)
 
     def expire_early(self, chance: random.Random) -> bool:
-        return self.crew.follow(lambda: self.let_run_out(chance.choice(self._names)), 2.0)
+        """End a lease that is about to be renewed on a quiet name; every fourth time, any."""
+        self.crew.held_long.clear()
+        if self.fired["expire_early"] % 4 != 3:
+            self.crew.follow(lambda: bool(self.crew.held_long), 2.0)
+        names = self.crew.held_long or self._names
+        return self.crew.follow(lambda: self.let_run_out(chance.choice(names)), 2.0)
 
     def slow_answers(self, chance: random.Random) -> bool:
         """For a while every answer takes most of a ttl."""
@@ -158,7 +171,8 @@ FAULTS: dict[str, Callable[[Storm, random.Random], bool]] = {
     name: getattr(Storm, name)
     for name in (
         "pause_worker",
-        "pause_in_the_gap",
+        "pause_before_the_look",
+        "pause_after_the_look",
         "kill_worker",
         "pause_server",
         "restart_server",

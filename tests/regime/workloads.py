@@ -96,7 +96,7 @@ WORKLOADS = {
         0.4,
         (_model, _TOKENS),
         faults=_W2_FAULTS,
-        names=("job", "other"),
+        names=("job", "other", "quiet1", "quiet2", "quiet3", "quiet4"),
         mutants=(
             "release_without_owner_check",
             "random_token",
@@ -108,7 +108,7 @@ WORKLOADS = {
         "fenced",
         0.4,
         (_resource, _late, _TOKENS),
-        faults=("pause_in_the_gap", *_W2_FAULTS),
+        faults=("pause_before_the_look", "pause_after_the_look", *_W2_FAULTS),
         actors=2,
         resource=True,
         mutants=("fence_on_write_only", "no_fence", "no_deadline_check"),
