@@ -154,7 +154,7 @@ async def _block(stage: Stage) -> str:
 
 async def _cancel(stage: Stage) -> str:
     """Cancel an acquire when its request, or the answer, is held up on the line."""
-    task = asyncio.ensure_future(stage.lock.acquire(timeout=30))
+    task = asyncio.ensure_future(stage.lock.acquire(timeout=1))
     while not task.done() and not stage.line.fired:
         await asyncio.sleep(0.002)
     task.cancel()
@@ -164,6 +164,8 @@ async def _cancel(stage: Stage) -> str:
         stage.lease = await task
     except asyncio.CancelledError:
         return "given up"
+    except NotAcquired:
+        return "refused"
     return "ours"
 
 
@@ -177,7 +179,7 @@ OPERATIONS = {
     "release": Operation(_release, Stage.hold, told=("given back", "unknown")),
     "block": Operation(_block, Stage.warm, told=("given back", "unknown", "lost")),
     "cancel": Operation(_cancel, Stage.warm, told=("given up", "ours"), like="acquire"),
-    "cancel a wait": Operation(_cancel, Stage.another_holds, told=("given up",), polls=True, like="wait in vain"),
+    "cancel a wait": Operation(_cancel, Stage.another_holds, told=("given up", "refused"), polls=True, like="wait in vain"),
 }
 ASYNC_ONLY = ("cancel", "cancel a wait")
 
@@ -215,6 +217,7 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
     if operation.prepare is not None:
         await operation.prepare(stage)
     stage.line.arm(fault)
+    began = now()
     try:
         told = await operation.act(stage)
     except StoreUnavailable:
@@ -226,6 +229,8 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
     if fault is not None and fault.what == "late":
         await stage.flavour.sleep(LATE + 0.05)
     wrong = _wrong(stage, operation, fault, told)
+    if (took := now() - began) > GOES_WITHIN:
+        wrong.append(f"took {took:.1f} s: it waited for itself")
     # What arrives after all is over and done is ended by its ttl only.
     wrong += await _leave(stage, told, TTL + 1 if fault is not None and fault.what == "late" else GOES_WITHIN)
     return Outcome(told, wrong, requests, answers, fired)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from coordkit._ports import Script
@@ -30,3 +32,13 @@ def names() -> dict[bytes, str]:
             if isinstance(value, Script):
                 found[value.sha.encode()] = value.name
     return found
+
+
+@contextmanager
+def restored(module: Any) -> Iterator[None]:
+    """Undo, at the end, what was edited in a module."""
+    before = dict(vars(module))
+    try:
+        yield
+    finally:
+        vars(module).update(before)
