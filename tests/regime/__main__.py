@@ -1,74 +1,10 @@
-"""Run the regime at any length: ``python tests/regime W2 --seconds 600 --seeds 10``, or ``--help``.
+"""``python tests/regime`` runs the regime at any length: see ``run.py``, or ``--help``."""
 
-Prints one line per run, what each failure was with the command that does it again, and a table at the end. Its status
-is 0 only if every run passed and every mutant was found in nine of ten seeds.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # tests/, so that `regime` is found, and its files are not twice
-
-from regime.campaign import Verdict, run
-from regime.kinds import KINDS
-from regime.mutants import MUTANTS
-from regime.workloads import WORKLOADS
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
-    seeds = [options.seed] if options.seed is not None else list(range(options.seeds))
-    rows: list[str] = []
-    good = True
-    for workload, mutant in _runs(options):
-        verdicts = [_one(options, workload, mutant, seed) for seed in seeds]
-        must_fail = bool(mutant) or WORKLOADS[workload].control
-        reached = sum(v.killed if must_fail else v.passed for v in verdicts)
-        fine = reached >= len(seeds) * 0.9 if must_fail else reached == len(seeds)
-        good &= fine
-        title = f"{workload} {mutant or ('control' if must_fail else '')}"
-        grants, faults = sum(v.grants for v in verdicts), sum(v.fired.total() for v in verdicts)
-        said = f"{'found' if must_fail else 'passed'} {reached} of {len(seeds)}"
-        rows.append(f"{title:40} {said:18} {grants:8} grants {faults:6} faults  {'ok' if fine else 'NOT OK'}")
-    print("\n" + "\n".join(rows))
-    return 0 if good else 1
-
-
-def _one(options: argparse.Namespace, workload: str, mutant: str, seed: int) -> Verdict:
-    verdict = run(workload, seed, options.seconds, mutant=mutant, kind=options.kind, keep=options.keep)
-    print(verdict, flush=True)
-    return verdict
-
-
-def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    for workload in options.workloads or WORKLOADS:
-        if options.mutant:
-            yield workload, options.mutant
-            continue
-        yield workload, ""
-        if options.mutants:
-            yield from ((workload, mutant) for mutant in WORKLOADS[workload].mutants)
-
-
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python tests/regime", description=__doc__)
-    parser.add_argument("workloads", nargs="*", metavar="workload", help=f"of {', '.join(WORKLOADS)}; all by default")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each run (10)")
-    parser.add_argument("--seeds", type=int, default=10, help="so many seeds from 0 on (10)")
-    parser.add_argument("--seed", type=int, help="this seed only")
-    parser.add_argument("--kind", choices=list(KINDS), default="lock", help="what is held")
-    parser.add_argument("--mutant", choices=list(MUTANTS), help="with this bug")
-    parser.add_argument("--mutants", action="store_true", help="also with each bug that the workload must find")
-    parser.add_argument("--keep", type=Path, help="directory that takes the logs")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.workloads) - set(WORKLOADS):
-        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
-    return options
-
-
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # tests/, as pytest has it: `regime` is found there
+    from regime.run import main
+
     sys.exit(main())

@@ -19,7 +19,7 @@ import redis
 from regime import clock_shim
 from regime.crew import Crew
 from regime.faults import Storm
-from regime.history import Op, now, read
+from regime.history import now, read
 from regime.kinds import KINDS
 from regime.line import Line
 from regime.resource import KEY, LOG, entries, write_of
@@ -67,7 +67,8 @@ class Verdict:
     def __str__(self) -> str:
         said = "void" if self.void else "failed" if self.found else "passed"
         faults = ", ".join(f"{count} {fault}" for fault, count in sorted(self.fired.items())) or "no faults"
-        lines = [f"{self.workload} seed {self.seed} {self.mutant}: {said} in {self.took:.0f} s, {self.grants} grants, {faults}"]
+        title = f"{self.workload} seed {self.seed} {self.mutant}".strip()
+        lines = [f"{title}: {said} in {self.took:.0f} s, {self.grants} grants, {faults}"]
         lines += [f"  void: {why}" for why in self.void[:10]]
         lines += [f"  {what}" for what in self.found[:10]]
         if len(self.found) > 10:
@@ -117,7 +118,7 @@ class _Run:
         server = self._servers[0]  # the one that is hurt
         line = self._stack.enter_context(Line(server.host, server.port))
         proxy = self._stack.enter_context(FaultProxy(line.host, line.port))
-        self._locks = tuple([proxy.url if what.faults else server.url, *(each.url for each in self._servers[1:])])
+        self._locks = (proxy.url if what.faults else server.url, *(each.url for each in self._servers[1:]))
         storm = Storm(server, proxy, line, names=what.names, ttl=what.ttl, log=self._directory / "faults.log")
         self._stack.callback(storm.close)
         self._stop = self._directory / "stop"
@@ -168,11 +169,13 @@ class _Run:
         evidence = Evidence(ops, what.ttl, self._kind)
         if self._resource is not None:
             client = redis.Redis.from_url(self._resource.url)
-            evidence = Evidence(ops, what.ttl, self._kind, entries(client.lrange(LOG, 0, -1)), write_of(client.get(KEY)))
+            evidence = Evidence(
+                ops, what.ttl, self._kind, entries(client.lrange(LOG, 0, -1)), write_of(client.get(KEY))
+            )
             client.close()
         for checker in what.checkers:
             verdict.found += checker(evidence)
-        verdict.found += self._left_behind(ops)
+        verdict.found += self._left_behind()
         if verdict.grants < GRANTS:
             verdict.void.append(f"{verdict.grants} grants, and {GRANTS} are wanted")
         verdict.void += [
@@ -181,7 +184,7 @@ class _Run:
             if verdict.fired[fault] < FIRED
         ]
 
-    def _left_behind(self, ops: list[Op]) -> list[str]:
+    def _left_behind(self) -> list[str]:
         """Return the locks that outlived everybody by more than their ttl (P6)."""
         held: list[str] = []
         for server in self._servers:

@@ -125,7 +125,9 @@ class Crew:
 
     def trouble(self) -> list[str]:
         """Return which workers are gone that should not be."""
-        return [f"{m.plan.name} ended with {m.process.returncode}: {tail(m.errors)}" for m in self.members if not m.alive]
+        return [
+            f"{m.plan.name} ended with {m.process.returncode}: {tail(m.errors)}" for m in self.members if not m.alive
+        ]
 
     def finish(self, seconds: float) -> list[str]:
         """Wait until all have finished; return those that failed or still run, which are killed."""

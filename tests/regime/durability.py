@@ -42,7 +42,9 @@ class Contenders:
         """Let all contend at ``url`` until there were enough grants; fail if there are not."""
         self._stop.clear()
         begun = self.grants
-        self._threads = [threading.Thread(target=self._work, args=(url, f"t{i}"), daemon=True) for i in range(CONTENDERS)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(url, f"t{i}"), daemon=True) for i in range(CONTENDERS)
+        ]
         for thread in self._threads:
             thread.start()
         ends = now() + seconds

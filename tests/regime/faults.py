@@ -30,7 +30,9 @@ _ANSWERS = (b"*2\r\n", b"*3\r\n", b":1\r\n", b"\r\n")  # granted, refused, given
 class Storm:
     """Hurts one run; ``fired`` says how often in which way, ``unhealthy`` what was not green."""
 
-    def __init__(self, server: RedisProcess, proxy: FaultProxy, line: Line, *, names: tuple[str, ...], ttl: float, log: Path) -> None:
+    def __init__(
+        self, server: RedisProcess, proxy: FaultProxy, line: Line, *, names: tuple[str, ...], ttl: float, log: Path
+    ) -> None:
         self.server = server
         self.fired: Counter[str] = Counter()
         self.unhealthy: list[str] = []
@@ -41,9 +43,11 @@ class Storm:
         self._recorder = Recorder(log)
         self._direct = redis.Redis.from_url(server.url, socket_timeout=5)
 
-    def rage(self, crew: Crew, kinds: tuple[str, ...], seconds: float, chance: random.Random, *, rounds: int = 3) -> None:
+    def rage(
+        self, crew: Crew, kinds: tuple[str, ...], seconds: float, chance: random.Random, *, rounds: int = 3
+    ) -> None:
         """Fire every kind so often, in random order; then go on at random until the time is over."""
-        self.crew = crew
+        self.crew, self.chance = crew, chance
         ends = now() + seconds
         plan = [kind for kind in kinds for _ in range(rounds)]
         chance.shuffle(plan)
@@ -53,7 +57,7 @@ class Storm:
                 break
             kind = plan.pop() if plan else chance.choice(kinds)
             self._health(f"before {kind}")
-            if FAULTS[kind](self, chance):
+            if FAULTS[kind](self):
                 self.fired[kind] += 1
             else:
                 plan.insert(0, kind)  # it hit nothing: once more, later
@@ -85,23 +89,23 @@ class Storm:
 
     # -- the faults; each returns whether it hit
 
-    def pause_worker(self, chance: random.Random) -> bool:
-        member = chance.choice(self.crew.members)
+    def pause_worker(self) -> bool:
+        member = self.chance.choice(self.crew.members)
         member.send(signal.SIGSTOP)
         self.crew.follow(lambda: False, 1.5 * self._ttl)
         member.send(signal.SIGCONT)
         return True
 
-    def pause_before_the_look(self, chance: random.Random) -> bool:
+    def pause_before_the_look(self) -> bool:
         """Stop a worker between its read and its look at the lease, until another has read."""
-        return self._pause_in_the_gap(chance, signal.SIGUSR1)
+        return self._pause_in_the_gap(signal.SIGUSR1)
 
-    def pause_after_the_look(self, chance: random.Random) -> bool:
+    def pause_after_the_look(self) -> bool:
         """Stop a worker between its look at the lease and its write: only the fence is left to refuse it."""
-        return self._pause_in_the_gap(chance, signal.SIGUSR2)
+        return self._pause_in_the_gap(signal.SIGUSR2)
 
-    def _pause_in_the_gap(self, chance: random.Random, gap: signal.Signals) -> bool:
-        member = chance.choice(self.crew.members)
+    def _pause_in_the_gap(self, gap: signal.Signals) -> bool:
+        member = self.chance.choice(self.crew.members)
         if not self.crew.stops(member, gap, 4.0):
             return False
         reads = self.crew.reads
@@ -109,49 +113,49 @@ class Storm:
         member.send(signal.SIGCONT)
         return other
 
-    def kill_worker(self, chance: random.Random) -> bool:
-        member = chance.choice(self.crew.members)
+    def kill_worker(self) -> bool:
+        member = self.chance.choice(self.crew.members)
         member.kill()
         member.start()
         return self.crew.follow(self.crew.started, 30)
 
-    def pause_server(self, chance: random.Random) -> bool:
+    def pause_server(self) -> bool:
         self.server.pause()
         time.sleep(1.5 * self._ttl)
         self.server.resume()
         return True
 
-    def restart_server(self, chance: random.Random) -> bool:
+    def restart_server(self) -> bool:
         self.server.restart()
         return True
 
-    def kill_clients(self, chance: random.Random) -> bool:
+    def kill_clients(self) -> bool:
         killed = int(self._direct.client_kill_filter(_type="normal", skipme=True))
         with contextlib.suppress(redis.ResponseError):
             killed += int(self._direct.client_kill_filter(_type="pubsub"))
         return killed > 0
 
-    def lose_reply(self, chance: random.Random) -> bool:
-        answer = chance.choice(_ANSWERS)
+    def lose_reply(self) -> bool:
+        answer = self.chance.choice(_ANSWERS)
         return self._hits("drop_reply_matching", lambda: self._proxy.drop_reply_matching(answer))
 
-    def lose_request(self, chance: random.Random) -> bool:
+    def lose_request(self) -> bool:
         return self._hits("drop_request_matching", lambda: self._proxy.drop_request_matching(_REQUEST))
 
-    def duplicate_request(self, chance: random.Random) -> bool:
+    def duplicate_request(self) -> bool:
         was = self._line.fired["duplicate"]
         self._line.duplicate_next(_REQUEST)
         return self.crew.follow(lambda: self._line.fired["duplicate"] > was, 2.0)
 
-    def expire_early(self, chance: random.Random) -> bool:
+    def expire_early(self) -> bool:
         """End a lease that is about to be renewed on a quiet name; every fourth time, any."""
         self.crew.held_long.clear()
         if self.fired["expire_early"] % 4 != 3:
             self.crew.follow(lambda: bool(self.crew.held_long), 2.0)
         names = self.crew.held_long or self._names
-        return self.crew.follow(lambda: self.let_run_out(chance.choice(names)), 2.0)
+        return self.crew.follow(lambda: self.let_run_out(self.chance.choice(names)), 2.0)
 
-    def slow_answers(self, chance: random.Random) -> bool:
+    def slow_answers(self) -> bool:
         """For a while every answer takes most of a ttl."""
         self._proxy.latency = 0.3 * self._ttl
         self.crew.follow(lambda: False, 1.5 * self._ttl)
@@ -167,7 +171,7 @@ class Storm:
         return False
 
 
-FAULTS: dict[str, Callable[[Storm, random.Random], bool]] = {
+FAULTS: dict[str, Callable[[Storm], bool]] = {
     name: getattr(Storm, name)
     for name in (
         "pause_worker",

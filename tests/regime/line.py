@@ -1,8 +1,9 @@
 """A loopback proxy that reads Redis's protocol, so that a fault can name one request, or one answer, by its number.
 
 ``coordkit.testing.FaultProxy`` loses what matches; this one counts. Requests are numbered from 0 over all connections,
-in the order in which they come, and so are the answers (each read from the server: also what is pushed to a subscriber).
-It can carry a request out twice, which FaultProxy cannot: over a connection of its own, as a client does that asks anew.
+in the order in which they come, and so are the answers (each read from the server, also what it pushes to a
+subscriber). It can carry a request out twice, which FaultProxy cannot: over a connection of its own, as a client does
+that asks anew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
 
 _ABORTIVE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close sends RST
 LATE = 0.05  # seconds after which a late duplicate arrives
@@ -44,10 +48,9 @@ class Line:
         self.fired: Counter[str] = Counter()
         self.requests: list[bytes] = []
         self.answers = 0
-        self.on_request: Callable[[int], None] = lambda _number: None  # called in the proxy's thread
         self._fault: Fault | None = None
+        self._closing = False
         self._twice: list[bytes] = []
-        self._links: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="line", daemon=True)
@@ -77,7 +80,7 @@ class Line:
             self._thread.join()
             self._loop.close()
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,8 +117,15 @@ class Line:
         return asyncio.Event(), await asyncio.start_server(self._serve, self.host, 0)
 
     async def _shut(self) -> None:
-        self._server.close()
+        # What was accepted just now must come to _serve and find that it ends, or nobody closes its socket: a task that
+        # is cancelled before its first step never does. So stop listening, let it come, and close then.
+        for listener in self._server.sockets:
+            self._loop.remove_reader(listener.fileno())
+        self._closing = True
         self._held.set()
+        for _ in range(4):
+            await asyncio.sleep(0)
+        self._server.close()
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:
                 task.cancel()
@@ -126,6 +136,8 @@ class Line:
         writers = [writer]
         pumps: list[asyncio.Task[None]] = []
         try:
+            if self._closing:
+                return
             server_reader, server_writer = await asyncio.open_connection(*self._target)
             writers.append(server_writer)
             for each in writers:
@@ -151,7 +163,6 @@ class Line:
         while request := await read_request(reader):
             number = len(self.requests)
             self.requests.append(request)
-            self.on_request(number)
             fate = self._hit("request", number)
             if not fate and any(needle in request for needle in self._twice):
                 self._twice.pop()
@@ -190,9 +201,11 @@ class Line:
         await asyncio.sleep(delay)
         with contextlib.suppress(OSError, asyncio.TimeoutError):  # a server that is down carries nothing out
             reader, writer = await asyncio.open_connection(*self._target)
-            writer.write(request)
-            await asyncio.wait_for(reader.read(1), 1.0)
-            writer.transport.abort()
+            try:
+                writer.write(request)
+                await asyncio.wait_for(reader.read(1), 1.0)
+            finally:
+                writer.transport.abort()
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:

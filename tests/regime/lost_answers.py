@@ -155,7 +155,7 @@ async def _block(stage: Stage) -> str:
 async def _cancel(stage: Stage) -> str:
     """Cancel an acquire when its request, or the answer, is held up on the line."""
     task = asyncio.ensure_future(stage.lock.acquire(timeout=1))
-    while not task.done() and not stage.line.fired:
+    while not task.done() and not stage.line.fired:  # noqa: ASYNC110 - the line is not in this loop, but in a thread
         await asyncio.sleep(0.002)
     task.cancel()
     await asyncio.sleep(0.01)
@@ -179,7 +179,9 @@ OPERATIONS = {
     "release": Operation(_release, Stage.hold, told=("given back", "unknown")),
     "block": Operation(_block, Stage.warm, told=("given back", "unknown", "lost")),
     "cancel": Operation(_cancel, Stage.warm, told=("given up", "ours"), like="acquire"),
-    "cancel a wait": Operation(_cancel, Stage.another_holds, told=("given up", "refused"), polls=True, like="wait in vain"),
+    "cancel a wait": Operation(
+        _cancel, Stage.another_holds, told=("given up", "refused"), polls=True, like="wait in vain"
+    ),
 }
 ASYNC_ONLY = ("cancel", "cancel a wait")
 
@@ -226,6 +228,7 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
         told = "lost"
     requests, answers = list(stage.line.requests), stage.line.answers
     fired = fault is None or bool(stage.line.fired)
+    stage.line.arm(None)
     if fault is not None and fault.what == "late":
         await stage.flavour.sleep(LATE + 0.05)
     wrong = _wrong(stage, operation, fault, told)
@@ -271,22 +274,26 @@ async def _leave(stage: Stage, told: str, within: float) -> list[str]:
     if owner := stage.owner():
         wrong.append(f"told {told!r}, and {within} s later the server still keeps {owner}")
     wrong += [
-        f"{key!r} never expires" for key in stage.direct.keys(f"coordkit:1:{{{stage.name}}}:*") if stage.direct.ttl(key) == -1
+        f"{key!r} never expires"
+        for key in stage.direct.keys(f"coordkit:1:{{{stage.name}}}:*")
+        if stage.direct.ttl(key) == -1
     ]
     return wrong
 
 
 def enumerate_faults(flavour: str, operation: str, url: str) -> list[str]:
     """Do one operation under every fault; return what was wrong, each line with its fault."""
-    calm = case(flavour, OPERATIONS[operation].like or operation, url, None)
-    wrong = [f"without a fault: {line}" for line in calm.wrong]
+    # Twice: the first may have to teach the server a script, and answers that come together are read as one.
+    calms = [case(flavour, OPERATIONS[operation].like or operation, url, None) for _ in range(2)]
+    wrong = [f"without a fault: {line}" for calm in calms for line in calm.wrong]
+    requests, answers = min(len(calm.requests) for calm in calms), min(calm.answers for calm in calms)
     scripts = names()
     held = operation in ASYNC_ONLY
     faults = [
-        *(Fault(what, "request", n) for n in range(len(calm.requests)) for what in (("hold",) if held else REQUEST_FAULTS)),
-        *(Fault(what, "answer", n) for n in range(calm.answers) for what in (("hold",) if held else ANSWER_FAULTS)),
+        *(Fault(what, "request", n) for n in range(requests) for what in (("hold",) if held else REQUEST_FAULTS)),
+        *(Fault(what, "answer", n) for n in range(answers) for what in (("hold",) if held else ANSWER_FAULTS)),
     ]
-    if not calm.requests or not calm.answers:
+    if not requests or not answers:
         wrong.append("nothing was sent, or nothing was answered: no fault can happen")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(lambda fault: _until_fired(flavour, operation, url, fault), faults))

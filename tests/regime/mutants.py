@@ -1,8 +1,8 @@
 """Bugs that others shipped, put into a real worker process by a name on its command line: the regime must find each.
 
 A test that stays silent when the code is wrong proves nothing when the code is right. ``tests/sim/mutants.py`` has the
-same for the simulator. Where a race is narrow, the mutant says so at its gap (``gap``), and the parent lets the lock run
-out just there.
+same for the simulator. Where a race is narrow, the mutant says so at its gap (``gap``), and the parent lets the lock
+run out just there.
 """
 
 from __future__ import annotations

@@ -13,7 +13,14 @@ import hypothesis.strategies as st
 import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from regime.flavours import Flavour, maybe
 from regime.mutants import MUTANTS
 from regime.scripts import restored

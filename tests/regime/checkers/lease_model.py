@@ -64,21 +64,18 @@ def _events(op: Op, ttl: float, doubts: list[tuple[float, float]]) -> list[Event
 
 def _step(now: Standing, event: Event, ttl: float, drift: float) -> Standing | None:
     time = max(now.time, event.call)
-    if event.what == "grant":
-        if now.owner:
-            time = max(time, now.ends)
-        if time > event.end or event.token <= now.last:
-            return None
-        return Standing(event.token, time + ttl, time, event.token)
+    if event.what == "grant" and now.owner:
+        time = max(time, now.ends)  # not before the other's ttl has passed
     if time > event.end:
         return None
-    if event.what == "forget":
-        return Standing(0, 0.0, time, now.last)
-    if event.what == "refusal":
-        return now._replace(time=time) if now.owner else None
-    if now.owner != event.token:
-        return None
-    if event.what == "held":
+    after: Standing | None = None
+    if event.what == "grant" and event.token > now.last:
+        after = Standing(event.token, time + ttl, time, event.token)
+    elif event.what == "forget" or (event.what == "release" and now.owner == event.token):
+        after = Standing(0, 0.0, time, now.last)
+    elif event.what == "refusal" and now.owner:
+        after = now._replace(time=time)
+    elif event.what == "held" and now.owner == event.token:
         ends = event.until - (event.until - event.call) * drift
-        return now._replace(time=time, ends=max(now.ends, ends))
-    return Standing(0, 0.0, time, now.last)
+        after = now._replace(time=time, ends=max(now.ends, ends))
+    return after

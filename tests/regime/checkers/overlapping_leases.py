@@ -19,7 +19,7 @@ def beliefs(ops: Iterable[Op]) -> list[tuple[float, float, str]]:
     until: dict[int, float] = {}
     ended: dict[int, float] = {}
     for op in ops:
-        if not op.token or not op.known and op.what != "release":
+        if not op.token or (not op.known and op.what != "release"):
             continue
         if op.what == "acquire":
             began[op.token] = (op.end, op.actor)
