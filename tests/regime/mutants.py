@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from regime.scripts import edit
 
 from coordkit._ports import Call, Script
-from coordkit.core import contend, fence, lock
+from coordkit.core import contend, fence, lock, waiting
 from coordkit.core.grantor import Granted
 from coordkit.core.lease import Lease
 
@@ -40,12 +40,17 @@ def no_deadline_check(worker: Worker) -> None:
 
 def release_without_owner_check(_worker: Worker) -> None:
     """DEL, whoever holds it."""
-    edit(lock, "_RELEASE", "if holder ~= ARGV[1] then", "if false then")
+    edit(lock, "_RELEASE", "if holder and holder ~= ARGV[1] then", "if false then")
 
 
 def random_token(_worker: Worker) -> None:
     """A token that tells grants apart and says nothing of their order."""
-    _in_place_of_the_token(lambda _token: random.randint(1, 1 << 53))
+    was = contend.Contender.lease
+
+    def lease(self: contend.Contender, holder: str, granted: waiting.HandedOn) -> Lease:
+        return was(self, holder, granted._replace(token=random.randint(1, 1 << 53)))
+
+    contend.Contender.lease = lease  # type: ignore[method-assign]
 
 
 def token_without_the_clock(_worker: Worker) -> None:
@@ -58,13 +63,14 @@ def token_minted_after_the_lock(worker: Worker) -> None:
     mint = Script("mint", "return redis.call('INCR', KEYS[1])", "")
     was = lock.Mutex.grant
 
-    async def grant(self: lock.Mutex, holder: str, ttl: float) -> Any:
-        answer = await was(self, holder, ttl)
-        if not isinstance(answer, Granted) or random.random() > 0.1:
+    async def grant(self: lock.Mutex, holder: str, ttl: float, spot: Any = None) -> Any:
+        answer = await was(self, holder, ttl, spot)
+        if not isinstance(answer, Granted) or random.random() > 0.2:
             return answer
         worker.recorder.note(worker.name, "gap", name=self.name)
         await worker.flavour.sleep(ttl * 0.4)
-        return Granted(int(await self._store.run(self.name, Call(mint, (self._both[1],), ()))))
+        counter = f"coordkit:1:{{{self.name}}}:token".encode()
+        return answer._replace(token=int(await self._store.run(self.name, Call(mint, (counter,), ()))))
 
     lock.Mutex.grant = grant  # type: ignore[method-assign]
 
@@ -87,26 +93,16 @@ def renewal_makes_it_again(_worker: Worker) -> None:
 
 def acquire_is_not_idempotent(_worker: Worker) -> None:
     """redis-py: a lost reply makes the lock wait for itself."""
-    edit(lock, "_ACQUIRE", "if holder ~= ARGV[1] then", "if true then")
+    edit(lock, "_ACQUIRE", "if holder == ARGV[1] then", "if false then")
 
 
 def keeps_what_it_may_have_got(_worker: Worker) -> None:
     """redis.asyncio: a cancelled or unanswered acquire leaves the lock behind."""
 
-    async def keep(self: Any, holder: str, doubt: bool) -> None: ...
+    async def keep(self: Any) -> None: ...
 
-    contend.Contender._give_back = keep  # type: ignore[method-assign]
-    contend.Contender._give_back_later = lambda *_args: None  # type: ignore[method-assign]
-
-
-def _in_place_of_the_token(mint: Callable[[int], int]) -> None:
-    was = lock.Mutex.grant
-
-    async def grant(self: lock.Mutex, holder: str, ttl: float) -> Any:
-        answer = await was(self, holder, ttl)
-        return Granted(mint(answer.token)) if isinstance(answer, Granted) else answer
-
-    lock.Mutex.grant = grant  # type: ignore[method-assign]
+    contend.Attempt._give_back = keep  # type: ignore[method-assign]
+    contend.Attempt._give_back_later = lambda _self: None  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[Worker], None]] = {
