@@ -38,13 +38,13 @@ async def leases(actor: Actor) -> None:
     while not worker.over():
         how = chance.choices(["wait", "once", "short"], [4, 1, 2])[0]
         timeout = {"wait": 2.0, "once": None, "short": chance.uniform(0.01, 0.2)}[how]
-        what = chance.choice(worker.plan.names if chance.random() < 0.4 else worker.plan.names[:2])
+        what = chance.choice(worker.plan.names if chance.random() < 0.15 else worker.plan.names[:2])
         lease = await worker.acquire(name, what, timeout, once=how == "once")
         if lease is None:
             await worker.flavour.sleep(chance.uniform(0, 0.03))
             continue
         hold = chance.uniform(0, 0.03)
-        if chance.random() < (0.04 if what in worker.plan.names[:2] else 0.3):
+        if chance.random() < (0.04 if what in worker.plan.names[:2] else 0.6):
             hold = chance.uniform(0.8, 1.6) * worker.ttl
             if what not in worker.plan.names[:2]:
                 worker.recorder.note(name, "long", name=lease.name)

@@ -96,7 +96,7 @@ WORKLOADS = {
         0.4,
         (_model, _TOKENS),
         faults=_W2_FAULTS,
-        names=("job", "other", "quiet1", "quiet2", "quiet3", "quiet4"),
+        names=("job", "other", *(f"quiet{i}" for i in range(10))),
         mutants=(
             "release_without_owner_check",
             "random_token",
