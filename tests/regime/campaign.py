@@ -10,9 +10,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -23,6 +21,7 @@ from regime.history import now, read
 from regime.kinds import KINDS
 from regime.line import Line
 from regime.resource import KEY, LOG, entries, write_of
+from regime.verdict import Verdict
 from regime.worker import Plan
 from regime.workloads import WORKLOADS, Evidence, Workload
 
@@ -31,51 +30,6 @@ from coordkit.testing.processes import RedisProcess, start_redis
 
 GRANTS = 100
 FIRED = 3
-
-
-@dataclass
-class Verdict:
-    """What came of a run."""
-
-    workload: str
-    seed: int
-    seconds: float
-    mutant: str = ""
-    kind: str = "lock"
-    grants: int = 0
-    fired: Counter[str] = field(default_factory=Counter)
-    void: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
-    took: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        return not self.void and not self.found
-
-    @property
-    def killed(self) -> bool:
-        """Whether a checker found something: what a mutant, or a control, is there for."""
-        return bool(self.found)
-
-    @property
-    def again(self) -> str:
-        """The command that does this run again."""
-        words = ["python tests/regime", self.workload, f"--seed {self.seed}", f"--seconds {self.seconds:g}"]
-        words += [f"--kind {self.kind}"] * (self.kind != "lock") + [f"--mutant {self.mutant}"] * bool(self.mutant)
-        return " ".join(words)
-
-    def __str__(self) -> str:
-        said = "void" if self.void else "failed" if self.found else "passed"
-        faults = ", ".join(f"{count} {fault}" for fault, count in sorted(self.fired.items())) or "no faults"
-        title = f"{self.workload} seed {self.seed} {self.mutant}".strip()
-        lines = [f"{title}: {said} in {self.took:.0f} s, {self.grants} grants, {faults}"]
-        lines += [f"  void: {why}" for why in self.void[:10]]
-        lines += [f"  {what}" for what in self.found[:10]]
-        if len(self.found) > 10:
-            lines.append(f"  ... {len(self.found) - 10} more")
-        if not self.passed:
-            lines.append(f"  again: {self.again}")
-        return "\n".join(lines)
 
 
 def run(

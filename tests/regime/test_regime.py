@@ -6,13 +6,17 @@ only those whose tests were selected are done.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from regime import clock_shim
-from regime.campaign import Verdict, run
+from regime.campaign import run
+from regime.verdict import Verdict
 from regime.workloads import WORKLOADS
+
+from coordkit.testing.backends import Settings
 
 SECONDS = 6.0  # longer where it takes longer until each fault fired three times
 SEED = 0
@@ -29,6 +33,7 @@ Verdicts = Callable[[str, str], Verdict]
 def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
     """Give the verdict of a run; all runs of the session are begun at the first demand."""
     missing = clock_shim.missing()
+    required = Settings.read(request.config.getoption, os.environ, request.config.getini).require
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         begun: dict[tuple[str, str], Future[Verdict]] = {}
         for item in request.session.items:
@@ -39,7 +44,7 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
 
         def verdict(workload: str, mutant: str) -> Verdict:
             if (workload, mutant) not in begun:
-                (pytest.fail if request.config.getoption("coordkit_require") else pytest.skip)(str(missing))
+                (pytest.fail if required else pytest.skip)(str(missing))
             return begun[workload, mutant].result()
 
         yield verdict
