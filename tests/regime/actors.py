@@ -51,7 +51,9 @@ async def leases(actor: Actor) -> None:
         ends = now() + hold
         while (left := ends - now()) > 0 and worker.look(name, lease) > 0:
             await worker.flavour.sleep(min(left, worker.ttl / 5))
-        if chance.random() < 0.2:
+        if lease.remaining() <= 0:
+            await worker.over_with(name, lease)
+        elif chance.random() < 0.2:
             await worker.renew(name, lease)
         await worker.release(name, lease)
 
@@ -71,6 +73,8 @@ async def fenced(actor: Actor) -> None:
             await worker.flavour.sleep(chance.uniform(0.01, 0.05))
             worker.gap("before the look")
             left = lease.remaining()
+            if left <= 0:
+                await worker.over_with(name, lease)
             if left > 0 or not worker.looks_before_writing:
                 worker.gap("after the look")
                 made += 1

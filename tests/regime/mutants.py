@@ -16,7 +16,7 @@ from regime.scripts import edit
 from coordkit._ports import Call, Script
 from coordkit.core import contend, fence, lock, waiting
 from coordkit.core.grantor import Granted
-from coordkit.core.lease import Lease
+from coordkit.core.lease import Lease, State
 
 if TYPE_CHECKING:
     from regime.worker import Worker
@@ -86,9 +86,28 @@ def ttl_counted_from_the_reply(_worker: Worker) -> None:
     Lease.__init__ = init  # type: ignore[method-assign]
 
 
+def handed_on_counted_from_the_receipt(_worker: Worker) -> None:
+    """The message lay in a paused waiter's socket while the claim ran out."""
+    was = waiting.Waiting._handed_on
+
+    def late(self: waiting.Waiting, *args: Any) -> waiting.HandedOn:
+        return was(self, *args)._replace(asked=self._runtime.now())
+
+    waiting.Waiting._handed_on = late  # type: ignore[method-assign]
+
+
 def renewal_makes_it_again(_worker: Worker) -> None:
     """aioredlock, redsync: extending a lock that expired takes it, behind somebody's back."""
     edit(lock, "_RENEW", "return 0", "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1")
+
+
+def loss_is_not_announced(_worker: Worker) -> None:
+    """python-redis-lock, kazoo: the holder is not told."""
+
+    def lose(self: Lease, why: str) -> None:
+        self._end(State.LOST, why)
+
+    Lease.lose = lose  # type: ignore[method-assign]
 
 
 def acquire_is_not_idempotent(_worker: Worker) -> None:
@@ -116,7 +135,9 @@ MUTANTS: dict[str, Callable[[Worker], None]] = {
         token_without_the_clock,
         token_minted_after_the_lock,
         ttl_counted_from_the_reply,
+        handed_on_counted_from_the_receipt,
         renewal_makes_it_again,
+        loss_is_not_announced,
         acquire_is_not_idempotent,
         keeps_what_it_may_have_got,
     )

@@ -17,6 +17,7 @@ from regime.checkers.overlapping_leases import overlapping_leases
 from regime.checkers.owner_mutex import owner_mutex
 from regime.checkers.resource_violations import resource_violations
 from regime.checkers.token_regressions import token_regressions
+from regime.checkers.untold_losses import untold_losses
 from regime.history import Op, Recorder, read
 from regime.resource import Entry
 
@@ -164,6 +165,12 @@ def test_late_writes() -> None:
     ops = [Op("a", "write", 0, 1, {"write": "w1", "left": 0.2})]
     assert late_writes(ops) == []
     assert late_writes([*ops, Op("a", "write", 0, 1, {"write": "w2", "left": 0.0})]) != []
+
+
+def test_untold_losses() -> None:
+    ops = [Op("a", "over", 0, 1, {"token": 1, "told": True}), Op("a", "over", 0, math.inf, {"token": 2})]
+    assert untold_losses(ops) == []  # the second was killed while it waited
+    assert untold_losses([*ops, Op("a", "over", 0, 2, {"token": 3, "told": False})]) != []
 
 
 def test_overlapping_leases() -> None:

@@ -23,6 +23,9 @@ from regime.kinds import KINDS
 
 from coordkit import LeaseLost, NotAcquired, StoreUnavailable
 
+TOLD_WITHIN = 2.0
+"""Seconds after its end in which the loss of a lease must have been announced; a timer needs next to none of them."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -137,6 +140,11 @@ class Worker:
         if until:
             self.recorder.note(actor, "look", name=lease.name, token=int(lease.token), until=until)
         return until - now() if until else 0.0
+
+    async def over_with(self, actor: str, lease: Any) -> None:
+        """Wait to be told that a lease is lost, of which nothing is left, and write down whether that came."""
+        number = self.recorder.call(actor, "over", name=lease.name, token=int(lease.token))
+        self.recorder.back(number, told=bool(await maybe(lease.lost.wait(TOLD_WITHIN))))
 
     @staticmethod
     def believes_until(lease: Any) -> float:

@@ -15,6 +15,7 @@ from regime.checkers.overlapping_leases import overlapping_leases
 from regime.checkers.owner_mutex import owner_mutex
 from regime.checkers.resource_violations import resource_violations
 from regime.checkers.token_regressions import token_regressions
+from regime.checkers.untold_losses import untold_losses
 from regime.history import Op
 from regime.kinds import Kind
 from regime.resource import Entry
@@ -65,6 +66,10 @@ def _late(evidence: Evidence) -> list[str]:
     return late_writes(evidence.ops)
 
 
+def _untold(evidence: Evidence) -> list[str]:
+    return untold_losses(evidence.ops)
+
+
 @dataclass(frozen=True)
 class Workload:
     """One row of the table in ``notes/testing.md``, section 2.5."""
@@ -94,7 +99,7 @@ WORKLOADS = {
     "W2": Workload(
         "leases",
         0.4,
-        (_model, _TOKENS),
+        (_model, _TOKENS, _untold),
         faults=_W2_FAULTS,
         names=("job", "other", *(f"quiet{i}" for i in range(10))),
         mutants=(
@@ -102,16 +107,17 @@ WORKLOADS = {
             "random_token",
             "token_minted_after_the_lock",
             "renewal_makes_it_again",
+            "handed_on_counted_from_the_receipt",
         ),
     ),
     "W3": Workload(
         "fenced",
         0.4,
-        (_resource, _late, _TOKENS),
+        (_resource, _late, _TOKENS, _untold),
         faults=("pause_before_the_look", "pause_after_the_look", *_W2_FAULTS),
         actors=2,
         resource=True,
-        mutants=("fence_on_write_only", "no_fence", "no_deadline_check"),
+        mutants=("fence_on_write_only", "no_fence", "no_deadline_check", "loss_is_not_announced"),
     ),
     # The clock within what is declared, and answers that are slow: the belief must not count from the answer.
     "W4": Workload(
