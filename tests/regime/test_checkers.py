@@ -41,6 +41,10 @@ def refused(call: float, end: float) -> Op:
     return Op("r", "acquire", call, end, {"refused": True})
 
 
+def waited(call: float, end: float) -> Op:
+    return Op("w", "acquire", call, end, {"refused": True, "timeout": 0.5})
+
+
 def unknown(call: float) -> Op:
     return Op("u", "acquire", call, math.inf)
 
@@ -76,6 +80,7 @@ LEASES = [
     (True, "made to forget", [got(1, 0, 0.1), forgot(0.2, 0.3), got(2, 0.25, 0.4)]),
     (True, "refused while held", [got(1, 0, 0.1), refused(0.2, 0.3), gave(1, 0.4, 0.5)]),
     (True, "refused by an unknown one", [unknown(0.0), refused(0.2, 0.3)]),
+    (True, "refused by one who was handed it and does not know", [waited(0.0, 0.5), refused(0.2, 0.3)]),
     (True, "held until it ended", [got(1, 0, 0.1, until=0.99), looked(1, 0.9, 0.99), got(2, 0.95, 1.1)]),
     (True, "given back in doubt", [got(1, 0, 0.1), gave(1, 0.2, 0.3, released=False), got(2, 0.4, 0.5)]),
     (False, "before the ttl", [got(1, 0, 0.1), got(2, 0.5, 0.9)]),
@@ -84,6 +89,7 @@ LEASES = [
     (False, "renewed after another had it", [got(1, 0, 0.1), got(2, 1.1, 1.2), gave(2, 1.3, 1.4), looked(1, 1.5, 2.4)]),
     (False, "given back by one who had lost it", [got(1, 0, 0.1), got(2, 1.1, 1.2), gave(1, 1.3, 1.4)]),
     (False, "refused while free", [got(1, 0, 0.1), gave(1, 0.2, 0.3), refused(0.4, 0.5)]),
+    (False, "refused while free, and nobody waits", [waited(0.0, 0.1), refused(0.2, 0.3)]),
     (False, "a lower token later", [got(2, 0, 0.1), gave(2, 0.2, 0.3), got(1, 0.4, 0.5)]),
     (False, "one token twice", [got(1, 0, 0.1), gave(1, 0.2, 0.3), got(1, 0.4, 0.5)]),
     (

@@ -13,13 +13,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-BUDGET = 300_000
-"""Steps of the model; about two seconds."""
+BUDGET = 200_000
+"""Steps of the model, and a hundred more for each operation: a few seconds for some hundred operations."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One operation of the model; where ``end`` is infinite it may as well never have happened."""
+    """One operation of the model, which happened at some moment between ``call`` and ``end``."""
 
     what: str
     call: float
@@ -35,21 +35,21 @@ State = TypeVar("State", bound=Hashable)
 Step = Callable[[State, Event], State | None]
 
 
-def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget: int = BUDGET) -> str | None:
+def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget: int | None = None) -> str | None:
     """Return None if ``events`` can be put in order, else how far the search came, or that its budget was spent.
 
     ``step`` gives the state after an event, or None where the model does not allow it there.
     """
     events = sorted(events, key=lambda event: (event.call, event.end))
-    must = sum(event.end < math.inf for event in events)
+    steps = BUDGET + 100 * len(events) if budget is None else budget
     seen: set[tuple[int, int, State]] = set()
-    # A place in the search: all before `low` are done, and of those after it the ones whose bit is set; how many of
-    # those that must be done are; the state; where to go on among the candidates.
+    # A place in the search: all before `low` are done, and of those after it the ones whose bit is set; how many are
+    # done; the state; where to go on among the candidates.
     stack: list[tuple[int, int, int, State, int]] = [(0, 0, 0, start, 0)]
     best, stuck = -1, start
     while stack:
         low, done, count, state, index = stack.pop()
-        if count == must:
+        if count == len(events):
             return None
         if count > best:
             best, stuck = count, state
@@ -57,9 +57,9 @@ def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget:
         while index < len(candidates):
             position = candidates[index]
             index += 1
-            budget -= 1
-            if budget < 0:
-                return f"the search ran out of its budget, {best} of {must} operations in order"
+            steps -= 1
+            if steps < 0:
+                return f"the search ran out of its budget, {best} of {len(events)} operations in order"
             after = step(state, events[position])
             if after is None:
                 continue
@@ -68,9 +68,9 @@ def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget:
                 continue
             seen.add(place)
             stack.append((low, done, count, state, index))
-            stack.append((place[0], place[1], count + (events[position].end < math.inf), after, 0))
+            stack.append((place[0], place[1], count + 1, after, 0))
             break
-    return f"no order is possible after {best} of {must} operations; the furthest state is {stuck}"
+    return f"no order is possible after {best} of {len(events)} operations; the furthest state is {stuck}"
 
 
 def _candidates(events: Sequence[Event], low: int, done: int) -> list[int]:
