@@ -41,8 +41,8 @@ def refused(call: float, end: float) -> Op:
     return Op("r", "acquire", call, end, {"refused": True})
 
 
-def waited(call: float, end: float) -> Op:
-    return Op("w", "acquire", call, end, {"refused": True, "timeout": 0.5})
+def waited(token: int, call: float, end: float) -> Op:
+    return Op("w", "acquire", call, end, {"token": token, "timeout": 2.0})
 
 
 def unknown(call: float) -> Op:
@@ -72,6 +72,7 @@ def test_owner_mutex(good: bool, story: str, ops: list[Op]) -> None:
     assert (owner_mutex(ops) == []) is good
 
 
+FREED = [got(1, 0, 0.05), gave(1, 0.06, 0.1)]
 LEASES = [
     (True, "one after the other", [got(1, 0, 0.1), gave(1, 0.2, 0.3), got(2, 0.4, 0.5)]),
     (True, "after the ttl", [got(1, 0, 0.1), got(2, 0.5, 1.2)]),
@@ -80,7 +81,11 @@ LEASES = [
     (True, "made to forget", [got(1, 0, 0.1), forgot(0.2, 0.3), got(2, 0.25, 0.4)]),
     (True, "refused while held", [got(1, 0, 0.1), refused(0.2, 0.3), gave(1, 0.4, 0.5)]),
     (True, "refused by an unknown one", [unknown(0.0), refused(0.2, 0.3)]),
-    (True, "refused by one who was handed it and does not know", [waited(0.0, 0.5), refused(0.2, 0.3)]),
+    (
+        True,
+        "refused by one who was handed it, did not know, and got it later",
+        [*FREED, waited(3, 0.05, 1.5), refused(0.2, 0.3), got(2, 0.9, 1.0), gave(2, 1.1, 1.2)],
+    ),
     (True, "held until it ended", [got(1, 0, 0.1, until=0.99), looked(1, 0.9, 0.99), got(2, 0.95, 1.1)]),
     (True, "given back in doubt", [got(1, 0, 0.1), gave(1, 0.2, 0.3, released=False), got(2, 0.4, 0.5)]),
     (False, "before the ttl", [got(1, 0, 0.1), got(2, 0.5, 0.9)]),
@@ -89,7 +94,11 @@ LEASES = [
     (False, "renewed after another had it", [got(1, 0, 0.1), got(2, 1.1, 1.2), gave(2, 1.3, 1.4), looked(1, 1.5, 2.4)]),
     (False, "given back by one who had lost it", [got(1, 0, 0.1), got(2, 1.1, 1.2), gave(1, 1.3, 1.4)]),
     (False, "refused while free", [got(1, 0, 0.1), gave(1, 0.2, 0.3), refused(0.4, 0.5)]),
-    (False, "refused while free, and nobody waits", [waited(0.0, 0.1), refused(0.2, 0.3)]),
+    (
+        False,
+        "refused while free, and nobody waits yet",
+        [*FREED, waited(3, 0.4, 1.5), refused(0.2, 0.3), got(2, 0.9, 1.0), gave(2, 1.1, 1.2)],
+    ),
     (False, "a lower token later", [got(2, 0, 0.1), gave(2, 0.2, 0.3), got(1, 0.4, 0.5)]),
     (False, "one token twice", [got(1, 0, 0.1), gave(1, 0.2, 0.3), got(1, 0.4, 0.5)]),
     (

@@ -28,9 +28,9 @@ def lease_model(ops: Iterable[Op], *, ttl: float, drift: float, budget: int | No
     """Return what is wrong with the history of one name.
 
     ``acquire`` and ``renew`` say until when their lease believes (``until``), and so does a ``look``: the server has
-    promised that much, whoever asked for it. A refusal needs an owner. That may be somebody who does not know of it: who
-    waits, and was handed the lock just now, or whose acquisition has an unknown outcome. While there is such a one, a
-    refusal is not looked at.
+    promised that much, whoever asked for it. A refusal needs an owner. That may be somebody who does not know of it:
+    who waits, and was handed the lock just now, or whose acquisition has an unknown outcome. While there is such a
+    one, a refusal is not looked at.
     """
     ops = list(ops)
     unseen = _Unseen(ops, ttl)
