@@ -1,0 +1,68 @@
+"""W1 to W4 at their short length: one seed of each workload, and one of each mutant that it must find.
+
+Any length, any number of seeds: ``python tests/regime --help``. The runs are mostly waiting, so a few go side by side;
+only those whose tests were selected are done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from regime import clock_shim
+from regime.campaign import run
+from regime.verdict import Verdict
+from regime.workloads import WORKLOADS
+
+from coordkit.testing.backends import Settings
+
+SECONDS = 6.0  # longer where it takes longer until each fault fired three times
+SEED = 0
+SIDE_BY_SIDE = 3
+
+GOOD = [(name, "") for name, workload in WORKLOADS.items() if not workload.control]
+BAD = [(name, mutant) for name, workload in WORKLOADS.items() for mutant in workload.mutants]
+BAD += [(name, "") for name, workload in WORKLOADS.items() if workload.control]
+
+Verdicts = Callable[[str, str], Verdict]
+
+
+@pytest.fixture(scope="module")
+def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
+    """Give the verdict of a run; all runs of the session are begun at the first demand."""
+    missing = clock_shim.missing()
+    required = Settings.read(request.config.getoption, os.environ, request.config.getini).require
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        begun: dict[tuple[str, str], Future[Verdict]] = {}
+        for item in request.session.items:
+            if item.path == request.path and hasattr(item, "callspec"):
+                workload, mutant = item.callspec.params["workload"], item.callspec.params["mutant"]
+                if WORKLOADS[workload].clock is None or missing is None:
+                    begun[workload, mutant] = pool.submit(run, workload, SEED, SECONDS, mutant=mutant)
+
+        def verdict(workload: str, mutant: str) -> Verdict:
+            if (workload, mutant) not in begun:
+                (pytest.fail if required else pytest.skip)(str(missing))
+            return begun[workload, mutant].result()
+
+        yield verdict
+        for each in begun.values():
+            each.cancel()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("workload", "mutant"), GOOD)
+def test_nothing_is_found(workload: str, mutant: str, verdicts: Verdicts) -> None:
+    verdict = verdicts(workload, mutant)
+
+    assert verdict.passed, str(verdict)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("workload", "mutant"), BAD)
+def test_what_is_wrong_is_found(workload: str, mutant: str, verdicts: Verdicts) -> None:
+    verdict = verdicts(workload, mutant)
+
+    assert verdict.killed, str(verdict)
