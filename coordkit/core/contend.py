@@ -125,10 +125,11 @@ class Attempt:
 
         ``first`` is what became of an ask that came before, when this attempt began.
         """
-        got: Lease | Refused | None = None
+        won = False
         try:
             got = await self._contend(first)
-            if not isinstance(got, Lease) and self._entry:
+            won = isinstance(got, Lease)
+            if not won and self._entry:
                 await self._runtime.finish(self._give_back(), within=_GIVE_BACK)
         except StoreRefused:
             if self._doubt or self._entry:
@@ -143,8 +144,8 @@ class Attempt:
             raise
         finally:
             if self._waiting is not None:
-                self._waiting.over(won=isinstance(got, Lease))
-        if self._doubt and not isinstance(got, Lease):
+                self._waiting.over(won=won)
+        if self._doubt and not won:
             self._give_back_later()  # an earlier ask may be granted yet, now that we are gone
         return got
 

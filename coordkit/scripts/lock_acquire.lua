@@ -15,8 +15,12 @@ end
 local waits = ARGV[4] ~= ''
 -- The write comes first, so that a replica and a server out of memory say so at once.
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
-  if not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place) then
+  local free = redis.call('EXISTS', KEYS[3]) == 0
+  if not free then
+    local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
+    free = not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place)
+  end
+  if free then
     if waits then
       leave(KEYS[3], ARGV[4], ARGV[5])
     end

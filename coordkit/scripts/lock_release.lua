@@ -15,6 +15,6 @@ end
 if holder then
   redis.call('DEL', KEYS[1])
 end
-local claim = hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[2])
+local claim = redis.call('EXISTS', KEYS[3]) == 1 and hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[2])
 local said = holder and 1 or 0
 return claim and {said, claim} or said

@@ -191,7 +191,7 @@ async def test_a_client_that_allows_no_other_connection_asks_again(
 # -- rights
 
 COMMANDS = [
-    *("+evalsha", "+eval", "+set", "+get", "+del", "+pexpire", "+pttl", "+time"),
+    *("+evalsha", "+eval", "+set", "+get", "+del", "+pexpire", "+pttl", "+time", "+exists"),
     *("+zadd", "+zrem", "+zremrangebyscore", "+zrange", "+zscore", "+zrank"),
 ]
 HEARING = ["+publish", "+subscribe", "+ping", "+pubsub|numsub", "&coordkit:*"]

@@ -173,12 +173,13 @@ def waits_to_be_told(patch: Patch) -> None:
 
 def newcomers_barge_in(patch: Patch) -> None:
     """A lock that is free is anybody's, whoever has been waiting for it."""
-    _edit(patch, lock, "_ACQUIRE", "if not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place) then", "if true then")
+    _edit(patch, lock, "_ACQUIRE", "if free then", "if true then")
+    _edit(patch, lock, "_ACQUIRE", "free = not hand_on(", "free = true or hand_on(")
 
 
 def nobody_is_handed_anything(patch: Patch) -> None:
     """A release only frees, and those who wait find out when they look again."""
-    _edit(patch, lock, "_RELEASE", "local claim = hand_on(", "local claim = false and hand_on(")
+    _edit(patch, lock, "_RELEASE", "local claim = redis", "local claim = false and redis")
 
 
 def late_grants_are_kept(patch: Patch) -> None:

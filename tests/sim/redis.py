@@ -148,6 +148,9 @@ class SimRedis:
         self.data[key] = (value, expires)
         return b"OK"
 
+    def _do_exists(self, key: bytes) -> int:
+        return int(self._get(key) is not None)
+
     def _do_del(self, key: bytes) -> int:
         gone = self._get(key) is not None
         self.data.pop(key, None)
