@@ -16,7 +16,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 
 from coordkit._ports import Runtime
 from coordkit.core.answer import answered, attempts
-from coordkit.core.grantor import Granted, Grantor, Refused, Returned
+from coordkit.core.grantor import Granted, Grantor, Refused
 from coordkit.core.lease import DRIFT, Lease
 from coordkit.core.waiting import HandedOn, Waiting
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefused, StoreUnavailable
@@ -209,11 +209,11 @@ class Attempt:
 
     async def _give_back(self) -> None:
         try:
-            said = await self._by.grantor.revoke(self._holder, self._entry)
+            await self._by.grantor.revoke(self._holder, self._entry)
         except CoordError:
             self._give_back_later()
         else:
-            if self._doubt and said is not Returned.GIVEN_BACK:
+            if self._doubt:
                 self._give_back_later()  # what we asked for may arrive after what we sent to undo it
 
     def _give_back_later(self) -> None:

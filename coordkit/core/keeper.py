@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime
-from coordkit.core.grantor import Grantor, Returned
+from coordkit.core.grantor import Grantor
 from coordkit.errors import CoordError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -159,11 +159,12 @@ class Keeper:
         if self._runtime.now() >= unwanted.until:
             return  # its ttl has ended it
         try:
-            said = await unwanted.grantor.revoke(unwanted.holder, unwanted.entry)
+            await unwanted.grantor.revoke(unwanted.holder, unwanted.entry)
         except StoreUnavailable:
             self._later(unwanted._replace(pause=min(unwanted.pause * 2, 1.0)), unwanted.pause)
         except CoordError as error:
             _log.warning("%s: could not be given back, it ends with its ttl: %s", unwanted.grantor.name, error)
         else:
-            if said is not Returned.GIVEN_BACK and unwanted.looked < len(LOOK_AGAIN):
+            # Also if something was given back: that may have been handed to it, and its own request be under way yet.
+            if unwanted.looked < len(LOOK_AGAIN):
                 self._later(unwanted._replace(looked=unwanted.looked + 1), LOOK_AGAIN[unwanted.looked])
