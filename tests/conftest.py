@@ -263,6 +263,14 @@ def deployment(request: pytest.FixtureRequest, flavour: Flavour) -> Deployed:
 
 
 @pytest.fixture
+def admin(deployment: Deployed) -> Iterator[Any]:
+    """Give a blocking client of the deployment, to look at keys with, whatever the flavour of the test."""
+    blocking = Flavour("blocking")
+    yield Deployed(blocking, deployment.kind, deployment.servers).redis()
+    drive(blocking._close())
+
+
+@pytest.fixture
 def zk_client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
     """Give a way to make started KazooClients, each with a session of its own."""
     made: list[Any] = []

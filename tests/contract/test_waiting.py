@@ -1,4 +1,4 @@
-"""Waiting for a lock: first come, first served, told at once, and nothing left behind; on a real Redis."""
+"""Waiting for a lock: first come, first served, told at once, nothing left behind; standalone, Sentinel, Cluster."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import coordkit.aio
 from coordkit import AcquireTimeout, StoreUnavailable
 from coordkit.testing import expire
 
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a lock on a client of its own."""
 
     def lock(name: str = "job", *, ttl: float = 60, options: dict[str, Any] | None = None, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url, **(options or {}))
+        client = deployment.redis(**(options or {}))
         return flavour.Lock(client, f"{coordkit_namespace}:{name}", ttl=ttl, **arguments)
 
     return lock
@@ -31,13 +33,13 @@ def queue_of(lock: Any) -> str:
 
 
 @pytest.fixture
-def waiting(flavour: Any, coordkit_redis: Any) -> Any:
+def waiting(flavour: Any, admin: Any) -> Any:
     """Give a way to have somebody wait for a lock, and to know that it stands in the queue."""
 
     async def wait(lock: Any, work: Any) -> Any:
-        before = coordkit_redis.zcard(queue_of(lock))
+        before = admin.zcard(queue_of(lock))
         running = flavour.spawn(work)
-        await flavour.until(lambda: coordkit_redis.zcard(queue_of(lock)) == before + 1)
+        await flavour.until(lambda: admin.zcard(queue_of(lock)) == before + 1)
         return running
 
     return wait
@@ -64,8 +66,9 @@ async def test_first_come_first_served(flavour: Any, make: Any, maybe: Any, wait
     assert [token for _, token in order] == sorted(token for _, token in order)
 
 
+@standalone
 async def test_it_is_handed_on_in_the_very_release(
-    flavour: Any, make: Any, maybe: Any, waiting: Any, coordkit_redis: Any
+    flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any
 ) -> None:
     """No moment at which a newcomer could take it, and no request of the next holder's in between."""
     lock = make()
@@ -75,23 +78,23 @@ async def test_it_is_handed_on_in_the_very_release(
         return await maybe(make().acquire(timeout=20))
 
     running = await waiting(lock, work)
-    before = coordkit_redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+    before = admin.info("commandstats")["cmdstat_evalsha"]["calls"]
     await maybe(held.release())
-    assert coordkit_redis.get(lock.key).decode() != held.holder
+    assert admin.get(lock.key).decode() != held.holder
     assert await maybe(lock.try_acquire()) is None
     lease = await running.result()
-    asked = coordkit_redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    asked = admin.info("commandstats")["cmdstat_evalsha"]["calls"] - before
 
     assert lease.token > held.token
     assert asked <= 3  # the release, the try, and the claim if it was quick
-    await flavour.until(lambda: coordkit_redis.pttl(lock.key) > 50_000)  # the claim became a whole lease
+    await flavour.until(lambda: admin.pttl(lock.key) > 50_000)  # the claim became a whole lease
     assert lease.remaining() > 50
     await maybe(lease.release())
 
 
 @pytest.mark.parametrize("renew", [True, False])
 async def test_a_lease_that_was_handed_on_lasts(
-    flavour: Any, make: Any, maybe: Any, waiting: Any, coordkit_redis: Any, renew: bool
+    flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any, renew: bool
 ) -> None:
     """It begins with a short claim; whether or not it renews in the background, the holder has its whole ttl."""
     lock = make()
@@ -107,13 +110,11 @@ async def test_a_lease_that_was_handed_on_lasts(
     await flavour.sleep(1.2)  # more than a claim
 
     assert lease.ensure()
-    assert coordkit_redis.get(lock.key).decode() == lease.holder
+    assert admin.get(lock.key).decode() == lease.holder
     await maybe(lease.release())
 
 
-async def test_whoever_gives_up_leaves_the_queue(
-    flavour: Any, make: Any, maybe: Any, waiting: Any, coordkit_redis: Any
-) -> None:
+async def test_whoever_gives_up_leaves_the_queue(flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any) -> None:
     lock = make()
     held = await maybe(lock.acquire())
 
@@ -122,12 +123,12 @@ async def test_whoever_gives_up_leaves_the_queue(
             await maybe(make().acquire(timeout=0.3))
 
     await (await waiting(lock, work)).result()
-    assert coordkit_redis.exists(queue_of(lock)) == 0
+    assert admin.exists(queue_of(lock)) == 0
     await maybe(held.release())
-    assert coordkit_redis.exists(lock.key) == 0
+    assert admin.exists(lock.key) == 0
 
 
-async def test_a_try_does_not_overtake(flavour: Any, make: Any, maybe: Any, waiting: Any, coordkit_redis: Any) -> None:
+async def test_a_try_does_not_overtake(flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any) -> None:
     """A lock that is free, but waited for, is the first waiter's."""
     lock = make()
     await maybe(lock.acquire())
@@ -136,11 +137,11 @@ async def test_a_try_does_not_overtake(flavour: Any, make: Any, maybe: Any, wait
         return await maybe(make().acquire(timeout=20))
 
     running = await waiting(lock, work)
-    coordkit_redis.delete(lock.key)  # evicted: nobody was told
+    admin.delete(lock.key)  # evicted: nobody was told
 
     assert await maybe(lock.try_acquire()) is None
     lease = await running.result()
-    assert coordkit_redis.get(lock.key).decode() == lease.holder
+    assert admin.get(lock.key).decode() == lease.holder
     await maybe(lease.release())
 
 
@@ -156,6 +157,7 @@ async def test_the_holders_end_is_noticed_by_who_waits(flavour: Any, make: Any, 
     await maybe(lease.release())
 
 
+@standalone
 @pytest.mark.parametrize(
     "options", [{"decode_responses": True}, {"protocol": 3}, {"encoding": "latin-1"}, {"socket_timeout": 0.2}]
 )
@@ -172,6 +174,7 @@ async def test_any_client_is_told(flavour: Any, make: Any, maybe: Any, waiting: 
     assert await maybe((await running.result()).release()) is True
 
 
+@standalone
 @pytest.mark.parametrize("options", [{"single_connection_client": True}, {"max_connections": 3}])
 async def test_a_client_that_allows_no_other_connection_asks_again(
     flavour: Any, make: Any, maybe: Any, options: dict[str, Any]
@@ -213,6 +216,7 @@ def user(coordkit_redis: Any, coordkit_namespace: str) -> Any:
         coordkit_redis.execute_command("ACL", "DELUSER", *names)
 
 
+@standalone
 async def test_the_least_rights_are_enough(
     flavour: Any, make: Any, maybe: Any, waiting: Any, user: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,6 +237,7 @@ async def test_the_least_rights_are_enough(
     assert caplog.records == []
 
 
+@standalone
 @pytest.mark.parametrize("lacking", ["+publish", "+subscribe", "&coordkit:*"])
 async def test_without_the_right_to_hear_it_asks_again_and_says_so_once(
     flavour: Any, make: Any, maybe: Any, user: Any, caplog: pytest.LogCaptureFixture, lacking: str
@@ -282,6 +287,7 @@ async def test_a_thousand_tasks_wait_in_line(
 # -- copies
 
 
+@standalone
 async def test_a_grant_without_its_copies_is_given_back(
     flavour: Any, make: Any, maybe: Any, coordkit_redis: Any
 ) -> None:
@@ -292,6 +298,7 @@ async def test_a_grant_without_its_copies_is_given_back(
     await flavour.until(lambda: not coordkit_redis.exists(lock.key))
 
 
+@standalone
 async def test_expire_is_what_a_test_may_do(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make()
     lease = await maybe(lock.acquire())
