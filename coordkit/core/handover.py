@@ -46,7 +46,8 @@ async def hand_over(runtime: Runtime, held: Held) -> str:
     if at is None:
         lease.lose("the server no longer has it: it expired early, or was taken away")
     lease.ensure()
-    lease.hand_over()
+    if not lease.hand_over():
+        raise lease.loss()  # just now
     said = Handover(lease.name, lease.holder, int(lease.token), lease.token.holder, (at or 0) / 1e6 + lease.ttl)
     return _MARK + base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
 

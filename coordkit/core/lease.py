@@ -212,9 +212,9 @@ class Lease:
         if self._end(State.RELEASED):
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
 
-    def hand_over(self) -> None:
-        """End it, and leave it standing at the server."""
-        self._end(State.HANDED_OVER)
+    def hand_over(self) -> bool:
+        """End it, and leave it standing at the server; return whether it was still ours."""
+        return self._end(State.HANDED_OVER)
 
     def bound(self, *, renewing: bool, max_hold: float | None) -> None:
         """Say anew how long it is renewed, from now; counts from the next renewal on."""

@@ -151,9 +151,8 @@ class Several:
         except BaseException as error:
             await self._runtime.finish(self._give_back(held), within=_GIVE_BACK)
             if isinstance(error, NotAcquired) and timeout:
-                raise AcquireTimeout(
-                    error.name, f"{error.why.split('; waited')[0]}; waited {timeout} s", timeout=timeout
-                ) from None
+                why = f"{error.why.split('; waited')[0]}; waited {timeout} s for all of {self.name}"
+                raise AcquireTimeout(error.name, why, timeout=timeout) from None
             raise
         return held
 
