@@ -91,7 +91,7 @@ class Mutex:
             lacking.append(f"{copies} of {confirm.replicas} replicas had it")
         if disks < confirm.fsync:
             lacking.append("the disk had it not")
-        if reply[0] and lacking:
+        if (reply[0] if isinstance(reply, list) else reply == 1) and lacking:
             raise StoreUnavailable(
                 self.name,
                 f"granted, but {' and '.join(lacking)} after {confirm.within:.2f} s, so it is given back: look at the "
@@ -133,7 +133,9 @@ class Mutex:
     async def adopt(self, before: str, holder: str, ttl: float) -> bool:
         """Put ``holder`` in the place of ``before``; return whether that was still there."""
         call = Call(_ADOPT, self._keys[:2], (before, holder, milliseconds(ttl), self._keep(ttl)))
-        return bool(await self._store.run(self.name, call) == 1)
+        if self.confirm is None:
+            return bool(await self._store.run(self.name, call) == 1)
+        return bool(await self._confirmed(call, self.confirm) == 1)
 
     @staticmethod
     def _keep(ttl: float) -> int:
