@@ -121,7 +121,9 @@ class Mutex:
 
     async def evict(self, request: str, holder: str) -> int | str:
         keys = (*self._keys, (self._broken + request).encode())
-        done, said = await self._store.run(self.name, Call(_BREAK, keys, (_KEEP_COUNTER, holder)))
+        done, said, *claim = await self._store.run(self.name, Call(_BREAK, keys, (_KEEP_COUNTER, holder)))
+        if claim:
+            self.keeper.look_after(self, claim[0] / 1000)
         return int(said) if done else text(said)
 
     async def prepare_handover(self, holder: str, ttl: float) -> int | None:

@@ -1,7 +1,7 @@
 -- Take a lock from whoever holds it, for an operator: raise the token, and hand the lock on with a still higher one.
 -- KEYS[1]  the lock        KEYS[2]  the token counter     KEYS[3]  the queue      KEYS[4]  what became of this request
 -- ARGV[1]  how long an idle counter is kept, in ms        ARGV[2]  the holder to take it from, or '' for whoever
--- returns  {1, token}      done
+-- returns  {1, token}      done; {1, token, claim in ms} if it was handed on, for as long as that
 --          {0, holder}     not done: this one holds it, or nobody if ''
 -- Each request has a key of its own, in which its token stands for a while: asked again, it takes nothing from the next.
 
@@ -24,5 +24,4 @@ end
 redis.call('DEL', KEYS[1]) -- first, because a server out of memory takes it, and then the rest
 local token = mint(KEYS[2], last, micros(), ARGV[1])
 redis.call('SET', KEYS[4], digits(token), 'PX', KEEP_ANSWER)
-hand_on(KEYS[1], KEYS[2], KEYS[3], token, ARGV[1])
-return {1, digits(token)}
+return {1, digits(token), hand_on(KEYS[1], KEYS[2], KEYS[3], token, ARGV[1])}

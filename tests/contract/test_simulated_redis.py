@@ -86,7 +86,7 @@ def comparable(name: str, reply: Any) -> Any:
     if name == "lock_inspect" and isinstance(reply, list):
         return [reply[0] > 0, reply[1], reply[2] == b"0", reply[3][::2]]
     if name == "lock_break" and isinstance(reply, list):
-        return [reply[0], "token" if reply[0] == 1 else reply[1]]
+        return [reply[0], "token" if reply[0] == 1 else reply[1], *reply[2:]]
     if name == "lock_handover":
         return reply if reply == "error" or reply <= 0 else "time"
     return reply
