@@ -11,6 +11,7 @@ import redis.asyncio
 import coordkit.aio
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired
 from coordkit.testing import expire
+from coordkit.testing.processes import start_redis_servers
 
 
 @pytest.fixture
@@ -194,3 +195,23 @@ async def test_a_cancelled_acquire_leaves_nothing(
 
     assert not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names))
     await (getattr(client, "aclose", None) or client.close)()
+
+
+async def test_names_on_several_shards(flavour: Any, maybe: Any) -> None:
+    """Each name is a lock of its own, so all or none needs no transaction over shards."""
+    servers = start_redis_servers(3)
+    try:
+        shards = flavour.ShardedRedis({f"s{at}": flavour.redis(server.url) for at, server in enumerate(servers)})
+        names = [f"job:{number}" for number in range(12)]
+        assert len({shards.shard_for(f"{{{name}}}") for name in names}) == 3
+        lock = flavour.MultiLock(shards, names, ttl=10)
+        async with flavour.within(lock) as lease:
+            await maybe(lease.renew())
+            assert await maybe(flavour.MultiLock(shards, names[6:], ttl=10).try_acquire()) is None
+            assert len(await maybe(flavour.Lock(shards, names[0], ttl=10).waiters())) == 0
+            held = [await maybe(flavour.Lock(shards, name, ttl=10).holder()) for name in names]
+            assert [one.token for one in held] == [lease.tokens[name] for name in names]
+        assert await maybe(flavour.Lock(shards, names[3], ttl=10).holder()) is None
+    finally:
+        for server in servers:
+            server.stop()
