@@ -157,6 +157,29 @@ async def test_one_that_is_lost_loses_all(flavour: Any, make: Any, maybe: Any) -
     await maybe(got.release())
 
 
+async def test_the_others_are_given_back_at_once(flavour: Any, make: Any, maybe: Any) -> None:
+    """Also if whoever holds them looks at nothing."""
+    lease = await maybe(make("abc", ttl=0.6).acquire())
+    await maybe(make("b").break_lease())
+    got = await maybe(make("c").acquire(timeout=20))
+
+    assert lease.lost
+    await maybe(got.release())
+
+
+async def test_what_is_not_renewed_begins_with_a_whole_ttl(flavour: Any, make: Any, maybe: Any) -> None:
+    lock, last = make("ab", ttl=6, renew=False), make("b")
+    held = await maybe(last.acquire())
+    waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
+    await flavour.until(lambda: maybe(make("a").holder()))
+    await flavour.sleep(1.2)
+    await maybe(held.release())
+    lease = await waiting.result()
+
+    assert lease.remaining() > 6 * 0.99 - 1
+    await maybe(lease.release())
+
+
 async def test_what_expired_while_the_rest_was_waited_for_is_asked_for_anew(
     flavour: Any, make: Any, maybe: Any
 ) -> None:

@@ -114,7 +114,7 @@ async def test_released_by_another_it_counts_for_the_one_that_acquired(flavour: 
 
 async def test_a_loss_is_the_loss_of_every_level(flavour: Any, make: Any, maybe: Any) -> None:
     """And whoever acquires again then gets a lease of its own, not a dead one."""
-    lock = make(ttl=0.3)
+    lock, caught_inside = make(ttl=0.3), False
     with pytest.raises(LeaseLost):
         async with flavour.within(lock) as outer:
             with pytest.raises(LeaseLost):
@@ -129,6 +129,8 @@ async def test_a_loss_is_the_loss_of_every_level(flavour: Any, make: Any, maybe:
             again = await maybe(lock.acquire(timeout=5))
             assert again.token > outer.token
             assert await maybe(again.release()) is True
+            caught_inside = True
+    assert caught_inside
 
 
 async def test_past_the_deadline_the_server_is_asked(flavour: Any, make: Any, maybe: Any) -> None:
@@ -141,6 +143,17 @@ async def test_past_the_deadline_the_server_is_asked(flavour: Any, make: Any, ma
     assert await maybe(before.release()) is False
     assert after.ensure()
     assert await maybe(after.release()) is True
+
+
+async def test_a_deadline_that_nobody_has_told_of_yet_counts(make: Any, maybe: Any) -> None:
+    """A process that was stopped wakes: its own clock says that it is over, whatever its timers have come to."""
+    lock = make(renew=False)
+    before = await maybe(lock.acquire())
+    before._core._stack.lease.expires -= 10
+
+    assert not before.lost
+    assert await maybe(lock.try_acquire()) is None  # asked, the server says that an earlier one of ours has it
+    assert await maybe(before.release()) is False
 
 
 def test_a_thread_inherits_nothing_from_one_that_ended(coordkit_redis: Any, coordkit_namespace: str) -> None:
