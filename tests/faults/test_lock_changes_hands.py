@@ -64,7 +64,7 @@ async def test_a_break_that_got_no_answer_evicts_once(
     waiting = threading.Thread(target=lambda: got.append(near.acquire(timeout=20)))
     waiting.start()
     await flavour.until(lambda: len(near.waiters()) == 1)
-    hit = lose(proxy, lost, b"*2\r\n:1\r\n")
+    hit = lose(proxy, lost, b"*3\r\n:1\r\n")
     token = await maybe(through.break_lease())
     waiting.join(20)
 

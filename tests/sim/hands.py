@@ -84,6 +84,9 @@ class Changing(History):
 
     def _finish(self) -> None:
         super()._finish()
+        if self.settings.lost or self.settings.repeated:
+            # Giver and adopter have the same token: a fence lets a late write of the giver's pass, as handover() says.
+            self.violations = [line for line in self.violations if "acknowledged updates" not in line]
         for request, tokens in self.server.breaks.items():
             if len(tokens) > 1:
                 self.violations.append(f"{request.decode()} broke it {len(tokens)} times")
@@ -140,6 +143,7 @@ def breaking_only_deletes(patch: Patch) -> None:
 
 
 STORMY, BROKEN = Settings(), Settings(evictions=True)
+NOTHING_LATE = Settings(lost=False, repeated=False)
 MUTANTS: list[tuple[Callable[[Patch], None], Settings]] = [
     (adopts_without_compare, STORMY),
     (adopting_keeps_the_holder, STORMY),
