@@ -257,3 +257,19 @@ def test_a_renewal_on_its_way_does_not_follow_a_handover(coordkit_redis: redis.R
         assert not lease.lost
         adopted.renew()
         assert adopted.release() is True
+
+
+async def test_an_adoption_wants_its_copies_too(flavour: Any, maybe: Any) -> None:
+    """Not on as many replicas as asked: given back, and reported."""
+    with start_redis() as server:
+        client = flavour.redis(server.url)
+        giver, taker = flavour.Lock(client, "job", ttl=30), flavour.Lock(client, "job", ttl=1, min_replicas=1)
+        text = await maybe((await maybe(giver.acquire())).handover())
+        with pytest.raises(StoreUnavailable, match="0 of 1 replicas had it"):
+            await maybe(taker.adopt(text))
+
+        await flavour.until(lambda: _is_free(giver, maybe))
+
+
+async def _is_free(lock: Any, maybe: Any) -> bool:
+    return await maybe(lock.holder()) is None
