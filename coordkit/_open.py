@@ -21,10 +21,11 @@ T = TypeVar("T")
 class OpenBlocks(Generic[T]):
     """The blocks of one lock that were entered and not yet left."""
 
-    __slots__ = ("_entries", "_instead", "_name")
+    __slots__ = ("_entries", "_instead", "_name", "_nests")
 
-    def __init__(self, name: str, instead: str = "lock.hold()") -> None:
+    def __init__(self, name: str, instead: str = "lock.hold()", *, nests: bool = False) -> None:
         self._name = name
+        self._nests = nests  # the blocks of one thread or task are levels of one lease: the newest is left first
         self._instead = instead
         # The frame that holds the `with`, the thread or task, the block.
         self._entries: deque[tuple[FrameType, object, T]] = deque()
@@ -42,7 +43,10 @@ class OpenBlocks(Generic[T]):
         here = [entry for entry in entries if entry[0] is frame]
         if here:
             return self._take(here[-1])  # nested in one frame: the inner one first
-        for candidates in ([entry for entry in entries if entry[1] == place], entries):
+        of_this_place = [entry for entry in entries if entry[1] == place]
+        if self._nests and of_this_place:
+            return self._take(of_this_place[-1])
+        for candidates in (of_this_place, entries):
             if len(candidates) == 1:
                 return self._take(candidates[0])
         raise CoordError(

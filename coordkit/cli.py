@@ -44,6 +44,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     import argparse  # here, like the rest, so that the first tenths of a second can be interrupted without a traceback
 
     import coordkit
+    from coordkit import lock_command
 
     parser = argparse.ArgumentParser(
         prog="coordkit", description="Locks with fencing tokens, leader election, membership and sharded Redis."
@@ -69,10 +70,16 @@ def _main(arguments: Sequence[str] | None) -> int:
         metavar="N",
         help="play only these (1 to 5)",
     )
-    chosen = parser.parse_args(arguments)
+    lock_command.add(commands)
+    # What follows `--` is a command, whatever it looks like.
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    chosen = parser.parse_args(words[:end])
     if chosen.command is None:
         parser.print_help()
         return 2
+    if chosen.command == "lock":
+        return lock_command.main(chosen, words[end + 1 :])
 
     from coordkit.demo import command  # `coordkit --version` needs no redis client
 

@@ -4,9 +4,11 @@ from coordkit._async.fence import Fence
 from coordkit._async.hold import Hold, Lease
 from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
+from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
 from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
+from coordkit.core.holder import Holder
 from coordkit.core.token import Token
 from coordkit.core.znodes import Leader
 from coordkit.errors import (
@@ -38,6 +40,7 @@ __all__ = [
     "Fence",
     "Group",
     "Hold",
+    "Holder",
     "Join",
     "Lead",
     "Leader",
@@ -48,6 +51,8 @@ __all__ = [
     "Lock",
     "Lost",
     "Member",
+    "MultiLease",
+    "MultiLock",
     "NoNodes",
     "NoQuorum",
     "NotAcquired",

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from coordkit._async.lost import Lost, Scope
+from coordkit._asyncio.runtime import RUNTIME
 from coordkit._open import OpenBlocks
 from coordkit.core import checks, lease
-from coordkit.core.contend import Contender
+from coordkit.core.handover import hand_over
+from coordkit.core.held import Asks, Held
 from coordkit.core.token import Token
 from coordkit.errors import CoordError
 
@@ -29,7 +31,7 @@ class Lease:
 
     __slots__ = ("_core",)
 
-    def __init__(self, core: lease.Lease) -> None:
+    def __init__(self, core: Held) -> None:
         self._core = core
 
     @property
@@ -78,6 +80,16 @@ class Lease:
         Raises ``StoreUnavailable`` if no answer came: it is then given back in the background, or ends with its ttl.
         """
         return await self._core.release()
+
+    async def handover(self) -> str:
+        """Renew it, end it here, and return the text by which another process can ``adopt`` it, for a whole ttl.
+
+        Leaving the block is then no error and gives nothing back; ``ensure`` raises. Whoever reads the text may adopt
+        the lease. Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came (it is still
+        held then), ``CoordError`` for what is no plain ``Lock``'s. Not promised: that a fence refuses what we send or
+        sent afterwards, for the token stays the same: hand over when every write of yours has been answered.
+        """
+        return await hand_over(RUNTIME, self._core)
 
     def __repr__(self) -> str:
         return f"<Lease {self.name} token={self.token} remaining={self.remaining():.1f}s>"
@@ -140,11 +152,13 @@ class Hold:
 class Holdable:
     """What can be held: wait for it, ask once, or hold it for a block. Made as one of its kinds, never by itself."""
 
-    def __init__(self, name: str, ttl: float, contender: Contender) -> None:
+    _made: type[Lease] = Lease  # what its kind gives out
+
+    def __init__(self, name: str, ttl: float, contender: Asks, *, nests: bool = False) -> None:
         self.name = name
         self.ttl = ttl
         self._contender = contender
-        self._open: OpenBlocks[tuple[lease.Lease, Scope]] = OpenBlocks(name)
+        self._open: OpenBlocks[tuple[Held, Scope]] = OpenBlocks(name, nests=nests)
 
     async def acquire(self, timeout: float | None = None) -> Lease:
         """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
@@ -152,12 +166,12 @@ class Holdable:
         Raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another held it to the end, ``StoreUnavailable`` if no
         answer came, ``StoreRefused`` if the server said no.
         """
-        return Lease(await self._contender.acquire(checks.check_timeout(timeout)))
+        return self._made(await self._contender.acquire(checks.check_timeout(timeout)))
 
     async def try_acquire(self) -> Lease | None:
         """Ask once, by one request; return None if another holds it. Raises as ``acquire`` does otherwise."""
         core = await self._contender.try_acquire()
-        return None if core is None else Lease(core)
+        return None if core is None else self._made(core)
 
     def hold(self, timeout: float | None = None) -> Hold:
         """Return a block that waits like ``acquire(timeout)`` and gives back at its end; also a decorator."""
@@ -166,7 +180,7 @@ class Holdable:
     async def __aenter__(self) -> Lease:
         core = await self._contender.acquire(None)
         self._open.entered(asyncio.current_task(), (core, Scope(core.lost)))
-        return Lease(core)
+        return self._made(core)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

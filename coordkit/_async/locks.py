@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from tenacity.wait import wait_base
 
-from coordkit._async.hold import Holdable
+from coordkit._async.hold import Holdable, Lease
+from coordkit._async.inspection import Inspected
 from coordkit._asyncio.redis import store_for
-from coordkit._asyncio.runtime import RUNTIME
-from coordkit.core import checks, lock
+from coordkit._asyncio.runtime import RUNTIME, here
+from coordkit.core import checks, handover, holder, interop, lock
 from coordkit.core.contend import PAUSES, Contender
+from coordkit.core.inspection import Inspector
+from coordkit.core.reentrant import Reentrant
 
 
-class Lock(Holdable):
+class Lock(Inspected, Holdable):
     """Describe a lock on one Redis; ``async with lock as lease`` holds it.
 
     A ``Lock`` is a description and a ``Lease`` a possession: share one ``Lock`` between tasks as you like, and
@@ -32,6 +35,13 @@ class Lock(Holdable):
         after a third of the ttl (two seconds at most) is given back, and ``StoreUnavailable`` says so. Not promised:
         that the replica which is promoted is one that had it.
     :param fsync: wait until each grant is on the server's disk, too (``WAITAOF``; Redis 7.2 with ``appendonly yes``).
+    :param reentrant: a task that holds it acquires it again at once, with the same token; counted, so that the last
+        release gives it back. A lease may be given back by another task, and counts for the one that acquired it;
+        what a task did not give back before it ended is held on, and inherited by no other.
+    :param label: a text of yours, 100 bytes at most, that ``holder()`` and ``waiters()`` show beside host and process.
+    :param compatible_with: ``"redis-py"``: lock the key ``name`` itself, as ``redis.lock.Lock`` does, so that both
+        exclude each other. Then nobody is handed the lock: all ask again and again, in no order, and tokens rise among
+        coordkit's holders only. On Redis Cluster a name with ``}`` and without a hash tag is refused.
     :raises ValueError, TypeError: for arguments that can only be mistakes.
 
     Not promised: that nobody else *believes* to hold it. A process may be paused between looking and writing, and a
@@ -49,16 +59,41 @@ class Lock(Holdable):
         wait: wait_base = PAUSES,
         min_replicas: int = 0,
         fsync: bool = False,
+        reentrant: bool = False,
+        label: str = "",
+        compatible_with: Literal["redis-py"] | None = None,
     ) -> None:
         name, ttl = checks.check_name("name", name), checks.check_ttl(ttl)
         self.client = redis
         store = store_for(redis)
         copies = checks.check_copies(min_replicas, fsync, ttl, store.cannot_confirm())
-        grantor = lock.Mutex(store, store.keeper, name, copies)
+        if compatible_with not in (None, "redis-py"):
+            raise ValueError(f"compatible_with must be None or 'redis-py', got {compatible_with!r}")
+        kind = interop.RedisPyMutex if compatible_with else lock.Mutex
+        self._mutex = grantor = kind(store, store.keeper, name, copies)
         self.key = grantor.key
         bound = checks.check_max_hold(max_hold, ttl)
-        contender = Contender(RUNTIME, grantor, ttl, renew=renew, max_hold=bound, wait=checks.check_wait(wait))
-        super().__init__(name, ttl, contender)
+        self._asks = Contender(
+            RUNTIME,
+            grantor,
+            ttl,
+            renew=renew,
+            max_hold=bound,
+            wait=checks.check_wait(wait),
+            label=holder.check_label(label),
+        )
+        self._inspector = Inspector(RUNTIME, grantor)
+        self._reentrant = Reentrant(self._asks, here) if reentrant else None
+        super().__init__(name, ttl, self._reentrant or self._asks, nests=reentrant)
+
+    async def adopt(self, text: str) -> Lease:
+        """Take over the lease that another process handed over: the same token, from now on under this lock's ttl.
+
+        Raises ``LeaseLost`` if it is gone or was adopted before, ``ValueError`` for a text that is no handover of this
+        name, ``StoreUnavailable`` if no answer came (if we had got it, it is given back in the background).
+        """
+        core = await handover.adopt(self._asks, self._mutex, text)
+        return Lease(core if self._reentrant is None else self._reentrant.begin(core))
 
     def __repr__(self) -> str:
         return f"<Lock {self.name} ttl={self.ttl}s>"

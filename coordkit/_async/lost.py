@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from coordkit._ports import Event
 
@@ -53,6 +54,7 @@ class Scope:
         # A task that finds out by itself (by ensure() or renew()) gets its exception there; a second would hit later.
         if self._inside and asyncio.current_task() is not self._task:
             self._cancelled = True
+            _ours[self._task] = _ours.get(self._task, 0) + 1
             self._task.cancel("what this block stands on was lost")
 
     def left(self, error: BaseException | None) -> bool:
@@ -60,9 +62,14 @@ class Scope:
         self._inside = False
         if not self._cancelled:
             return False
+        _ours[self._task] = outer = _ours[self._task] - 1
         uncancel = getattr(self._task, "uncancel", None)  # Python 3.11
-        others = uncancel() > self._requests if uncancel is not None else False
+        others = uncancel() - outer > self._requests if uncancel is not None else False
         return isinstance(error, asyncio.CancelledError) and not others
+
+
+_ours: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+"""Cancellations that scopes asked for and have not taken back: of nested ones that stand on the same, each asks."""
 
 
 def _cancelling(task: asyncio.Task[Any]) -> int:

@@ -219,4 +219,13 @@ class LoopRuntime:
 
 _NOTHING = nullcontext()
 
+
+def here() -> object:
+    """Return the present task: it stands for itself, and its id may be another's next."""
+    task = asyncio.current_task()
+    if task is None:  # a coroutine driven by hand
+        raise TypeError("a reentrant lock needs a running asyncio task")
+    return task
+
+
 RUNTIME: Runtime = LoopRuntime()

@@ -4,9 +4,11 @@ from coordkit._sync.fence import Fence
 from coordkit._sync.hold import Hold, Lease
 from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
+from coordkit._sync.multi import MultiLease, MultiLock
 from coordkit._sync.quorum import Quorum, QuorumLock
 from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
+from coordkit.core.holder import Holder
 from coordkit.core.token import Token
 from coordkit.core.znodes import Leader
 from coordkit.errors import (
@@ -38,6 +40,7 @@ __all__ = [
     "Fence",
     "Group",
     "Hold",
+    "Holder",
     "Join",
     "Lead",
     "Leader",
@@ -48,6 +51,8 @@ __all__ = [
     "Lock",
     "Lost",
     "Member",
+    "MultiLease",
+    "MultiLock",
     "NoNodes",
     "NoQuorum",
     "NotAcquired",

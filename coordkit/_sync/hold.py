@@ -12,8 +12,10 @@ from typing import Literal, ParamSpec, TypeVar
 from coordkit._open import OpenBlocks
 from coordkit._run import run
 from coordkit._sync.lost import Lost
+from coordkit._threads.runtime import RUNTIME
 from coordkit.core import checks, lease
-from coordkit.core.contend import Contender
+from coordkit.core.handover import hand_over
+from coordkit.core.held import Asks, Held
 from coordkit.core.token import Token
 from coordkit.errors import CoordError
 
@@ -30,7 +32,7 @@ class Lease:
 
     __slots__ = ("_core",)
 
-    def __init__(self, core: lease.Lease) -> None:
+    def __init__(self, core: Held) -> None:
         self._core = core
 
     @property
@@ -79,6 +81,16 @@ class Lease:
         Raises ``StoreUnavailable`` if no answer came: it is then given back in the background, or ends with its ttl.
         """
         return run(self._core.release())
+
+    def handover(self) -> str:
+        """Renew it, end it here, and return the text by which another process can ``adopt`` it, for a whole ttl.
+
+        Leaving the block is then no error and gives nothing back; ``ensure`` raises. Whoever reads the text may adopt
+        the lease. Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came (it is still
+        held then), ``CoordError`` for what is no plain ``Lock``'s. Not promised: that a fence refuses what we send or
+        sent afterwards, for the token stays the same: hand over when every write of yours has been answered.
+        """
+        return run(hand_over(RUNTIME, self._core))
 
     def __repr__(self) -> str:
         return f"<Lease {self.name} token={self.token} remaining={self.remaining():.1f}s>"
@@ -137,11 +149,13 @@ class Hold:
 class Holdable:
     """What can be held: wait for it, ask once, or hold it for a block. Made as one of its kinds, never by itself."""
 
-    def __init__(self, name: str, ttl: float, contender: Contender) -> None:
+    _made: type[Lease] = Lease  # what its kind gives out
+
+    def __init__(self, name: str, ttl: float, contender: Asks, *, nests: bool = False) -> None:
         self.name = name
         self.ttl = ttl
         self._contender = contender
-        self._open: OpenBlocks[lease.Lease] = OpenBlocks(name)
+        self._open: OpenBlocks[Held] = OpenBlocks(name, nests=nests)
 
     def acquire(self, timeout: float | None = None) -> Lease:
         """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
@@ -149,12 +163,12 @@ class Holdable:
         Raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another held it to the end, ``StoreUnavailable`` if no
         answer came, ``StoreRefused`` if the server said no.
         """
-        return Lease(run(self._contender.acquire(checks.check_timeout(timeout))))
+        return self._made(run(self._contender.acquire(checks.check_timeout(timeout))))
 
     def try_acquire(self) -> Lease | None:
         """Ask once, by one request; return None if another holds it. Raises as ``acquire`` does otherwise."""
         core = run(self._contender.try_acquire())
-        return None if core is None else Lease(core)
+        return None if core is None else self._made(core)
 
     def hold(self, timeout: float | None = None) -> Hold:
         """Return a block that waits like ``acquire(timeout)`` and gives back at its end; also a decorator."""
@@ -163,7 +177,7 @@ class Holdable:
     def __enter__(self) -> Lease:
         core = run(self._contender.acquire(None))
         self._open.entered(threading.get_ident(), core)
-        return Lease(core)
+        return self._made(core)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
@@ -28,7 +29,9 @@ _log = logging.getLogger("coordkit")
 # CLOCK_MONOTONIC stands still while the machine is suspended, and a server's ttl does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
-_HOST = socket.gethostname()
+_HOST = (
+    quote(socket.gethostname(), safe="-._~") or "unknown"
+)  # part of a holder id, which is split at colons and spaces
 
 _IDLE = 1.0  # seconds a worker thread waits for more work before it ends
 
@@ -67,6 +70,21 @@ def process() -> int:
 
 def new_holder() -> str:
     return _self.prefix + _self.random_bits()
+
+
+class Place:
+    """Stands for a thread and ends with it; a thread's id may be another's next."""
+
+
+_here = threading.local()
+
+
+def here() -> object:
+    """Return what stands for the present thread."""
+    place: Place | None = getattr(_here, "place", None)
+    if place is None:
+        place = _here.place = Place()
+    return place
 
 
 class ThreadEvent:

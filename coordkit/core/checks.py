@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 from tenacity.wait import wait_base
@@ -29,6 +30,18 @@ def check_name(argument: str, value: object) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{argument} must be text that UTF-8 can encode, got {value!r}") from None
     return value
+
+
+def check_names(argument: str, value: object) -> tuple[str, ...]:
+    """Return ``value``, several names of locks, each once, in the order in which they are acquired."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f'{argument} must be several names, such as ["a", "b"], got {value!r}')
+    names = [check_name(f"{argument}[{at}]", name) for at, name in enumerate(value)]
+    if not names:
+        raise ValueError(f"{argument} must have one name or more, got {value!r}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{argument} must have each name once, got {twice[0]!r} again")
+    return tuple(sorted(names))
 
 
 def _number(argument: str, value: object) -> float:

@@ -39,6 +39,7 @@ class Contender:
         renew: bool = True,
         max_hold: float | None = None,
         wait: wait_base = PAUSES,
+        label: str = "",
     ) -> None:
         self.name = grantor.name
         self.runtime = runtime
@@ -47,6 +48,7 @@ class Contender:
         self.renew = renew
         self.max_hold = max_hold
         self.wait = wait
+        self._label = label  # the end of every holder id, as core/holder.py makes it
 
     async def try_acquire(self) -> Lease | None:
         """Ask once: a lease, or None if another holds it."""
@@ -68,7 +70,7 @@ class Contender:
     async def _ask(self, timeout: float | None) -> Lease | Refused:
         """Ask once; whatever is not granted by that becomes an attempt. Most locks are free when they are asked for."""
         grantor, runtime = self.grantor, self.runtime
-        holder, asked = runtime.new_holder(), runtime.now()
+        holder, asked = self.new_holder(), runtime.now()
         if timeout != 0 and (inbox := grantor.inbox()) is not None and inbox.address(self.name):
             return await Attempt(self, timeout, holder, asked).run()  # somebody waits here already: queue up at once
         first: Granted | Refused | BaseException
@@ -82,6 +84,9 @@ class Contender:
                 return lease
             await self.give_back_late(lease)
         return await Attempt(self, timeout, holder, asked).run(first)
+
+    def new_holder(self) -> str:
+        return self.runtime.new_holder() + self._label
 
     def lease(self, holder: str, granted: HandedOn) -> Lease:
         return Lease(

@@ -18,6 +18,7 @@ from typing import Literal
 from coordkit._ports import Runtime, Timer
 from coordkit.core.answer import answered
 from coordkit.core.grantor import Grantor, Returned
+from coordkit.core.held import Held
 from coordkit.core.token import Token
 from coordkit.errors import CoordError, LeaseLost, StoreUnavailable
 
@@ -38,6 +39,7 @@ class State(Enum):
     HELD = "held"
     RELEASED = "released"
     LOST = "lost"
+    HANDED_OVER = "handed over"
 
 
 class Lease:
@@ -107,7 +109,8 @@ class Lease:
 
     @property
     def given_back(self) -> bool:
-        return self._state is State.RELEASED
+        """Whether it ended by our own will: given back, or handed over."""
+        return self._state in (State.RELEASED, State.HANDED_OVER)
 
     def loss(self) -> LeaseLost:
         """Return the error that says what became of this lease."""
@@ -115,6 +118,8 @@ class Lease:
             why = f"it belongs to process {self._process}; a forked child holds nothing of its parent's"
         elif self._state is State.RELEASED:
             why = self._why or "it was given back"
+        elif self._state is State.HANDED_OVER:
+            why = "it was handed over, and is another's to adopt; stop working on what it protects"
         else:
             why = f"{self._why or self._expiry()}; stop working on what it protects"
         error = LeaseLost(self.name, why, token=self.token)
@@ -202,6 +207,20 @@ class Lease:
             # A renewal that is still on its way may yet prolong at the server what we have given up.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
 
+    def drop(self) -> None:
+        """Give it back without waiting for that."""
+        if self._end(State.RELEASED):
+            self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
+
+    def hand_over(self) -> bool:
+        """End it, and leave it standing at the server; return whether it was still ours."""
+        return self._end(State.HANDED_OVER)
+
+    def bound(self, *, renewing: bool, max_hold: float | None) -> None:
+        """Say anew how long it is renewed, from now; counts from the next renewal on."""
+        self._renewing = renewing
+        self._until = None if max_hold is None else self._runtime.now() + max_hold
+
     def _end(self, state: State, why: str = "") -> bool:
         if self._runtime.process() != self._process:
             return False
@@ -245,7 +264,7 @@ class Lease:
         return given_back
 
 
-async def leave(lease: Lease, error: BaseException | None) -> None:
+async def leave(lease: Held, error: BaseException | None) -> None:
     """Give ``lease`` back at the end of a block that ended with ``error``; the block's own error always wins."""
     if lease.given_back:
         return  # inside the block, by hand

@@ -15,10 +15,12 @@ believe they hold, and only their tokens tell them apart.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from coordkit._ports import Call, Confirm, Store
+from coordkit._ports import Call, Confirm, Inbox, Store
 from coordkit.core.grantor import Granted, Queued, Refused, Returned, Spot
+from coordkit.core.inspection import Seen, seen
 from coordkit.core.keeper import Keeper
 from coordkit.core.waiting import claim_of
 from coordkit.errors import StoreUnavailable
@@ -27,6 +29,10 @@ from coordkit.scripts import load
 _ACQUIRE = load("queue", "lock_queue", "lock_acquire")
 _RENEW = load("lock_renew")
 _RELEASE = load("queue", "lock_queue", "lock_release")
+_INSPECT = load("lock_inspect")
+_BREAK = load("queue", "lock_queue", "lock_break")
+_HANDOVER = load("lock_handover")
+_ADOPT = load("lock_adopt")
 
 _KEEP_COUNTER = 7 * 24 * 3600 * 1000
 """Milliseconds an idle counter is kept: locks named once do not fill the server, and the clock floors what follows."""
@@ -39,7 +45,7 @@ def milliseconds(seconds: float) -> int:
 
 def text(value: Any) -> str:
     """Return a script's reply as text, whether or not the client decodes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def refused(holder: Any, left: int, *queued: Any) -> Refused:
@@ -61,7 +67,8 @@ class Mutex:
         self._store = store
         self.key = f"coordkit:1:{{{name}}}:lock"
         self._keys = tuple(f"coordkit:1:{{{name}}}:{part}".encode() for part in ("lock", "token", "queue"))
-        self.inbox = store.inbox
+        self._broken = f"coordkit:1:{{{name}}}:broken:"
+        self.inbox: Callable[[], Inbox | None] = store.inbox
 
     def entry(self, holder: str, ttl: float, address: str) -> str:
         verb, channel = address.split(" ", 1)
@@ -84,7 +91,7 @@ class Mutex:
             lacking.append(f"{copies} of {confirm.replicas} replicas had it")
         if disks < confirm.fsync:
             lacking.append("the disk had it not")
-        if reply[0] and lacking:
+        if (reply[0] if isinstance(reply, list) else reply == 1) and lacking:
             raise StoreUnavailable(
                 self.name,
                 f"granted, but {' and '.join(lacking)} after {confirm.within:.2f} s, so it is given back: look at the "
@@ -105,6 +112,32 @@ class Mutex:
             said, claim = said
             self.keeper.look_after(self, claim / 1000)
         return Returned(said)
+
+    # -- looking, breaking, changing hands
+
+    async def inspect(self) -> Seen:
+        left, holder, last, entries = await self._store.run(self.name, Call(_INSPECT, self._keys, ()))
+        return seen(left, text(holder), text(last), [text(each) for each in entries])
+
+    async def evict(self, request: str, holder: str) -> int | str:
+        keys = (*self._keys, (self._broken + request).encode())
+        done, said, *claim = await self._store.run(self.name, Call(_BREAK, keys, (_KEEP_COUNTER, holder)))
+        if claim:
+            self.keeper.look_after(self, claim[0] / 1000)
+        return int(said) if done else text(said)
+
+    async def prepare_handover(self, holder: str, ttl: float) -> int | None:
+        """Renew; return the server's time in microseconds, None if ``holder`` has it no more."""
+        call = Call(_HANDOVER, self._keys[:2], (holder, milliseconds(ttl), self._keep(ttl)))
+        at = int(await self._store.run(self.name, call))
+        return at if at > 0 else None
+
+    async def adopt(self, before: str, holder: str, ttl: float) -> bool:
+        """Put ``holder`` in the place of ``before``; return whether that was still there."""
+        call = Call(_ADOPT, self._keys[:2], (before, holder, milliseconds(ttl), self._keep(ttl)))
+        if self.confirm is None:
+            return bool(await self._store.run(self.name, call) == 1)
+        return bool(await self._confirmed(call, self.confirm) == 1)
 
     @staticmethod
     def _keep(ttl: float) -> int:

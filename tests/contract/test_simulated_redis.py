@@ -18,6 +18,10 @@ SCRIPTS = {
     "lock_acquire": scripts.load("queue", "lock_queue", "lock_acquire"),
     "lock_renew": scripts.load("lock_renew"),
     "lock_release": scripts.load("queue", "lock_queue", "lock_release"),
+    "lock_inspect": scripts.load("lock_inspect"),
+    "lock_break": scripts.load("queue", "lock_queue", "lock_break"),
+    "lock_handover": scripts.load("lock_handover"),
+    "lock_adopt": scripts.load("lock_adopt"),
     "inbox_check": scripts.load("inbox_check"),
     "fence_claim": scripts.load("fence_guard", "fence_claim"),
     "fence_get": scripts.load("fence_guard", "fence_get"),
@@ -79,6 +83,12 @@ def comparable(name: str, reply: Any) -> Any:
     if name == "lock_acquire" and isinstance(reply, list):
         # Of a place only that there is one; how many are ahead, and whether somebody listens, is the same.
         return [reply[0], "token"] if reply[0] == 1 else [*reply[:2], reply[2] > 0, *reply[5:]]
+    if name == "lock_inspect" and isinstance(reply, list):
+        return [reply[0] > 0, reply[1], reply[2] == b"0", reply[3][::2]]
+    if name == "lock_break" and isinstance(reply, list):
+        return [reply[0], "token" if reply[0] == 1 else reply[1], *reply[2:]]
+    if name == "lock_handover":
+        return reply if reply == "error" or reply <= 0 else "time"
     return reply
 
 
@@ -97,6 +107,15 @@ def test_the_same_calls_get_the_same_replies(pair: Pair, seed: int) -> None:
             keys, args = [lock, token], [holder, 10_000, 60_000]
         elif name == "lock_release":
             keys, args = [lock, token, queue], [holder, 60_000, entry]
+        elif name == "lock_inspect":
+            keys, args = [lock, token, queue], []
+        elif name == "lock_break":
+            keys, args = [lock, token, queue, b":{a}:broken:%d" % chance.randint(1, 20)], [60_000]
+            args.append(chance.choice(["", holder]))
+        elif name == "lock_handover":
+            keys, args = [lock, token], [holder, 10_000, 60_000]
+        elif name == "lock_adopt":
+            keys, args = [lock, token], [holder, chance.choice([b"me", b"you"]), 10_000, 60_000]
         elif name == "inbox_check":
             keys, args = [lock], ["PUBLISH", chance.choice(pair.channels)]
         else:

@@ -45,6 +45,8 @@ class SimRedis:
         self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
         self.overtaken: list[tuple[float, bytes, bytes]] = []  # time, who was granted, an entry that came before
         self.neglected: list[tuple[float, bytes]] = []  # time, an entry to whom nothing was handed
+        self.adopted: dict[bytes, bytes] = {}  # by adopter: to whom its token was granted
+        self.breaks: dict[bytes, set[int]] = {}  # by request: the tokens that it was answered
         self._api = _TABLE()
         self._api[b"call"] = self._call
         self._api[b"pcall"] = self._call
@@ -83,7 +85,12 @@ class SimRedis:
         place = float("inf")
         if call.script.name == "lock_acquire":
             place = self._place(call.keys[2], _bytes(call.args[3]), _bytes(call.args[4]))
+        so_far = len(self.grants)
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
+        if call.script.name == "lock_adopt" and reply == 1:
+            self.adopted[_bytes(call.args[1])] = self.root(_bytes(call.args[0]))
+        if call.script.name == "lock_break" and reply[0] == 1:
+            self._broken(call.keys[3].rpartition(b":")[2], int(reply[1]), so_far)
         if call.script.name == "lock_acquire" and reply[0] == 1:
             self._granted(_bytes(call.args[0]), int(reply[1]), call.keys[2], place)
         if call.script.name == "lock_release" and self._get(call.keys[0]) is None:
@@ -102,6 +109,15 @@ class SimRedis:
         if ahead and not again:
             self.overtaken.append((self.world.time, holder, ahead[0]))
         self._sorted(queue)
+
+    def _broken(self, request: bytes, token: int, so_far: int) -> None:
+        if token not in self.breaks.setdefault(request, set()):
+            self.breaks[request].add(token)
+            self.grants.insert(so_far, (self.world.time, request, token))  # before whom it was handed to
+
+    def root(self, holder: bytes) -> bytes:
+        """Return the holder to whom the token was granted that ``holder`` has."""
+        return self.adopted.get(holder, holder)
 
     def _do_publish(self, channel: bytes, data: bytes) -> int:
         inbox = self.inboxes.get(channel)

@@ -33,6 +33,20 @@ def blocking(client: redis.Redis) -> None:
         return f"{x}{y}".encode()
 
     assert_type(job(1, y="2"), bytes)
+    assert_type(lease.handover(), str)
+    assert_type(lock.adopt("text"), coordkit.Lease)
+    assert_type(lock.holder(), coordkit.Holder | None)
+    assert_type(lock.waiters(), list[coordkit.Holder])
+    assert_type(lock.remaining(), float | None)
+    assert_type(lock.break_lease(), Token)
+    coordkit.Lock(client, "jobs", ttl=10, reentrant=True, label="nightly", compatible_with="redis-py")
+    several = coordkit.MultiLock(client, ["a", "b"], ttl=10)
+    with several as leases:
+        assert_type(leases, coordkit.MultiLease)
+        assert_type(leases.tokens["a"], Token)
+    with several.hold(timeout=1) as leases:
+        assert_type(leases, coordkit.MultiLease)
+    assert_type(several.try_acquire(), coordkit.MultiLease | None)
     fence = coordkit.Fence(client, "ledger")
     fence.claim(token=7)
     fence.set("k", b"v", token=Token(7, "me"), ttl=60)
@@ -57,6 +71,15 @@ async def awaited(client: redis.asyncio.Redis) -> None:
         return str(x).encode()
 
     assert_type(await job(1), bytes)
+    assert_type(await lease.handover(), str)
+    assert_type(await lock.adopt("text"), coordkit.aio.Lease)
+    assert_type(await lock.holder(), coordkit.Holder | None)
+    assert_type(await lock.break_lease(holder="id"), Token)
+    several = coordkit.aio.MultiLock(client, ["a", "b"], ttl=10)
+    async with several as leases:
+        assert_type(leases, coordkit.aio.MultiLease)
+        assert_type(leases.tokens["a"], Token)
+    assert_type(await several.acquire(), coordkit.aio.MultiLease)
     fence = coordkit.aio.Fence(client, "ledger")
     await fence.claim(token=lease.token)
     await fence.run("return 1", token=lease.token)

@@ -1,0 +1,40 @@
+"""Look at who holds and who waits, and break a lease, for threads."""
+
+from __future__ import annotations
+
+from coordkit._run import run
+from coordkit.core.holder import Holder
+from coordkit.core.inspection import Inspector
+from coordkit.core.token import Token
+
+
+class Inspected:
+    """What can be looked into, by one request that writes nothing: a replica may answer it, a full server as well."""
+
+    _inspector: Inspector
+
+    def holder(self) -> Holder | None:
+        """Ask who holds it: None if nobody does. Of a key that is not coordkit's only its value is known."""
+        return run(self._inspector.look()).holder
+
+    def waiters(self) -> list[Holder]:
+        """Ask who waits to be handed it, in their order. Those that ask again and again instead are not among them."""
+        return run(self._inspector.look()).waiters
+
+    def remaining(self) -> float | None:
+        """Ask how many seconds the server keeps it for its holder without news; None if it is free.
+
+        Infinity for a key that never expires, which is not coordkit's.
+        """
+        return run(self._inspector.look()).left
+
+    def break_lease(self, holder: str | None = None) -> Token:
+        """Take it from its holder, or from nobody else than ``holder`` (an id); return a token higher than theirs.
+
+        Claim your ``Fence`` with the token, and it refuses the evicted holder from then on; the lock itself goes on to
+        the first that waits, with a still higher token. The holder is told by its next renewal, after a third of its
+        ttl and the time of a request at most; one that does not renew is not told before its ttl has run out. It works
+        if nobody holds it, too. Raises ``CoordError`` if it is not held by ``holder`` any more, ``StoreUnavailable`` if
+        no answer came: it may have been broken, and whoever holds it then is the next.
+        """
+        return run(self._inspector.break_lease(holder))

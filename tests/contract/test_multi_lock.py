@@ -1,0 +1,240 @@
+"""What several locks at once promise, in both flavours."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+import coordkit.aio
+from coordkit import AcquireTimeout, LeaseLost, NotAcquired
+from coordkit.testing import expire
+from coordkit.testing.processes import start_redis_servers
+
+
+@pytest.fixture
+def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+    """Give a function that makes a MultiLock, or a Lock for a name that stands alone."""
+
+    def lock(names: Any, *, ttl: float = 10, **arguments: Any) -> Any:
+        client = flavour.redis(coordkit_redis_server.url)
+        if isinstance(names, str) and len(names) == 1:
+            return flavour.Lock(client, f"{coordkit_namespace}:{names}", ttl=ttl, **arguments)
+        return flavour.MultiLock(client, [f"{coordkit_namespace}:{name}" for name in names], ttl=ttl, **arguments)
+
+    return lock
+
+
+async def keys(lock: Any, maybe: Any) -> int:
+    return int(await maybe(lock.client.exists(*(f"coordkit:1:{{{name}}}:lock" for name in lock.names))))
+
+
+async def test_it_holds_all_with_a_token_each(flavour: Any, make: Any, maybe: Any) -> None:
+    lock, alone = make("bca"), make("b")
+    async with flavour.within(lock) as lease:
+        assert list(lease.tokens) == list(lock.names) == sorted(lock.names)
+        assert isinstance(lease, flavour.MultiLease)
+        assert await maybe(alone.try_acquire()) is None
+        assert (await maybe(alone.holder())).token == lease.tokens[alone.name]
+        assert lease.ensure() is True
+        assert 9 < lease.remaining() <= 10
+        await maybe(lease.renew())
+    assert await keys(lock, maybe) == 0
+    again = await maybe(lock.acquire(timeout=1))
+    assert all(again.tokens[name] > lease.tokens[name] for name in lock.names)
+    assert await maybe(again.release()) is True
+    assert await maybe(again.release()) is False
+    assert again.remaining() == 0
+    with pytest.raises(LeaseLost, match="given back"):
+        again.ensure()
+    with pytest.raises(AttributeError, match=r"use tokens\[name\]"):
+        again.token  # noqa: B018  asking is what fails
+    assert repr(again).startswith(f"<MultiLease {', '.join(lock.names)} ")
+    assert repr(lock) == f"<MultiLock {', '.join(lock.names)} ttl=10.0s>"
+
+
+async def test_all_or_none(flavour: Any, make: Any, maybe: Any) -> None:
+    lock = make("abc")
+    async with flavour.within(make("c")) as alone:
+        assert await maybe(lock.try_acquire()) is None
+        assert await keys(lock, maybe) == 1
+        with pytest.raises(NotAcquired, match=alone.holder):
+            await maybe(lock.acquire(timeout=0))
+        with pytest.raises(AcquireTimeout, match=rf"{alone.name}: held by {alone.holder}; waited 0.2 s for all of"):
+            await maybe(lock.acquire(timeout=0.2))
+        assert await keys(lock, maybe) == 1
+        with pytest.raises(AcquireTimeout):
+            async with flavour.within(lock.hold(timeout=0.05)):
+                pytest.fail("entered without the lock")
+    assert await keys(lock, maybe) == 0
+
+
+async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: Any) -> None:
+    from coordkit._threads.runtime import now
+
+    async with flavour.within(make("c", ttl=30)):
+        first = await maybe(make("a").acquire())
+
+        async def free_the_first() -> None:
+            await flavour.sleep(0.3)
+            await maybe(first.release())
+
+        freeing, began = flavour.spawn(free_the_first), now()
+        with pytest.raises(AcquireTimeout) as caught:
+            await maybe(make("ac").acquire(timeout=0.6))
+        assert 0.6 <= now() - began < 0.6 + 0.29
+        assert caught.value.timeout == 0.6
+        await freeing.result()
+
+
+@pytest.mark.parametrize("renew", [True, False])
+async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
+    flavour: Any, make: Any, maybe: Any, renew: bool
+) -> None:
+    lock, last = make("ab", ttl=0.4, renew=renew), make("b")
+    held = await maybe(last.acquire())
+    waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
+    await flavour.until(lambda: maybe(make("a").holder()))
+    first = (await maybe(make("a").holder())).id
+    await flavour.sleep(1.0)
+    assert not waiting.done()
+    await maybe(held.release())
+    lease = await waiting.result()
+
+    assert lease.tokens[make("a").name].holder == first
+    assert lease.remaining() > 0.2
+    await flavour.sleep(0.6)
+    if renew:
+        assert lease.ensure()
+        await maybe(lease.release())
+    else:
+        assert lease.lost
+
+
+async def test_max_hold_counts_from_the_last_grant(flavour: Any, make: Any, maybe: Any) -> None:
+    lock, last = make("ab", ttl=0.3, max_hold=0.6), make("b")
+    held = await maybe(last.acquire())
+    waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
+    await flavour.sleep(0.8)
+    await maybe(held.release())
+    lease = await waiting.result()
+    assert lease.ensure()
+
+    assert await maybe(lease.lost.wait(10))
+    with pytest.raises(LeaseLost, match="max_hold"):
+        lease.ensure()
+
+
+async def test_opposite_orders_do_not_wait_for_each_other(flavour: Any, make: Any, maybe: Any) -> None:
+    one, two, turns = make("abc"), make("cba"), []
+
+    async def work(lock: Any) -> None:
+        for _ in range(15):
+            async with flavour.within(lock.hold(timeout=20)):
+                turns.append(lock)
+
+    await flavour.gather(*(work(lock) for lock in (one, two, one, two)))
+    assert len(turns) == 60
+    assert await keys(one, maybe) == 0
+
+
+async def test_one_that_is_lost_loses_all(flavour: Any, make: Any, maybe: Any) -> None:
+    lock, one, other = make("abc", ttl=0.3), make("b"), make("c")
+    with pytest.raises(LeaseLost, match=rf"{one.name}: the server no longer has it"):
+        async with flavour.within(lock) as lease:
+            await maybe(expire(one))
+            if flavour.is_async:
+                await flavour.sleep(30)
+            else:
+                assert lease.lost.wait(10)
+    assert lease.remaining() == 0
+    with pytest.raises(LeaseLost, match=one.name):
+        lease.ensure()
+    assert await maybe(lease.release()) is False
+    got = await maybe(other.acquire(timeout=10))  # given back, and not renewed on
+    await maybe(got.release())
+
+
+async def test_the_others_are_given_back_at_once(flavour: Any, make: Any, maybe: Any) -> None:
+    """Also if whoever holds them looks at nothing."""
+    lease = await maybe(make("abc", ttl=0.6).acquire())
+    await maybe(make("b").break_lease())
+    got = await maybe(make("c").acquire(timeout=20))
+
+    assert lease.lost
+    await maybe(got.release())
+
+
+async def test_what_is_not_renewed_begins_with_a_whole_ttl(flavour: Any, make: Any, maybe: Any) -> None:
+    lock, last = make("ab", ttl=6, renew=False), make("b")
+    held = await maybe(last.acquire())
+    waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
+    await flavour.until(lambda: maybe(make("a").holder()))
+    await flavour.sleep(1.2)
+    await maybe(held.release())
+    lease = await waiting.result()
+
+    assert lease.remaining() > 6 * 0.99 - 1
+    await maybe(lease.release())
+
+
+async def test_what_expired_while_the_rest_was_waited_for_is_asked_for_anew(
+    flavour: Any, make: Any, maybe: Any
+) -> None:
+    lock, first, last = make("ab", ttl=0.5), make("a"), make("b")
+    held = await maybe(last.acquire())
+    waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
+    await flavour.until(lambda: maybe(first.holder()))
+    token = await maybe(first.break_lease())
+    await flavour.sleep(0.5)  # more than a third of the ttl: its renewal was told
+    await maybe(held.release())
+    lease = await waiting.result()
+
+    assert lease.ensure()
+    assert lease.tokens[first.name] > token
+    assert await maybe(lease.release()) is True
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16, 32])
+async def test_a_cancelled_acquire_leaves_nothing(
+    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, steps: int
+) -> None:
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    names = [f"{coordkit_namespace}:{one}" for one in "abc"]
+    lock = coordkit.aio.MultiLock(client, names, ttl=60)
+    task = asyncio.create_task(lock.acquire())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+    if isinstance(outcome, coordkit.aio.Lease):  # it was quicker
+        await outcome.release()
+    for _ in range(500):
+        if not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names)):
+            break
+        await asyncio.sleep(0.01)
+
+    assert not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names))
+    await (getattr(client, "aclose", None) or client.close)()
+
+
+async def test_names_on_several_shards(flavour: Any, maybe: Any) -> None:
+    """Each name is a lock of its own, so all or none needs no transaction over shards."""
+    servers = start_redis_servers(3)
+    try:
+        shards = flavour.ShardedRedis({f"s{at}": flavour.redis(server.url) for at, server in enumerate(servers)})
+        names = [f"job:{number}" for number in range(12)]
+        assert len({shards.shard_for(f"{{{name}}}") for name in names}) == 3
+        lock = flavour.MultiLock(shards, names, ttl=10)
+        async with flavour.within(lock) as lease:
+            await maybe(lease.renew())
+            assert await maybe(flavour.MultiLock(shards, names[6:], ttl=10).try_acquire()) is None
+            assert len(await maybe(flavour.Lock(shards, names[0], ttl=10).waiters())) == 0
+            held = [await maybe(flavour.Lock(shards, name, ttl=10).holder()) for name in names]
+            assert [one.token for one in held] == [lease.tokens[name] for name in names]
+        assert await maybe(flavour.Lock(shards, names[3], ttl=10).holder()) is None
+    finally:
+        for server in servers:
+            server.stop()
