@@ -86,8 +86,8 @@ class Lease:
 
         Leaving the block is then no error and gives nothing back; ``ensure`` raises. Whoever reads the text may adopt
         the lease. Raises ``LeaseLost`` if it is no longer ours, ``StoreUnavailable`` if no answer came (it is still
-        held then), ``CoordError`` for what is no plain ``Lock``'s. Not promised: that a fence refuses what we send or
-        sent afterwards, for the token stays the same: hand over when every write of yours has been answered.
+        held then), ``CoordError`` for what is no plain ``Lock``'s. The adopter gets a token of its own: once it has
+        claimed a fence, that refuses what we send or sent late.
         """
         return await hand_over(RUNTIME, self._core)
 

@@ -87,7 +87,7 @@ class Lock(Inspected, Holdable):
         super().__init__(name, ttl, self._reentrant or self._asks, nests=reentrant)
 
     async def adopt(self, text: str) -> Lease:
-        """Take over the lease that another process handed over: the same token, from now on under this lock's ttl.
+        """Take over the lease that another process handed over, with a token of its own, under this lock's ttl.
 
         Raises ``LeaseLost`` if it is gone or was adopted before, ``ValueError`` for a text that is no handover of this
         name, ``StoreUnavailable`` if no answer came (if we had got it, it is given back in the background).

@@ -1,8 +1,8 @@
 """Pass a lease to another process: one text, which one of those that read it can adopt.
 
 The text says which holder has the lock. Adopting puts the adopter's own id in its place, by compare and set, so that of
-two adopters one is told that it is too late. The token stays the same, and so does the id it was granted to: for a
-fence nothing changes. That also means that no fence refuses whoever handed it over; its lease says that it is over.
+two adopters one is told that it is too late; and it gives the adopter a token of its own, so that a fence refuses what
+the giver sent before and what arrives after (the simulator lost an update to that while both had the same).
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ class Handover(NamedTuple):
 
     name: str
     holder: str  # whose id the lock has now
-    token: int
-    granted: str  # the id that the token was granted to, which fences know
+    token: int  # the giver's
     deadline: float  # seconds since the epoch, by the server's clock: adopt it before
 
 
@@ -48,7 +47,7 @@ async def hand_over(runtime: Runtime, held: Held) -> str:
     lease.ensure()
     if not lease.hand_over():
         raise lease.loss()  # just now
-    said = Handover(lease.name, lease.holder, int(lease.token), lease.token.holder, (at or 0) / 1e6 + lease.ttl)
+    said = Handover(lease.name, lease.holder, int(lease.token), (at or 0) / 1e6 + lease.ttl)
     return _MARK + base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
 
 
@@ -71,7 +70,7 @@ def _unpacked(value: str) -> Handover | None:
         Token(said.token)
     except (ValueError, TypeError):  # of base64, of JSON, of what is in it
         return None
-    whole = value.startswith(_MARK) and [type(each) for each in said] == [str, str, int, str, float]
+    whole = value.startswith(_MARK) and [type(each) for each in said] == [str, str, int, float]
     return said if whole else None
 
 
@@ -80,25 +79,24 @@ async def adopt(contender: Contender, mutex: Mutex, value: object) -> Lease:
     said, runtime = read(value, contender.name), contender.runtime
     holder, asked = contender.new_holder(), runtime.now()
 
-    async def ask() -> bool:
+    async def ask() -> int | None:
         nonlocal asked
         asked = runtime.now()
         return await mutex.adopt(said.holder, holder, contender.ttl)
 
     try:
-        adopted = await answered(runtime, ask, runtime.now())
+        token = await answered(runtime, ask, runtime.now())
     except StoreRefused:
         raise
     except BaseException:
         # Nobody knows whether it is ours now; if it is, nobody will use it.
         mutex.keeper.give_back(mutex, holder, until=runtime.now() + contender.ttl)
         raise
-    if not adopted:
+    if token is None:
         raise LeaseLost(
             said.name, "what was handed over is gone: it expired, was given back, or adopted before", token=said.token
         )
-    lease = contender.lease(holder, HandedOn(said.token, None, asked, contender.ttl))
-    lease.token = Token(said.token, said.granted)
+    lease = contender.lease(holder, HandedOn(token, None, asked, contender.ttl))
     if lease.remaining() <= 0:
         await contender.give_back_late(lease)
     return lease

@@ -32,7 +32,7 @@ _RELEASE = load("queue", "lock_queue", "lock_release")
 _INSPECT = load("lock_inspect")
 _BREAK = load("queue", "lock_queue", "lock_break")
 _HANDOVER = load("lock_handover")
-_ADOPT = load("lock_adopt")
+_ADOPT = load("queue", "lock_adopt")
 
 _KEEP_COUNTER = 7 * 24 * 3600 * 1000
 """Milliseconds an idle counter is kept: locks named once do not fill the server, and the clock floors what follows."""
@@ -132,12 +132,14 @@ class Mutex:
         at = int(await self._store.run(self.name, call))
         return at if at > 0 else None
 
-    async def adopt(self, before: str, holder: str, ttl: float) -> bool:
-        """Put ``holder`` in the place of ``before``; return whether that was still there."""
+    async def adopt(self, before: str, holder: str, ttl: float) -> int | None:
+        """Put ``holder`` in the place of ``before``; return its token, None if that was not there any more."""
         call = Call(_ADOPT, self._keys[:2], (before, holder, milliseconds(ttl), self._keep(ttl)))
         if self.confirm is None:
-            return bool(await self._store.run(self.name, call) == 1)
-        return bool(await self._confirmed(call, self.confirm) == 1)
+            adopted, *token = await self._store.run(self.name, call)
+        else:
+            adopted, *token = await self._confirmed(call, self.confirm)
+        return int(token[0]) if adopted == 1 else None
 
     @staticmethod
     def _keep(ttl: float) -> int:

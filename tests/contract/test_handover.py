@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordkit import CoordError, LeaseLost
+from coordkit import CoordError, LeaseLost, StaleToken
 from coordkit.testing import expire
 
 
@@ -23,7 +23,7 @@ def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> A
     return lock
 
 
-async def test_it_goes_on_with_the_same_token(flavour: Any, make: Any, maybe: Any) -> None:
+async def test_it_goes_on_with_a_token_of_its_own(flavour: Any, make: Any, maybe: Any) -> None:
     giver, taker = make(), make(ttl=0.6)
     async with flavour.within(giver) as lease:
         text = await maybe(lease.handover())
@@ -37,8 +37,8 @@ async def test_it_goes_on_with_the_same_token(flavour: Any, make: Any, maybe: An
     assert await maybe(giver.try_acquire()) is None
     adopted = await maybe(taker.adopt(text))
 
-    assert adopted.token == lease.token
-    assert adopted.token.holder == lease.token.holder  # what a fence has seen
+    assert adopted.token > lease.token
+    assert adopted.token.holder == adopted.holder
     assert adopted.holder != lease.holder
     assert (await maybe(taker.holder())).id == adopted.holder
     await flavour.sleep(0.9)
@@ -50,7 +50,7 @@ async def test_it_goes_on_with_the_same_token(flavour: Any, make: Any, maybe: An
         assert after.token > adopted.token
 
 
-async def test_a_fence_takes_the_adopter_for_the_same(flavour: Any, make: Any, maybe: Any) -> None:
+async def test_a_fence_refuses_what_the_giver_sends_late(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make()
     fence = flavour.Fence(lock.client, f"{lock.name}:ledger")
     lease = await maybe(lock.acquire())
@@ -59,6 +59,9 @@ async def test_a_fence_takes_the_adopter_for_the_same(flavour: Any, make: Any, m
     await maybe(fence.claim(token=once.token))
     twice = await maybe(lock.adopt(await maybe(once.handover())))  # and on
     await maybe(fence.claim(token=twice.token))
+    for late in (lease, once):
+        with pytest.raises(StaleToken):
+            await maybe(fence.set(f"{{{lock.name}:ledger}}:x", "late", token=late.token))
 
     assert await maybe(twice.release()) is True
 
@@ -150,4 +153,5 @@ async def test_across_processes(make: Any, maybe: Any, coordkit_redis_server: An
     command = [sys.executable, "-c", TAKER, coordkit_redis_server.url, lock.name, text]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout  # noqa: ASYNC221  nothing else runs
 
-    assert said.split() == [str(lease.token), "True"]
+    token, released = said.split()
+    assert (int(token) > lease.token, released) == (True, "True")

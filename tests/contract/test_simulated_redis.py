@@ -21,7 +21,7 @@ SCRIPTS = {
     "lock_inspect": scripts.load("lock_inspect"),
     "lock_break": scripts.load("queue", "lock_queue", "lock_break"),
     "lock_handover": scripts.load("lock_handover"),
-    "lock_adopt": scripts.load("lock_adopt"),
+    "lock_adopt": scripts.load("queue", "lock_adopt"),
     "inbox_check": scripts.load("inbox_check"),
     "fence_claim": scripts.load("fence_guard", "fence_claim"),
     "fence_get": scripts.load("fence_guard", "fence_get"),
@@ -87,6 +87,8 @@ def comparable(name: str, reply: Any) -> Any:
         return [reply[0] > 0, reply[1], reply[2] == b"0", reply[3][::2]]
     if name == "lock_break" and isinstance(reply, list):
         return [reply[0], "token" if reply[0] == 1 else reply[1], *reply[2:]]
+    if name == "lock_adopt" and isinstance(reply, list):
+        return reply[0]
     if name == "lock_handover":
         return reply if reply == "error" or reply <= 0 else "time"
     return reply

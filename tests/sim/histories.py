@@ -221,8 +221,7 @@ class History:
             self._check_waiters()
             return
         self.free_since = None
-        granted_to = self.server.root(holder)
-        mine = max((token for _, who, token in self.server.grants if who == granted_to), default=0)
+        mine = max((token for _, who, token in self.server.grants if who == holder), default=0)
         if mine < max((token for _, _, token in self.server.grants), default=0):
             self._violated(f"{holder.decode()} holds again after a later one did")
         if self.settings == CALM and holder.decode() not in self.wanted | self._asking():

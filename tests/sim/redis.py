@@ -45,7 +45,6 @@ class SimRedis:
         self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
         self.overtaken: list[tuple[float, bytes, bytes]] = []  # time, who was granted, an entry that came before
         self.neglected: list[tuple[float, bytes]] = []  # time, an entry to whom nothing was handed
-        self.adopted: dict[bytes, bytes] = {}  # by adopter: to whom its token was granted
         self.breaks: dict[bytes, set[int]] = {}  # by request: the tokens that it was answered
         self._api = _TABLE()
         self._api[b"call"] = self._call
@@ -87,8 +86,8 @@ class SimRedis:
             place = self._place(call.keys[2], _bytes(call.args[3]), _bytes(call.args[4]))
         so_far = len(self.grants)
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
-        if call.script.name == "lock_adopt" and reply == 1:
-            self.adopted[_bytes(call.args[1])] = self.root(_bytes(call.args[0]))
+        if call.script.name == "lock_adopt" and reply[0] == 1:
+            self.grants.append((self.world.time, _bytes(call.args[1]), int(reply[1])))
         if call.script.name == "lock_break" and reply[0] == 1:
             self._broken(call.keys[3].rpartition(b":")[2], int(reply[1]), so_far)
         if call.script.name == "lock_acquire" and reply[0] == 1:
@@ -114,10 +113,6 @@ class SimRedis:
         if token not in self.breaks.setdefault(request, set()):
             self.breaks[request].add(token)
             self.grants.insert(so_far, (self.world.time, request, token))  # before whom it was handed to
-
-    def root(self, holder: bytes) -> bytes:
-        """Return the holder to whom the token was granted that ``holder`` has."""
-        return self.adopted.get(holder, holder)
 
     def _do_publish(self, channel: bytes, data: bytes) -> int:
         inbox = self.inboxes.get(channel)
