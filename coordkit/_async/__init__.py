@@ -6,6 +6,8 @@ from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
 from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
+from coordkit._async.rwlock import ReadWriteLock
+from coordkit._async.semaphore import Semaphore
 from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
@@ -61,7 +63,9 @@ __all__ = [
     "Quorum",
     "QuorumLock",
     "Random",
+    "ReadWriteLock",
     "RoundRobin",
+    "Semaphore",
     "ShardDown",
     "ShardedPipeline",
     "ShardedRedis",

@@ -6,6 +6,8 @@ from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
 from coordkit._sync.multi import MultiLease, MultiLock
 from coordkit._sync.quorum import Quorum, QuorumLock
+from coordkit._sync.rwlock import ReadWriteLock
+from coordkit._sync.semaphore import Semaphore
 from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
@@ -61,7 +63,9 @@ __all__ = [
     "Quorum",
     "QuorumLock",
     "Random",
+    "ReadWriteLock",
     "RoundRobin",
+    "Semaphore",
     "ShardDown",
     "ShardedPipeline",
     "ShardedRedis",

@@ -56,6 +56,11 @@ class Lease:
         return self._core.holder
 
     @property
+    def slot(self) -> int | None:
+        """The slot of a semaphore's permit, from 0; None for anything else."""
+        return self._core.slot
+
+    @property
     def ttl(self) -> float:
         """Seconds the server keeps the lease without news from us."""
         return self._core.ttl

@@ -60,6 +60,15 @@ def check_ttl(value: object) -> float:
     return ttl
 
 
+def check_permits(value: object) -> int:
+    """Return ``value`` if it is a number of permits."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"permits must be an int, got {value!r}")
+    if not 1 <= value <= 10**9:
+        raise ValueError(f"permits must be between 1 and 1e9, got {value!r}")
+    return value
+
+
 def check_max_hold(value: object, ttl: float) -> float | None:
     """Return ``value`` if it is None or a bound that leaves room for one ttl."""
     if value is None:

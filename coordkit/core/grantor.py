@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Granted(NamedTuple):
-    """It is yours; of a semaphore, this slot of it."""
+    """It is yours; of a semaphore, this slot of it. A ``Token`` says whom it is claimed by, else the holder does."""
 
     token: int
     slot: int | None = None

@@ -66,7 +66,7 @@ class Lease:
     ) -> None:
         span = ttl if span is None else span  # what was granted: a claim is shorter, until the first renewal
         self.name = grantor.name
-        self.token = Token(token, holder)
+        self.token = token if isinstance(token, Token) else Token(token, holder)  # readers sign theirs together
         self.slot = slot
         self.holder = holder
         self.ttl = ttl

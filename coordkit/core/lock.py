@@ -43,6 +43,11 @@ def milliseconds(seconds: float) -> int:
     return max(1, math.ceil(seconds * 1000))
 
 
+def keep_counter(ttl: float = 0.0) -> int:
+    """Return for how many milliseconds a counter is kept: at least while the leases it counts may be renewed."""
+    return max(_KEEP_COUNTER, milliseconds(ttl * 2))
+
+
 def text(value: Any) -> str:
     """Return a script's reply as text, whether or not the client decodes."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
@@ -143,4 +148,4 @@ class Mutex:
 
     @staticmethod
     def _keep(ttl: float) -> int:
-        return max(_KEEP_COUNTER, milliseconds(ttl * 2))
+        return keep_counter(ttl)

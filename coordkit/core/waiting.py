@@ -21,6 +21,7 @@ from typing import NamedTuple
 from coordkit._ports import BROKEN, Inbox, Runtime
 from coordkit.core.grantor import Grantor, Queued, Refused, Spot
 from coordkit.core.lease import DRIFT
+from coordkit.core.token import Token
 
 CLAIM = 1.0
 """Seconds a grant lasts that nobody asked for just now, until it is renewed."""
@@ -110,8 +111,10 @@ class Waiting:
             if what == "next":
                 ask_again = min(ask_again, self._runtime.now() + int(rest[0]) / 1000 + _MARGIN)
 
-    def _handed_on(self, queued: Queued, asked: float, token: str, at: str, slot: str) -> HandedOn:
+    def _handed_on(self, queued: Queued, asked: float, *grant: str) -> HandedOn:
+        number, at, slot, *by = grant
         # Our server may run at most DRIFT faster than we do; a clock that was set back makes us count on less.
         since = (int(at) - queued.at) / 1e6 * (1 - DRIFT)
         counted = min(asked + since, self._runtime.now())
-        return HandedOn(int(token), None if slot == "-" else int(slot), counted, claim_of(self._ttl))
+        token = Token(int(number), by[0] if by else self._holder)
+        return HandedOn(token, None if slot == "-" else int(slot), counted, claim_of(self._ttl))

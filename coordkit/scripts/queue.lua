@@ -4,12 +4,18 @@
 -- An entry of the queue is '<mode> <claim in ms> <PUBLISH or SPUBLISH> <holder> <channel>', its score is the waiter's
 -- place: the server's microseconds when it first asked. What a waiter is told, on its channel:
 --   '<holder> grant <token> <server time in us> <slot or ->'   it is yours for the claim; renew it
+--   '<holder> grant <token> <server time in us> - <by>'        the same, by a token that all readers of a phase share
 --   '<holder> next <ms>'                                       you are first now, behind a claim that ends in so long
 
 local KEEP_QUEUE = 3600000 -- ms; whoever still waits asks again, and so keeps the queue, far more often
 
 local function digits(number)
   return string.format('%.0f', number) -- tostring() would write 1.79e+15
+end
+
+-- A write that changes nothing, but that a replica and a server out of memory refuse as they would any other.
+local function try_writing(counter)
+  redis.call('SETRANGE', counter, 0, '')
 end
 
 local function micros()
@@ -35,7 +41,7 @@ end
 
 local function parsed(entry)
   local mode, claim, verb, holder, channel = string.match(entry, '^(%S+) (%d+) (%u+) (%S+) (.+)$')
-  return {mode = mode, claim = claim, verb = verb, holder = holder, channel = channel}
+  return {mode = mode, claim = tonumber(claim), verb = verb, holder = holder, channel = channel}
 end
 
 -- Return the first entry of a queue and its place, or nil.
@@ -58,12 +64,58 @@ local function tell_next(queue, claim)
   end
 end
 
+-- Hand on, in order, to those who wait and listen. `offer` says what there is for a waiter now: the token, the rest of
+-- what it is told, and a function that makes the grant true; nothing, if that one must wait on. Those ahead of `before`
+-- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over.
+local function serve(queue, offer, before)
+  local now, claim = micros(), nil
+  while true do
+    local entry, place = head_of(queue)
+    if not entry or (before and place >= before) then
+      break
+    end
+    local waiter = parsed(entry)
+    local token, note, give = offer(waiter, now)
+    if not token then
+      break
+    end
+    redis.call('ZREM', queue, entry) -- a write first: a replica must not tell anybody anything
+    local heard = tell(waiter, table.concat({'grant', digits(token), digits(now), note}, ' '))
+    if heard < 0 then
+      redis.call('ZADD', queue, digits(place), entry) -- it keeps its place, and asks by itself
+      break
+    end
+    if heard > 0 then
+      give(token)
+      claim = math.min(claim or waiter.claim, waiter.claim)
+    end
+  end
+  if claim then
+    tell_next(queue, claim)
+  end
+end
+
+-- Return the place that an asker has or would keep; nil if it does not wait, or is new.
+local function place_of(queue, entry, place)
+  if entry == '' then
+    return nil
+  end
+  return tonumber(place) or tonumber(redis.call('ZSCORE', queue, entry) or nil)
+end
+
 -- Leave a queue. A waiter whose inbox moved has the entry of the old one there as well, at the same place.
 local function leave(queue, entry, place)
   redis.call('ZREM', queue, entry)
   if place ~= '' then
     redis.call('ZREMRANGEBYSCORE', queue, place, place)
   end
+end
+
+-- Return whether somebody listens where a waiter does; yes if that cannot be known.
+local function listening(waiter)
+  local sort = waiter.verb == 'SPUBLISH' and 'SHARDNUMSUB' or 'NUMSUB'
+  local listeners = redis.pcall('PUBSUB', sort, waiter.channel)[2]
+  return listeners ~= 0
 end
 
 -- Queue up, or keep the place that one has; return it, how many are ahead, and whether the channel is listened to.
@@ -79,9 +131,6 @@ local function enqueue(queue, entry, place, now)
   end
   redis.call('ZADD', queue, 'NX', place, entry)
   redis.call('PEXPIRE', queue, KEEP_QUEUE)
-  local waiter = parsed(entry)
-  local sort = waiter.verb == 'SPUBLISH' and 'SHARDNUMSUB' or 'NUMSUB'
-  local listeners = redis.pcall('PUBSUB', sort, waiter.channel)[2]
-  return place, redis.call('ZRANK', queue, entry), listeners == 0 and 0 or 1
+  return place, redis.call('ZRANK', queue, entry), listening(parsed(entry)) and 1 or 0
 end
 

@@ -1,0 +1,21 @@
+-- Give a permit back, if the holder still has it, and hand it on with its slot to the first who waits; or stop waiting.
+-- KEYS     as semaphore_queue.lua says
+-- ARGV[1]  the holder                 ARGV[2]  how long an idle counter is kept, in ms
+-- ARGV[3]  its entry in the queue, or '' if it never waited
+-- returns  1 given back, 0 gone
+-- The first write (ZREM, HDEL) is one that a server out of memory still takes; what follows is then taken as well.
+
+redis.call('ZREM', QUEUE, ARGV[3])
+local slot = held(ARGV[1])
+if slot then
+  redis.call('HDEL', HOLDERS, ARGV[1], '#' .. slot)
+  redis.call('ZADD', PERMITS, 0, slot)
+end
+local last = last_token(COUNTER)
+if last then
+  hand_on(last, ARGV[2])
+end
+if slot and not in_use() and not head_of(QUEUE) then
+  redis.call('DEL', PERMITS, HOLDERS)
+end
+return slot and 1 or 0
