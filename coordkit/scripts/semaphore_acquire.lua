@@ -15,19 +15,23 @@ if not last then
 end
 try_writing(COUNTER)
 local permits, waits = tonumber(ARGV[6]), ARGV[4] ~= ''
+local agreed = tonumber(redis.call('HGET', HOLDERS, '#permits') or nil)
+if not agreed then
+  agreed = permits
+  redis.call('HSET', HOLDERS, '#permits', permits)
+  outlast(HOLDERS, tonumber(ARGV[2]))
+end
 local slot, token = held(ARGV[1])
 if not slot then
   hand_on(last, ARGV[3], place_of(QUEUE, ARGV[4], ARGV[5]))
   last = last_token(COUNTER)
   slot, token = held(ARGV[1])
 end
-local agreed = tonumber(redis.call('HGET', HOLDERS, '#permits') or nil)
 if agreed ~= permits then
-  if agreed and (in_use() or head_of(QUEUE)) then
+  if in_use() or head_of(QUEUE) then
     return {-1, agreed}
-  elseif agreed then
-    redis.call('DEL', PERMITS, HOLDERS)
   end
+  redis.call('DEL', PERMITS, HOLDERS)
   redis.call('HSET', HOLDERS, '#permits', permits)
   outlast(HOLDERS, tonumber(ARGV[2]))
 end

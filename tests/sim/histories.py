@@ -92,11 +92,7 @@ class History:
         for process in self.processes:
             store = SimStore(process, self.server, self.weather)
             self.stores.append(store)
-            mutex = lock.Mutex(store, store.keeper, "job")
-            contender = self.make(process, mutex, TTL, renew=chance.random() < 0.8)
-            fence = Fence(process, store, "ledger")
-            for _ in range(chance.randint(1, 2)):
-                self.tasks.append(process.spawn(self._work(process, contender, fence)))
+            self._populate(process, store)
         self._faults()
         self._probe()
         world.run(END)
@@ -104,6 +100,14 @@ class History:
         return self
 
     # -- what the processes do
+
+    def _populate(self, process: Process, store: SimStore) -> None:
+        chance = self.world.random
+        mutex = lock.Mutex(store, store.keeper, "job")
+        contender = self.make(process, mutex, TTL, renew=chance.random() < 0.8)
+        fence = Fence(process, store, "ledger")
+        for _ in range(chance.randint(1, 2)):
+            self.tasks.append(process.spawn(self._work(process, contender, fence)))
 
     async def _work(self, process: Process, contender: Contender, fence: Fence) -> None:
         chance = self.world.random
@@ -178,7 +182,10 @@ class History:
         some(4, settings.cancels, lambda: chance.choice(self.tasks).cancel())
         some(2, settings.wipes, self.server.wipe)
         some(2, settings.clock_steps, lambda: self.server.step_clock(-chance.uniform(0.5, 60.0)))
-        some(3, settings.evictions, lambda: self.server.data.pop(LOCK.encode(), None))
+        some(3, settings.evictions, self._evict)
+
+    def _evict(self) -> None:
+        self.server.data.pop(LOCK.encode(), None)
 
     def _kill(self) -> None:
         store = self.world.random.choice(self.stores)

@@ -27,6 +27,12 @@ def _compiled(source: str) -> Any:
     return _LUA.execute(f"return function(KEYS, ARGV, redis) {source}\nend".encode())
 
 
+ASKS = {"lock_acquire", "rw_read", "rw_write", "semaphore_acquire"}
+"""Scripts that grant, or queue up; all have the holder, the entry and the place as first, fourth and fifth argument."""
+
+RELEASES = {"lock_release", "rw_release", "semaphore_release"}
+
+
 class ReplyError(Exception):
     """An error reply of the simulated server."""
 
@@ -39,13 +45,15 @@ class SimRedis:
         self.rate = rate
         self.offset = epoch
         self.stopped_until = 0.0
-        self.data: dict[bytes, tuple[Any, float | None]] = {}  # bytes, or a sorted set: score by member
+        self.data: dict[bytes, tuple[Any, float | None]] = {}  # bytes, a sorted set (score by member), or a hash
         self.inboxes: dict[bytes, SimInbox] = {}  # by channel: connections that the server takes for alive
         self.replicas, self.appendonly = 0, False  # the copies that every write has by the time it is answered
         self.grants: list[tuple[float, bytes, int]] = []  # time, holder, token: what the scripts gave out
         self.overtaken: list[tuple[float, bytes, bytes]] = []  # time, who was granted, an entry that came before
+        self.notes: dict[tuple[bytes, int], bytes] = {}  # what came with a token: a slot, or who it is signed by
         self.neglected: list[tuple[float, bytes]] = []  # time, an entry to whom nothing was handed
         self.breaks: dict[bytes, set[int]] = {}  # by request: the tokens that it was answered
+        self._left: tuple[bytes, float] = (b"", 0.0)  # the queue that was left last, and the place there
         self._api = _TABLE()
         self._api[b"call"] = self._call
         self._api[b"pcall"] = self._call
@@ -81,33 +89,54 @@ class SimRedis:
             keys[i] = key
         for i, arg in enumerate(call.args, 1):
             args[i] = _bytes(arg)
-        place = float("inf")
-        if call.script.name == "lock_acquire":
-            place = self._place(call.keys[2], _bytes(call.args[3]), _bytes(call.args[4]))
-        so_far = len(self.grants)
+        place, asks, so_far = float("inf"), call.script.name in ASKS, len(self.grants)
+        if asks:
+            place = self._place(call.keys[-1], _bytes(call.args[3]), _bytes(call.args[4]))
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
         if call.script.name == "lock_adopt" and reply[0] == 1:
             self.grants.append((self.world.time, _bytes(call.args[1]), int(reply[1])))
         if call.script.name == "lock_break" and reply[0] == 1:
             self._broken(call.keys[3].rpartition(b":")[2], int(reply[1]), so_far)
-        if call.script.name == "lock_acquire" and reply[0] == 1:
-            self._granted(_bytes(call.args[0]), int(reply[1]), call.keys[2], place)
-        if call.script.name == "lock_release" and self._get(call.keys[0]) is None:
-            self.neglected += [(self.world.time, entry) for entry in self._sorted(call.keys[2])]
+        if asks and reply[0] == 1:
+            self.notes[_bytes(call.args[0]), int(reply[1])] = b"".join(reply[2:])
+            self._granted(_bytes(call.args[0]), int(reply[1]), call.keys[-1], place)
+        if call.script.name in RELEASES:
+            self._neglects(call.script.name, call.keys)
         return reply
 
+    def _neglects(self, script: str, keys: Sequence[bytes]) -> None:
+        """Note who waits although the release could have handed something to it."""
+        first = next(iter(self._sorted(keys[-1])), None)
+        if first is None:
+            return
+        if script == "semaphore_release":
+            permits = int(self._members(keys[1]).get(b"#permits", 0))
+            free = len(self.live(keys[0])) < permits
+        elif script == "rw_release":
+            free = self._get(keys[0]) is None and (first.startswith(b"r ") or not self.live(keys[1]))
+        else:
+            free = self._get(keys[0]) is None
+        if free:
+            self.neglected.append((self.world.time, first))
+
+    def live(self, key: bytes) -> dict[bytes, float]:
+        """Return the members of a sorted set whose scores (microseconds) are yet to come, and when, by the world."""
+        members = {each: (score / 1e6 - self.offset) / self.rate for each, score in self._members(key).items()}
+        return {each: ends for each, ends in members.items() if ends > self.world.time}
+
+    def hash(self, key: str) -> dict[bytes, bytes]:
+        return self._members(key.encode())
+
     def _place(self, queue: bytes, entry: bytes, place: bytes) -> float:
-        known = self._zset(queue).get(entry, float(place or "inf"))
-        self._sorted(queue)
+        known: float = self._members(queue).get(entry, float(place or "inf"))
         return known
 
     def _granted(self, holder: bytes, token: int, queue: bytes, place: float) -> None:
         again = any(who == holder for _, who, _ in self.grants)
         self.grants.append((self.world.time, holder, token))
-        ahead = [entry for entry, score in self._zset(queue).items() if score < place]
+        ahead = [entry for entry, score in self._members(queue).items() if score < place]
         if ahead and not again:
             self.overtaken.append((self.world.time, holder, ahead[0]))
-        self._sorted(queue)
 
     def _broken(self, request: bytes, token: int, so_far: int) -> None:
         if token not in self.breaks.setdefault(request, set()):
@@ -120,7 +149,11 @@ class SimRedis:
             return 0
         words = data.split(b" ")
         if words[1:2] == [b"grant"]:
-            self.grants.append((self.world.time, words[0], int(words[2])))
+            holder, token = words[0], int(words[2])
+            self.grants.append((self.world.time, holder, token))
+            self.notes[holder, token] = words[-1]
+            queue, place = self._left
+            self.overtaken += [(self.world.time, holder, e) for e, at in self._members(queue).items() if at < place]
         inbox.send(data)
         return 1
 
@@ -159,13 +192,18 @@ class SimRedis:
         self.data[key] = (value, expires)
         return b"OK"
 
+    def _do_del(self, *keys: bytes) -> int:
+        gone = [key for key in keys if self._get(key) is not None]
+        for key in gone:
+            del self.data[key]
+        return len(gone)
+
     def _do_exists(self, key: bytes) -> int:
         return int(self._get(key) is not None)
 
-    def _do_del(self, key: bytes) -> int:
-        gone = self._get(key) is not None
-        self.data.pop(key, None)
-        return int(gone)
+    def _do_setrange(self, key: bytes, _offset: bytes, nothing: bytes) -> int:
+        assert nothing == b"", "only writing nothing is simulated"
+        return len(self._get(key) or b"")
 
     def _do_persist(self, key: bytes) -> int:
         value = self._get(key)
@@ -187,59 +225,83 @@ class SimRedis:
         expires = self.data[key][1]
         return -1 if expires is None else int((expires - self.now()) * 1000)
 
-    def _zset(self, key: bytes) -> dict[bytes, float]:
+    def _members(self, key: bytes) -> dict[bytes, Any]:
+        """Return the scores of a sorted set, or the fields of a hash; of one that is not there, none."""
         members: Any = self._get(key)
-        if members is None:
-            members = {}
-            self.data[key] = (members, None)
-        return members  # type: ignore[no-any-return]
+        return {} if members is None else members
+
+    def _made(self, key: bytes) -> dict[bytes, Any]:
+        if self._get(key) is None:
+            self.data[key] = ({}, None)
+        return self._members(key)
+
+    def _removed(self, key: bytes, *members: bytes) -> list[Any]:
+        """Take members out; a key without any is gone."""
+        known = self._members(key)
+        gone = [known.pop(member) for member in members if member in known]
+        if gone and not known:
+            del self.data[key]
+        return gone
 
     def _sorted(self, key: bytes) -> list[bytes]:
-        members = self._zset(key)
-        if not members:
-            del self.data[key]
+        members = self._members(key)
         return sorted(members, key=lambda member: (members[member], member))
 
     def _do_zadd(self, key: bytes, *words: bytes) -> int:
         *options, score, member = words
-        members = self._zset(key)
-        if b"NX" in options and member in members:
-            return 0
-        members[member] = float(score)
-        return 1
+        known = member in self._members(key)
+        if not (b"NX" in options and known):
+            self._made(key)[member] = float(score)
+        return int(not known)
 
     def _do_zrem(self, key: bytes, member: bytes) -> int:
-        gone = self._zset(key).pop(member, None)
-        self._sorted(key)
-        return int(gone is not None)
-
-    def _do_zremrangebyscore(self, key: bytes, low: bytes, high: bytes) -> int:
-        members = self._zset(key)
-        gone = [member for member, score in members.items() if float(low) <= score <= float(high)]
-        for member in gone:
-            del members[member]
-        self._sorted(key)
+        gone = self._removed(key, member)
+        if gone:
+            self._left = key, gone[0]
         return len(gone)
 
+    def _do_zremrangebyscore(self, key: bytes, low: bytes, high: bytes) -> int:
+        return len(self._removed(key, *self._between(key, low, high)))
+
+    def _between(self, key: bytes, low: bytes, high: bytes) -> list[bytes]:
+        members = self._members(key)
+        return [member for member in self._sorted(key) if float(low) <= members[member] <= float(high)]
+
+    def _do_zrangebyscore(self, key: bytes, low: bytes, high: bytes, *limit: bytes) -> Any:
+        inside = self._between(key, low, high)
+        first, count = (int(limit[1]), int(limit[2])) if limit else (0, len(inside))
+        return _table(inside[first : first + count])
+
     def _do_zscore(self, key: bytes, member: bytes) -> Any:
-        score = self._zset(key).get(member)
-        self._sorted(key)
+        score = self._members(key).get(member)
         return False if score is None else b"%.17g" % score
+
+    def _do_zcard(self, key: bytes) -> int:
+        return len(self._members(key))
 
     def _do_zrank(self, key: bytes, member: bytes) -> Any:
         order = self._sorted(key)
         return order.index(member) if member in order else False
 
-    def _do_zrange(self, key: bytes, start: bytes, stop: bytes, *_withscores: bytes) -> Any:
-        order, members = self._sorted(key), self._zset(key)
+    def _do_zrange(self, key: bytes, start: bytes, stop: bytes, *withscores: bytes) -> Any:
+        order, members = self._sorted(key), self._members(key)
         last = int(stop) if int(stop) >= 0 else len(order) + int(stop)
         first = int(start) if int(start) >= 0 else max(0, len(order) + int(start))
-        reply, at = _TABLE(), 0
+        reply: list[bytes] = []
         for member in order[first : last + 1]:
-            reply[at + 1], reply[at + 2] = member, b"%.17g" % members[member]
-            at += 2
-        self._sorted(key)
-        return reply
+            reply += [member, b"%.17g" % members[member]] if withscores else [member]
+        return _table(reply)
+
+    def _do_hget(self, key: bytes, field: bytes) -> Any:
+        return self._members(key).get(field, False)
+
+    def _do_hset(self, key: bytes, *words: bytes) -> int:
+        new = [field for field in words[::2] if field not in self._members(key)]
+        self._made(key).update(zip(words[::2], words[1::2], strict=True))
+        return len(new)
+
+    def _do_hdel(self, key: bytes, *fields: bytes) -> int:
+        return len(self._removed(key, *fields))
 
     def _do_time(self) -> Any:
         seconds, micros = divmod(int(self.now() * 1_000_000), 1_000_000)
@@ -252,6 +314,13 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     return (format(value, ".17g") if isinstance(value, float) else str(value)).encode()
+
+
+def _table(items: list[bytes]) -> Any:
+    table = _TABLE()
+    for i, item in enumerate(items, 1):
+        table[i] = item
+    return table
 
 
 def _value(reply: Any) -> Any:
