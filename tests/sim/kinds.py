@@ -15,7 +15,6 @@ from sim.redis import SimStore
 from sim.world import Process
 
 from coordkit.core import rwlock, semaphore
-from coordkit.core.contend import Contender
 from coordkit.core.fence import Fence
 from coordkit.core.lease import Lease
 from coordkit.errors import LeaseLost, StaleToken
@@ -91,7 +90,7 @@ class Reading(Shared):
         renew = chance.random() < 0.8
         contenders = [self.make(process, side, TTL, renew=renew) for side in sides]
         for _ in range(chance.randint(1, 3)):
-            contender = chance.choice([*contenders, contenders[0]])
+            contender = chance.choice(contenders)
             self.tasks.append(process.spawn(self._work(process, contender, fence)))
 
     async def _critical(self, process: Process, lease: Lease, fence: Fence) -> None:
@@ -262,12 +261,6 @@ class Counting(Shared):
             highest = max(highest, token)
 
 
-Kind = Callable[..., Any]
-
-
-def violations(kind: Kind, seeds: range, settings: Settings) -> list[str]:
+def violations(kind: Callable[..., Any], seeds: range, settings: Settings) -> list[str]:
     """Run many histories of one kind; return what they broke, each line with its seed."""
     return [f"seed {seed}: {line}" for seed in seeds for line in kind(seed, settings).run().violations]
-
-
-__all__ = ["Contender", "Counting", "Reading", "violations"]
