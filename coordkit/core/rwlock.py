@@ -13,7 +13,7 @@ leaving first, which two readers at once could only wait for in vain.
 
 from __future__ import annotations
 
-from coordkit._ports import Call, Script, Store
+from coordkit._ports import Call, Confirm, Script, Store
 from coordkit.core.grantor import Granted, Refused, Returned, Spot
 from coordkit.core.keeper import Keeper
 from coordkit.core.lock import keep_counter, milliseconds, refused, text
@@ -34,6 +34,7 @@ class Side:
         self.name = name
         self.keeper = keeper
         self.inbox = store.inbox
+        self.confirm: Confirm | None = None
         self._store = store
         self._mode = mode
         self._enter = enter
@@ -62,7 +63,11 @@ class Side:
 
     async def revoke(self, holder: str, entry: str = "") -> Returned:
         call = Call(_RELEASE, self._keys, (holder, keep_counter(), entry))
-        return Returned(await self._store.run(self.name, call))
+        said = await self._store.run(self.name, call)
+        if isinstance(said, list):
+            said, claim = said
+            self.keeper.look_after(self, claim / 1000)
+        return Returned(said)
 
 
 def reading(store: Store, keeper: Keeper, name: str) -> Side:

@@ -12,7 +12,7 @@ Not promised: that a failover keeps the permits, as with a lock.
 
 from __future__ import annotations
 
-from coordkit._ports import Call, Store
+from coordkit._ports import Call, Confirm, Store
 from coordkit.core.grantor import Granted, Refused, Returned, Spot
 from coordkit.core.keeper import Keeper
 from coordkit.core.lock import keep_counter, milliseconds, refused
@@ -34,6 +34,7 @@ class Permits:
         self.name = name
         self.keeper = keeper
         self.inbox = store.inbox
+        self.confirm: Confirm | None = None
         self._store = store
         self._permits = permits
         tag = f"coordkit:1:{{{name}}}:semaphore:"
@@ -64,4 +65,8 @@ class Permits:
 
     async def revoke(self, holder: str, entry: str = "") -> Returned:
         call = Call(_RELEASE, self._keys, (holder, keep_counter(), entry))
-        return Returned(await self._store.run(self.name, call))
+        said = await self._store.run(self.name, call)
+        if isinstance(said, list):
+            said, claim = said
+            self.keeper.look_after(self, claim / 1000)
+        return Returned(said)

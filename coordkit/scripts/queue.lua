@@ -66,9 +66,10 @@ end
 
 -- Hand on, in order, to those who wait and listen. `offer` says what there is for a waiter now: the token, the rest of
 -- what it is told, and a function that makes the grant true; nothing, if that one must wait on. Those ahead of `before`
--- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over.
+-- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over. Return the longest of the claims
+-- in ms, or nil: by then somebody should look whether all that was handed on was taken.
 local function serve(queue, offer, before)
-  local now, claim = micros(), nil
+  local now, soonest, longest = micros(), nil, nil
   while true do
     local entry, place = head_of(queue)
     if not entry or (before and place >= before) then
@@ -87,12 +88,14 @@ local function serve(queue, offer, before)
     end
     if heard > 0 then
       give(token)
-      claim = math.min(claim or waiter.claim, waiter.claim)
+      soonest = math.min(soonest or waiter.claim, waiter.claim)
+      longest = math.max(longest or waiter.claim, waiter.claim)
     end
   end
-  if claim then
-    tell_next(queue, claim)
+  if soonest then
+    tell_next(queue, soonest)
   end
+  return longest
 end
 
 -- Return the place that an asker has or would keep; nil if it does not wait, or is new.

@@ -41,7 +41,8 @@ local function reading(last)
   return math.max(last + 1, now)
 end
 
--- Let in whoever is first: a writer if nobody is in, all readers up to the next writer if no writer is.
+-- Let in whoever is first: a writer if nobody is in, all readers up to the next writer if no
+-- writer is. Return the longest of their claims in ms, or nil.
 local function hand_on(last, keep, before)
   local readers, writer = redis.call('ZCARD', READERS), redis.call('EXISTS', WRITER) == 1
   local function offer(waiter)
@@ -61,7 +62,7 @@ local function hand_on(last, keep, before)
       read(waiter.holder, waiter.claim)
     end
   end
-  serve(QUEUE, offer, before)
+  return serve(QUEUE, offer, before)
 end
 
 -- Take writers who are gone out of the way of readers, who would otherwise wait for them as long as anybody reads.

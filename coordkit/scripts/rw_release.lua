@@ -2,7 +2,7 @@
 -- KEYS     as rw_queue.lua says
 -- ARGV[1]  the holder                 ARGV[2]  how long an idle counter is kept, in ms
 -- ARGV[3]  its entry in the queue, or '' if it never waited
--- returns  1 given back, 0 gone, -1 another writes
+-- returns  1 given back, 0 gone, -1 another writes; {1, 0 or -1, claim in ms} if it was handed on, for as long as that
 -- The first write (ZREMRANGEBYSCORE) is one that a server out of memory still takes; what follows is then taken too.
 
 prune()
@@ -25,7 +25,5 @@ elseif writer then
   said = -1
 end
 local last = last_token(COUNTER)
-if last then
-  hand_on(last, ARGV[2])
-end
-return said
+local claim = last and hand_on(last, ARGV[2])
+return claim and {said, claim} or said

@@ -63,7 +63,7 @@ local function take(slot, holder, token, ms, keep)
   keep_until(slot, ms)
 end
 
--- Hand the slots that are free to those who wait.
+-- Hand the slots that are free to those who wait; return the longest of their claims in ms, or nil.
 local function hand_on(last, keep, before)
   local permits = tonumber(redis.call('HGET', HOLDERS, '#permits') or nil)
   local function offer(waiter)
@@ -76,6 +76,6 @@ local function hand_on(last, keep, before)
       take(slot, waiter.holder, token, waiter.claim, keep)
     end
   end
-  serve(QUEUE, offer, before)
+  return serve(QUEUE, offer, before)
 end
 

@@ -2,7 +2,7 @@
 -- KEYS     as semaphore_queue.lua says
 -- ARGV[1]  the holder                 ARGV[2]  how long an idle counter is kept, in ms
 -- ARGV[3]  its entry in the queue, or '' if it never waited
--- returns  1 given back, 0 gone
+-- returns  1 given back, 0 gone; {1 or 0, claim in ms} if it was handed on, for as long as that
 -- The first write (ZREM, HDEL) is one that a server out of memory still takes; what follows is then taken as well.
 
 redis.call('ZREM', QUEUE, ARGV[3])
@@ -12,10 +12,9 @@ if slot then
   redis.call('ZADD', PERMITS, 0, slot)
 end
 local last = last_token(COUNTER)
-if last then
-  hand_on(last, ARGV[2])
-end
+local claim = last and hand_on(last, ARGV[2])
 if slot and not in_use() and not head_of(QUEUE) then
   redis.call('DEL', PERMITS, HOLDERS)
 end
-return slot and 1 or 0
+local said = slot and 1 or 0
+return claim and {said, claim} or said

@@ -67,7 +67,7 @@ def readers_never_end(patch: Patch) -> None:
 
 def one_reader_is_let_in_at_a_time(patch: Patch) -> None:
     """The others wait although nobody writes."""
-    _edit(patch, rwlock, "_RELEASE", "(claim or waiter.claim, waiter.claim)", "(claim or 0, waiter.claim) break")
+    _edit(patch, rwlock, "_RELEASE", "(longest or waiter.claim, waiter.claim)", "(longest or 0, waiter.claim) break")
 
 
 def reading_is_taken_up_again(patch: Patch) -> None:
@@ -122,7 +122,7 @@ def the_last_comes_first(patch: Patch) -> None:
 
 
 def a_slot_is_freed_and_nobody_told(patch: Patch) -> None:
-    _edit(patch, semaphore, "_RELEASE", "if last then", "if false then")
+    _edit(patch, semaphore, "_RELEASE", "last and hand_on(", "false and hand_on(")
 
 
 STORMY = Settings()
