@@ -276,9 +276,9 @@ async def test_it_is_another_thing_than_a_lock_of_the_same_name(flavour: Any, ma
     lock = make()
     plain = flavour.Lock(lock.client, lock.name, ttl=10)
     semaphore = flavour.Semaphore(lock.client, lock.name, permits=1, ttl=10)
-    async with flavour.within(lock.write.hold(timeout=0)), flavour.within(plain.hold(timeout=0)):
-        async with flavour.within(semaphore.hold(timeout=0)) as lease:
-            assert lease.slot == 0
+    writing, held = flavour.within(lock.write.hold(timeout=0)), flavour.within(plain.hold(timeout=0))
+    async with writing, held, flavour.within(semaphore.hold(timeout=0)) as lease:
+        assert lease.slot == 0
 
 
 @pytest.mark.parametrize("side", ["read", "write"])

@@ -17,9 +17,7 @@ from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRe
 def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a semaphore on a client of its own."""
 
-    def semaphore(
-        permits: int = 2, *, ttl: float = 60, options: dict[str, Any] | None = None, **arguments: Any
-    ) -> Any:
+    def semaphore(permits: int = 2, *, ttl: float = 60, options: dict[str, Any] | None = None, **arguments: Any) -> Any:
         client = flavour.redis(coordkit_redis_server.url, **(options or {}))
         return flavour.Semaphore(client, f"{coordkit_namespace}:job", permits=permits, ttl=ttl, **arguments)
 

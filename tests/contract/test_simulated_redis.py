@@ -122,10 +122,9 @@ def pair(coordkit_redis: redis.Redis, coordkit_namespace: str) -> Iterator[Pair]
 def comparable(name: str, reply: Any) -> Any:
     """Leave out what two clocks cannot agree on: the token itself, and the milliseconds of a ttl."""
     if name in ASKS and isinstance(reply, list) and reply[0] >= 0:
-        if reply[0] == 1:
-            return [1, "token", *(note.split(b":")[0] for note in reply[2:])]
         # Of a place only that there is one; how many are ahead, and whether somebody listens, is the same.
-        return [*reply[:2], reply[2] > 0, *reply[5:]]
+        granted = [1, "token", *(note.split(b":")[0] for note in reply[2:])] if reply[0] == 1 else None
+        return granted or [*reply[:2], reply[2] > 0, *reply[5:]]
     if name == "lock_inspect" and isinstance(reply, list):
         return [reply[0] > 0, reply[1], reply[2] == b"0", reply[3][::2]]
     if name == "lock_break" and isinstance(reply, list):

@@ -47,6 +47,14 @@ def blocking(client: redis.Redis) -> None:
     with several.hold(timeout=1) as leases:
         assert_type(leases, coordkit.MultiLease)
     assert_type(several.try_acquire(), coordkit.MultiLease | None)
+    rw = coordkit.ReadWriteLock(client, "jobs", ttl=10)
+    with rw.read as lease, rw.write.hold(timeout=2) as other:
+        assert_type(lease, coordkit.Lease)
+        assert_type(other.token, Token)
+    assert_type(rw.write.try_acquire(), coordkit.Lease | None)
+    assert_type(rw.read.acquire(timeout=1).slot, int | None)
+    with coordkit.Semaphore(client, "jobs", permits=3, ttl=10) as lease:
+        assert_type(lease.slot, int | None)
     fence = coordkit.Fence(client, "ledger")
     fence.claim(token=7)
     fence.set("k", b"v", token=Token(7, "me"), ttl=60)
@@ -80,6 +88,13 @@ async def awaited(client: redis.asyncio.Redis) -> None:
         assert_type(leases, coordkit.aio.MultiLease)
         assert_type(leases.tokens["a"], Token)
     assert_type(await several.acquire(), coordkit.aio.MultiLease)
+    rw = coordkit.aio.ReadWriteLock(client, "jobs", ttl=10)
+    async with rw.read as lease, rw.write.hold(timeout=2) as other:
+        assert_type(lease, coordkit.aio.Lease)
+        assert_type(other.token, Token)
+    assert_type(await rw.write.try_acquire(), coordkit.aio.Lease | None)
+    async with coordkit.aio.Semaphore(client, "jobs", permits=3, ttl=10) as lease:
+        assert_type(lease.slot, int | None)
     fence = coordkit.aio.Fence(client, "ledger")
     await fence.claim(token=lease.token)
     await fence.run("return 1", token=lease.token)

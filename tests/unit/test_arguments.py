@@ -57,6 +57,44 @@ def test_a_name_that_cannot_be_a_key(module: Any, client: Any, kind: str, name: 
 
 
 @flavours
+@pytest.mark.parametrize("permits", [0, -1, 10**9 + 1])
+def test_a_number_of_permits_that_nobody_can_hold(module: Any, client: Any, permits: int) -> None:
+    with pytest.raises(ValueError, match=rf"permits must be .*{permits!r}"):
+        module.Semaphore(client, "jobs", permits=permits, ttl=10)
+
+
+@flavours
+@pytest.mark.parametrize("permits", [None, "2", 2.0, True])
+def test_permits_that_are_no_number(module: Any, client: Any, permits: Any) -> None:
+    with pytest.raises(TypeError, match=r"permits must be an int, got"):
+        module.Semaphore(client, "jobs", permits=permits, ttl=10)
+
+
+@flavours
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"name": "}x"}, ValueError),
+        ({"ttl": 0}, ValueError),
+        ({"ttl": "10"}, TypeError),
+        ({"max_hold": 9}, ValueError),
+        ({"wait": 0.1}, TypeError),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ReadWriteLock", "Semaphore"])
+def test_other_kinds_refuse_what_a_lock_refuses(
+    module: Any, client: Any, kind: str, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    more = {"permits": 2} if kind == "Semaphore" else {}
+    arguments = {"name": "jobs", "ttl": 10, **more, **arguments}
+
+    with pytest.raises(
+        error, match=rf"{next(iter(arguments.keys() - more.keys() - {'name', 'ttl'}), 'name|ttl')} must"
+    ):
+        getattr(module, kind)(client, arguments.pop("name"), **arguments)
+
+
+@flavours
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan])
 def test_a_timeout_that_is_negative(module: Any, client: Any, timeout: float) -> None:
     lock = module.Lock(client, "jobs", ttl=10)
