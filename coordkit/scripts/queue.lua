@@ -69,12 +69,13 @@ end
 -- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over. Return the longest of the claims
 -- in ms, or nil: by then somebody should look whether all that was handed on was taken.
 local function serve(queue, offer, before)
-  local now, soonest, longest = micros(), nil, nil
+  local now, soonest, longest
   while true do
     local entry, place = head_of(queue)
     if not entry or (before and place >= before) then
       break
     end
+    now = now or micros()
     local waiter = parsed(entry)
     local token, note, give = offer(waiter, now)
     if not token then
