@@ -359,3 +359,33 @@ async def test_a_cancelled_waiter_leaves_nothing(
         await asyncio.sleep(0.01)
     assert not coordkit_redis.exists(key("readers"), key("writer"), key("queue"))
     await (getattr(client, "aclose", None) or client.close)()
+
+
+async def test_wherever_redis_is_deployed(
+    flavour: Any, deployment: Any, maybe: Any, coordkit_namespace: str, key: Any
+) -> None:
+    """Standalone, behind Sentinels, on a Cluster: all keys on one slot, each hand-off heard."""
+
+    def lock() -> Any:
+        return flavour.ReadWriteLock(deployment.redis(), f"{coordkit_namespace}:job", ttl=60)
+
+    async def waiting(side: Any, number: int) -> Any:
+        running = flavour.spawn(lambda: maybe(side.acquire(timeout=20)))
+
+        async def queued() -> bool:
+            return bool(await maybe(mine.write.client.zcard(key("queue"))) == number)
+
+        await flavour.until(queued)
+        return running
+
+    mine = lock()
+    held = await maybe(mine.write.acquire(timeout=0))
+    running = [await waiting(side, n) for n, side in enumerate([lock().read, lock().read, lock().write], 1)]
+    await maybe(held.release())
+    readers = [await one.result() for one in running[:2]]
+    assert readers[0].token == readers[1].token > held.token
+    for lease in readers:
+        assert await maybe(lease.release()) is True
+    writer = await running[2].result()
+    assert writer.token > readers[0].token
+    assert await maybe(writer.release()) is True

@@ -326,3 +326,27 @@ async def test_a_cancelled_waiter_leaves_nothing(
         await asyncio.sleep(0.01)
     assert not coordkit_redis.exists(key("permits"), key("holders"), key("queue"))
     await (getattr(client, "aclose", None) or client.close)()
+
+
+async def test_wherever_redis_is_deployed(
+    flavour: Any, deployment: Any, maybe: Any, coordkit_namespace: str, key: Any
+) -> None:
+    """Standalone, behind Sentinels, on a Cluster: all keys on one slot, each hand-off heard."""
+
+    def semaphore() -> Any:
+        return flavour.Semaphore(deployment.redis(), f"{coordkit_namespace}:job", permits=2, ttl=60)
+
+    mine = semaphore()
+    held = [await maybe(mine.acquire(timeout=0)) for _ in range(2)]
+    running = flavour.spawn(lambda: maybe(semaphore().acquire(timeout=20)))
+
+    async def queued() -> bool:
+        return bool(await maybe(mine.client.zcard(key("queue"))) == 1)
+
+    await flavour.until(queued)
+    assert await maybe(held[1].release()) is True
+    got = await running.result()
+    assert got.slot == held[1].slot == 1
+    assert got.token > held[1].token
+    for lease in (held[0], got):
+        assert await maybe(lease.release()) is True
