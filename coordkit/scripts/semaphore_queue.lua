@@ -54,9 +54,11 @@ local function keep_until(slot, ms)
 end
 
 local function take(slot, holder, token, ms, keep)
+  -- Who had this slot has nothing any more; what this holder had before has ended, perhaps in another slot.
   local before = redis.call('HGET', HOLDERS, '#' .. slot)
-  if before then
-    redis.call('HDEL', HOLDERS, before)
+  local ended = string.match(redis.call('HGET', HOLDERS, holder) or '', '^%d+')
+  if before or ended then
+    redis.call('HDEL', HOLDERS, before or holder, '#' .. (ended or slot))
   end
   redis.call('SET', COUNTER, digits(token), 'PX', keep)
   redis.call('HSET', HOLDERS, holder, slot .. ' ' .. digits(token), '#' .. slot, holder)

@@ -206,6 +206,22 @@ async def test_a_repeated_ask_is_answered_alike(here: Any, kind: str, holders: A
     assert holders() == 0
 
 
+async def test_who_comes_back_into_another_slot_keeps_that(flavour: Any, name: str, coordkit_redis_server: Any) -> None:
+    """A permit ended before its holder's repeated ask was answered; the slot it had is given to somebody else."""
+    client = flavour.redis(coordkit_redis_server.url)
+    grantor = flavour.Semaphore(client, name, permits=3, ttl=60)._contender.grantor
+    assert [(await grantor.grant(holder, 60.0)).slot for holder in ("stays", "a")] == [0, 1]
+    ended = await grantor.grant("b", 0.05)
+    assert ended.slot == 2
+    await flavour.sleep(0.1)
+    assert (await grantor.revoke("a")).value == 1
+    back = await grantor.grant("b", 60.0)
+    assert back.slot == 1
+    assert back.token > ended.token
+    assert (await grantor.grant("c", 60.0)).slot == 2
+    assert [await grantor.renew(holder, 60.0) for holder in ("a", "b", "c")] == [False, True, True]
+
+
 # -- dead and stopped holders
 
 
