@@ -44,6 +44,9 @@ end
 -- Let in whoever is first: a writer if nobody is in, all readers up to the next writer if no
 -- writer is. Return the longest of their claims in ms, or nil.
 local function hand_on(last, keep, before)
+  if redis.call('EXISTS', QUEUE) == 0 then
+    return nil
+  end
   local readers, writer = redis.call('ZCARD', READERS), redis.call('EXISTS', WRITER) == 1
   local function offer(waiter)
     if writer or (waiter.mode == 'w' and readers > 0) then

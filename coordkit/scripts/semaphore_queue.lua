@@ -67,6 +67,9 @@ end
 
 -- Hand the slots that are free to those who wait; return the longest of their claims in ms, or nil.
 local function hand_on(last, keep, before)
+  if redis.call('EXISTS', QUEUE) == 0 then
+    return nil
+  end
   local permits = tonumber(redis.call('HGET', HOLDERS, '#permits') or nil)
   local function offer(waiter)
     local slot = permits and free_slot(permits)
