@@ -11,6 +11,7 @@ import redis.asyncio
 
 import coordkit.aio
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRefused
+from coordkit._threads.runtime import now
 from coordkit.testing import expire
 
 
@@ -219,15 +220,27 @@ async def test_each_reader_has_an_end_of_its_own(flavour: Any, make: Any, maybe:
         pass
 
 
-async def test_a_crashed_reader_costs_a_writer_its_own_ttl(flavour: Any, make: Any, waiting: Any, maybe: Any) -> None:
+async def test_a_crashed_reader_costs_a_writer_its_own_ttl(make: Any, waiting: Any, maybe: Any) -> None:
     """Not that of the reader with the longest, who has left: the waiting writer is told when to look again."""
-    crashed = await maybe(make(ttl=1.5, renew=False).read.acquire())
+    crashed = await make().read._contender.grantor.grant("crashed", 1.5)
     long = await maybe(make(ttl=60).read.acquire())
     running = await waiting(make().write)
     await maybe(long.release())
     writer = await running.result(timeout=15)
     assert writer.token > crashed.token
     await maybe(writer.release())
+
+
+async def test_all_who_wait_for_a_crashed_writer_are_let_in_at_once(make: Any, waiting: Any, maybe: Any) -> None:
+    """The first who looks lets in the readers behind it; each by itself would look a claim after the one before."""
+    began = now()
+    await make().write._contender.grantor.grant("crashed", 1.0)
+    running = [await waiting(make().read) for _ in range(4)]
+    leases = [await one.result() for one in running]
+    assert now() - began < 1.0 + 2.5
+    assert len({lease.token for lease in leases}) == 1
+    for lease in leases:
+        await maybe(lease.release())
 
 
 async def test_both_sides_are_renewed(flavour: Any, make: Any, maybe: Any) -> None:

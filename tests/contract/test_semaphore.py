@@ -11,6 +11,7 @@ import redis.asyncio
 
 import coordkit.aio
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRefused
+from coordkit._threads.runtime import now
 
 
 @pytest.fixture
@@ -139,27 +140,28 @@ async def test_fenced_per_slot(flavour: Any, make: Any, maybe: Any, coordkit_nam
 
 async def test_expired_permits_are_used_again(make: Any, maybe: Any) -> None:
     """A list of free slots loses those of the dead; here their time is up by the server's clock."""
-    crashed = make(2, ttl=0.3, renew=False)
-    gone = [await maybe(crashed.acquire()) for _ in range(2)]
     semaphore = make(2)
+    crashed = semaphore._contender.grantor
+    gone = [await crashed.grant(holder, 0.3) for holder in ("one", "two")]
+    assert await maybe(semaphore.try_acquire()) is None
     leases = [await maybe(semaphore.acquire(timeout=20)) for _ in range(2)]
     assert {lease.slot for lease in leases} == {0, 1}
     assert min(lease.token for lease in leases) > max(lease.token for lease in gone)
-    for lease in gone:
-        assert await maybe(lease.release()) is False
+    assert (await crashed.revoke("one")).value == 0
     assert await maybe(semaphore.try_acquire()) is None
     for lease in leases:
         await maybe(lease.release())
 
 
-async def test_all_that_expired_is_handed_out_at_once(flavour: Any, make: Any, waiting: Any, maybe: Any) -> None:
-    """The first who looks takes one, and hands the others on."""
-    crashed = make(3, ttl=0.8, renew=False)
-    for _ in range(3):
-        await maybe(crashed.acquire())
-    running = [await waiting(make(3)) for _ in range(3)]
-    leases = [await one.result(timeout=15) for one in running]
-    assert {lease.slot for lease in leases} == {0, 1, 2}
+async def test_all_that_expired_is_handed_out_at_once(make: Any, waiting: Any, maybe: Any) -> None:
+    """The first who looks takes one, and hands the others on; each by itself would look a claim later."""
+    began = now()
+    for holder in ("one", "two", "three", "four"):
+        await make(4)._contender.grantor.grant(holder, 1.0)
+    running = [await waiting(make(4)) for _ in range(4)]
+    leases = [await one.result() for one in running]
+    assert now() - began < 1.0 + 2.5
+    assert {lease.slot for lease in leases} == {0, 1, 2, 3}
     for lease in leases:
         await maybe(lease.release())
 
@@ -196,8 +198,6 @@ async def test_contenders_that_disagree_are_told(flavour: Any, make: Any, waitin
 
 @pytest.mark.parametrize("timeout", [0.0005, 0.12])
 async def test_a_timeout_is_kept(flavour: Any, make: Any, maybe: Any, timeout: float, key: Any) -> None:
-    from coordkit._threads.runtime import now
-
     semaphore = make(1)
     async with flavour.within(semaphore) as lease:
         began = now()
