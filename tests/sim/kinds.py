@@ -66,7 +66,7 @@ class Shared(History):
             for holder in self._holders():
                 if holder not in self.wanted | self._asking():
                     since = self.unwanted.setdefault(holder, self.world.time)
-                    if self.world.time - since > 0.8:  # a process gives back one after the other
+                    if self.world.time - since > 0.5:
                         self._violated(f"{holder} wants it no more, the server still keeps it")
 
     def _finish_server(self, tag: str) -> None:
