@@ -57,7 +57,7 @@ class Lease:
     @property
     def slot(self) -> int | None:
         """The slot of a semaphore's permit, from 0; None for anything else."""
-        return self._core.slot
+        return self._core.slot if isinstance(self._core, lease.Lease) else None
 
     @property
     def ttl(self) -> float:
