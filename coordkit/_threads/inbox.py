@@ -128,7 +128,10 @@ class Inbox:
             self.reset()
         if not self._lines:
             return ""
-        ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+        if self._keeps:  # one line, one address
+            line = next(iter(self._lines.values()), None)
+            return next(iter(line.addresses.values()), "") if line is not None and self._alive(line) else ""
+        ear = _redis.ear(self._client, self._identity, name, keeps=False)
         line = self._lines.get(ear.node) if ear else None
         if ear is None or line is None or not self._alive(line):
             return ""

@@ -71,8 +71,9 @@ class Contender:
         """Ask once; whatever is not granted by that becomes an attempt. Most locks are free when they are asked for."""
         grantor, runtime = self.grantor, self.runtime
         holder, asked = self.new_holder(), runtime.now()
-        if timeout != 0 and (inbox := grantor.inbox()) is not None and inbox.address(self.name):
-            return await Attempt(self, timeout, holder, asked).run()  # somebody waits here already: queue up at once
+        if timeout != 0 and (inbox := grantor.inbox()) is not None and (address := inbox.address(self.name)):
+            # Somebody waits here, or did just now: queue up at once.
+            return await Attempt(self, timeout, holder, asked, address).run()
         first: Granted | Refused | BaseException
         try:
             first = await grantor.grant(holder, self.ttl)
@@ -115,13 +116,15 @@ class Attempt:
 
     __slots__ = ("_began", "_by", "_deadline", "_doubt", "_entry", "_holder", "_runtime", "_waiting")
 
-    def __init__(self, contender: Contender, timeout: float | None, holder: str, began: float) -> None:
+    def __init__(
+        self, contender: Contender, timeout: float | None, holder: str, began: float, address: str = ""
+    ) -> None:
         self._by = contender
         self._runtime = runtime = contender.runtime
         self._holder = holder
         self._began = began
         self._deadline = math.inf if timeout is None else began + timeout
-        self._waiting = None if timeout == 0 else Waiting(runtime, contender.grantor, holder, contender.ttl)
+        self._waiting = None if timeout == 0 else Waiting(runtime, contender.grantor, holder, contender.ttl, address)
         self._doubt = False  # whether a request is on its way, or was never answered
         self._entry = ""  # of ours, in the queue, as far as we know
 

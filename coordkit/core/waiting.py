@@ -47,9 +47,12 @@ class HandedOn(NamedTuple):
 
 
 class Waiting:
-    """One contender's wait. Its ``spot`` goes with every ask; without one it is not in the queue."""
+    """One contender's wait. Its ``spot`` goes with every ask; without one it is not in the queue.
 
-    def __init__(self, runtime: Runtime, grantor: Grantor, holder: str, ttl: float) -> None:
+    ``address`` is where we listen already, if we do.
+    """
+
+    def __init__(self, runtime: Runtime, grantor: Grantor, holder: str, ttl: float, address: str = "") -> None:
         self.spot: Spot | None = None
         self._runtime = runtime
         self._grantor = grantor
@@ -58,8 +61,8 @@ class Waiting:
         self._place = ""
         self._deaf = 0  # how often in a row the server said that nobody listens where we do
         self._inbox: Inbox | None = grantor.inbox()
-        if self._inbox is not None and (address := self._inbox.address(grantor.name)):
-            self._stand(self._inbox, address)  # somebody waits here already: no round trip more for us
+        if self._inbox is not None and address:
+            self._stand(self._inbox, address)
 
     def _stand(self, inbox: Inbox, address: str) -> None:
         self.spot = Spot(self._grantor.entry(self._holder, self._ttl, address), self._place)
