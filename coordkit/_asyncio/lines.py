@@ -15,8 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
-from coordkit._agenda import LOOK
 from coordkit._asyncio.runtime import life
+from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._ports import Call, Confirm
 from coordkit._threads.runtime import now
@@ -36,11 +36,9 @@ class Home:
         self.connecting: asyncio.Task[None] | None = None
         self.alone = False  # whether each request needs a connection to itself
         self.used = 0.0
-        self.busy: set[Wire] = set()
+        self.watch = Watch()
         self.free = _AT_ONCE
         self._sweep: asyncio.TimerHandle | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._watch_at = math.inf
         self._waiting: deque[asyncio.Future[None]] = deque()
         life().closing.add(self)
 
@@ -51,7 +49,7 @@ class Home:
     async def close(self) -> None:
         idle, self.idle = self.idle, []
         if self.shared is not None:
-            self.busy.discard(self.shared)
+            self.watch.end(self.shared)
             idle.append(self.shared)
             self.shared = None
         for wire in idle:
@@ -85,36 +83,6 @@ class Home:
                 turn.set_result(None)
                 return
         self.free += 1
-
-    # -- time
-
-    def begin(self, wire: Wire, until: float) -> None:
-        """Let ``wire`` wait for an answer, and no longer than ``until``.
-
-        One timer watches over all that wait: one for each request would cost a tenth of the request.
-        """
-        wire.until = until
-        self.busy.add(wire)
-        if until < self._watch_at:
-            self._watch_until(until)
-
-    def _watch_until(self, until: float) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watch_at = until
-        # Never later than LOOK: our clock runs on while the machine is suspended, the loop's does not.
-        delay = min(max(0.0, until - now()), LOOK)
-        self._watch = asyncio.get_running_loop().call_later(delay, self._look)
-
-    def _look(self) -> None:
-        self._watch, self._watch_at = None, math.inf
-        present = now()
-        for wire in [wire for wire in self.busy if wire.until <= present or wire.until == math.inf]:
-            self.busy.discard(wire)
-            if wire.until <= present:
-                wire.give_up()
-        if self.busy:
-            self._watch_until(min(wire.until for wire in self.busy))
 
     def keep(self, wire: Wire) -> None:
         """Keep a connection for the next who asks, for a while."""
@@ -194,10 +162,10 @@ class Lines:
         until = present + self._patience
         try:
             if wire.until == math.inf:
-                home.begin(wire, until)
+                home.watch.begin(wire, until)
             [reply] = await wire.send(_redis.packed(call), 1, until)
             if isinstance(reply, exceptions.NoScriptError):
-                home.begin(wire, min(until, wire.until))
+                home.watch.begin(wire, min(until, wire.until))
                 [reply] = await wire.send(_packed(wire, _redis.evals([call])), 1, until)
         except Exception as error:
             if home.shared is wire:
@@ -272,13 +240,13 @@ class Lines:
 
     async def _do(self, home: Home, work: Work, patience: float) -> list[Any]:
         wire = self._usable(home) or await self._connected(home, patience)
-        home.begin(wire, now() + patience)
+        home.watch.begin(wire, now() + patience)
         try:
             replies = await work(wire)
         except BaseException as error:
             await _broken(home, wire, error)
             raise
-        home.busy.discard(wire)
+        home.watch.end(wire)
         home.keep(wire)
         return replies
 
@@ -308,7 +276,7 @@ class Lines:
 
 async def _broken(home: Home, wire: Wire, error: BaseException) -> None:
     """Close a connection on which a reply may still be on its way."""
-    home.busy.discard(wire)
+    home.watch.end(wire)
     await wire.close()
     if wire.late and isinstance(error, Exception):
         raise exceptions.TimeoutError("no answer in time") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 from redis import exceptions
 
@@ -24,6 +24,12 @@ def wire_on(connection: Any, made: float) -> Wire:
     if reader is not None and isinstance(stream, asyncio.StreamReader) and not stream._buffer:  # type: ignore[attr-defined]  # noqa: SLF001  what came already would be lost
         return FastWire(connection, made, reader)
     return Wire(connection, made)
+
+
+def piped_on(connection: Any, made: float) -> PipedWire:
+    """Return the fastest wire that can have many requests under way."""
+    wire = wire_on(connection, made)
+    return wire if isinstance(wire, PipedWire) else ReadWire(connection, made)
 
 
 class Wire:
@@ -59,26 +65,28 @@ class Wire:
         await self.connection.disconnect(nowait=True)
 
 
-class FastWire(Wire, asyncio.Protocol):
-    """A transport that is ours, and a parser of our own.
+class Waiter(Protocol):
+    """Who waits for the replies to a request: a future, or what takes them at once."""
 
-    Many requests may be under way at once: replies come in the order of the requests, whoever still waits for them.
+    def done(self) -> bool: ...
+    def set_result(self, result: list[Any], /) -> None: ...
+    def set_exception(self, exception: Exception, /) -> None: ...
+
+
+class PipedWire(Wire):
+    """A connection on which many requests may be under way at once.
+
+    Replies come in the order of the requests, whoever still waits for them. Who reads them gives them to ``_took``.
     """
 
-    def __init__(self, connection: Any, made: float, reader: Any) -> None:
+    def __init__(self, connection: Any, made: float) -> None:
         super().__init__(connection, made)
-        self._loop = asyncio.get_running_loop()
-        self._feed = reader.feed
-        self._gets = reader.gets
-        self._empty = reader.gets()  # what it says while there is nothing
-        self._asked: deque[tuple[asyncio.Future[list[Any]], int, float]] = deque()  # waiter, replies, until when
+        self._asked: deque[tuple[Waiter, int, float]] = deque()  # waiter, replies, until when
         self._replies: list[Any] = []
         self._open = True
         self._retired = False
         self.shared = False
         self._transport = connection._writer.transport  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
-        self._before = self._transport.get_protocol()
-        self._transport.set_protocol(self)
 
     @property
     def usable(self) -> bool:
@@ -89,17 +97,96 @@ class FastWire(Wire, asyncio.Protocol):
     def waited_for(self) -> bool:
         return bool(self._asked)
 
+    @property
+    def due(self) -> float:
+        """Until when the first of the answers that are owed is waited for; infinity if none is."""
+        return self._asked[0][2] if self._asked else math.inf
+
+    @property
+    def unread(self) -> int:
+        """Return how many bytes wait here because the server does not read."""
+        return int(self._transport.get_write_buffer_size())
+
+    def put(self, waiter: Waiter, data: bytes, count: int, until: float) -> None:
+        """Send commands; ``waiter`` gets the list of their replies. ``until`` is when to give up."""
+        if not self._open:
+            waiter.set_exception(exceptions.ConnectionError("the server closed the connection"))
+            return
+        self._asked.append((waiter, count, until))
+        self._transport.write(data)
+
+    def retire(self) -> None:
+        """Close it once nobody waits any more."""
+        self._retired = True
+        if not self._asked:
+            life().spawn(self.close())
+
+    def give_up(self) -> None:
+        self.late = True
+        self._over(exceptions.TimeoutError("no answer in time"))
+        self._transport.abort()
+
+    def _took(self, reply: Any) -> None:
+        self._replies.append(reply)
+        if self._asked and len(self._replies) == self._asked[0][1]:
+            waiter, _, _ = self._asked.popleft()
+            replies, self._replies = self._replies, []
+            if self.shared:  # whoever comes next has a time of its own
+                self.until = self.due
+            if not waiter.done():
+                waiter.set_result(replies)
+            if self._retired and not self._asked:
+                life().spawn(self.close())
+
+    def _over(self, error: Exception) -> None:
+        self._open = False
+        asked, self._asked = self._asked, deque()
+        for waiter, _, _ in asked:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+
+class ReadWire(PipedWire):
+    """A connection whose replies a task reads, by redis-py's own parser."""
+
+    def __init__(self, connection: Any, made: float) -> None:
+        super().__init__(connection, made)
+        self._reading = life().spawn(self._read())
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                try:
+                    self._took(await self.connection.read_response())
+                except exceptions.ResponseError as error:
+                    self._took(error)
+        except Exception as error:  # noqa: BLE001  whatever redis-py makes of it: whoever waits is told
+            self._over(error)
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        await super().close()
+
+
+class FastWire(PipedWire, asyncio.Protocol):
+    """A transport that is ours, and a parser of our own."""
+
+    def __init__(self, connection: Any, made: float, reader: Any) -> None:
+        super().__init__(connection, made)
+        self._loop = asyncio.get_running_loop()
+        self._feed = reader.feed
+        self._gets = reader.gets
+        self._empty = reader.gets()  # what it says while there is nothing
+        self._before = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+
     async def ask(self, data: bytes, count: int) -> list[Any]:
         return await self.send(data, count, math.inf)
 
     def send(self, data: bytes, count: int, until: float) -> asyncio.Future[list[Any]]:
         """Send commands; return what will be the list of their replies. ``until`` is when to give up."""
         waiter: asyncio.Future[list[Any]] = self._loop.create_future()
-        if not self._open:
-            waiter.set_exception(exceptions.ConnectionError("the server closed the connection"))
-            return waiter
-        self._asked.append((waiter, count, until))
-        self._transport.write(data)
+        self.put(waiter, data, count, until)
         return waiter
 
     def data_received(self, data: bytes) -> None:
@@ -109,42 +196,10 @@ class FastWire(Wire, asyncio.Protocol):
                 if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data
                     raise reply
                 if not _reader.is_push(reply):
-                    self._replies.append(reply)
-                    if self._asked and len(self._replies) == self._asked[0][1]:
-                        self._answer()
+                    self._took(reply)
         except exceptions.RedisError as error:
-            self._open = False
-            self._settle(error)
-
-    def _answer(self) -> None:
-        waiter, _, _ = self._asked.popleft()
-        replies, self._replies = self._replies, []
-        if self.shared:  # whoever comes next has a time of its own
-            self.until = self._asked[0][2] if self._asked else math.inf
-        if not waiter.done():
-            waiter.set_result(replies)
-        if self._retired and not self._asked:
-            life().spawn(self.close())
-
-    def retire(self) -> None:
-        """Close it once nobody waits any more."""
-        self._retired = True
-        if not self._asked:
-            life().spawn(self.close())
+            self._over(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._open = False
-        self._settle(exceptions.ConnectionError("the server closed the connection") if exc is None else exc)
+        self._over(exceptions.ConnectionError("the server closed the connection") if exc is None else exc)
         self._before.connection_lost(exc)
-
-    def _settle(self, error: Exception) -> None:
-        asked, self._asked = self._asked, deque()
-        for waiter, _, _ in asked:
-            if not waiter.done():
-                waiter.set_exception(error)
-
-    def give_up(self) -> None:
-        self.late = True
-        self._open = False
-        self._settle(exceptions.TimeoutError("no answer in time"))
-        self._transport.abort()

@@ -16,16 +16,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordkit import _redis
+from coordkit._panel import pause_after
 from coordkit._ports import Call
 from coordkit._threads.runtime import now
+from coordkit._threads.wire import Wire, wire_on
 
 OWED = 1 << 16
 """Bytes sent without an answer after which a connection gets no more: they fit its buffers, so sending never blocks."""
-
-
-def pause_after(took: float) -> float:
-    """Return the seconds for which a server counts as down that could not be reached, after so many of trying."""
-    return min(0.25, max(0.02, took))
 
 
 class Instance:
@@ -34,6 +31,7 @@ class Instance:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.where = _redis.where(client)
+        self.patience = _redis.patience(client)
         self.trouble: Exception | None = None
         self.again = 0.0
         self.probing = False
@@ -41,26 +39,11 @@ class Instance:
     def failed(self, error: Exception, took: float) -> None:
         self.trouble, self.again, self.probing = error, now() + pause_after(took), False
 
-    def connect(self) -> Any:
+    def connect(self) -> Wire:
         pool = self.client.connection_pool
         connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
         connection.connect()
-        return connection
-
-
-def taught(connection: Any, calls: Sequence[Call], known: set[str]) -> bytes:
-    """Return the bytes of calls whose scripts the server may not know; ``known`` are those that it does, from now on.
-
-    A server whose answer is never waited for would else never learn: "no such script" comes too late to be mended.
-    """
-    parts: list[bytes] = []
-    for call in calls:
-        if call.script.sha in known:
-            parts.append(_redis.packed(call))
-        else:
-            known.add(call.script.sha)
-            parts += connection.pack_commands(_redis.evals([call]))
-    return b"".join(parts)
+        return wire_on(connection, now(), self.patience)
 
 
 class Slot:
@@ -72,20 +55,18 @@ class Slot:
         "bytes",
         "calls",
         "connecting",
-        "connection",
         "fd",
         "known",
-        "made",
         "owed",
         "places",
         "since",
+        "wire",
     )
 
     def __init__(self) -> None:
-        self.connection: Any = None
-        self.arrived: Any = None  # put here by the thread that connected: a connection, or what went wrong
+        self.wire: Wire | None = None
+        self.arrived: Wire | Exception | None = None  # put here by the thread that connected
         self.connecting = False
-        self.made = 0.0
         self.fd = -1
         self.known: set[str] = set()  # the scripts that this connection has taught
         self.forget()
@@ -122,7 +103,7 @@ class Row:
         threading.Thread(target=self._connect, args=(i,), name="coordkit-connect", daemon=True).start()
 
     def _connect(self, i: int) -> None:
-        arrived: Any
+        arrived: Wire | Exception
         instance, began = self.instances[i], now()
         try:
             arrived = instance.connect()
@@ -136,8 +117,8 @@ class Row:
                 with suppress(BlockingIOError):  # then it is awake
                     self._wake.send(b".")
                 return
-        if not isinstance(arrived, Exception):
-            arrived.disconnect()
+        if isinstance(arrived, Wire):
+            arrived.close()
 
     def welcome(self, i: int) -> Exception | None:
         """Take the connection that was made, or return what went wrong; do nothing while it is being made."""
@@ -149,7 +130,7 @@ class Row:
         if isinstance(arrived, Exception):
             return arrived
         self.drop(i)
-        slot.connection, slot.made, slot.fd = arrived, now(), arrived._sock.fileno()  # noqa: SLF001  what is waited for
+        slot.wire, slot.fd = arrived, arrived.connection._sock.fileno()  # noqa: SLF001  redis-py has no other name for it
         self._poll.register(slot.fd, select.POLLIN)
         self._by_fd[slot.fd] = i
         slot.known = set()
@@ -157,11 +138,11 @@ class Row:
 
     def drop(self, i: int) -> None:
         slot = self.slots[i]
-        if slot.connection is not None:
+        if slot.wire is not None:
             self._poll.unregister(slot.fd)
             del self._by_fd[slot.fd]
-            slot.connection.disconnect()
-            slot.connection = None
+            slot.wire.close()
+            slot.wire = None
         slot.forget()
 
     def close(self) -> None:
@@ -169,8 +150,8 @@ class Row:
             self.closed = True
         for i, slot in enumerate(self.slots):
             self.drop(i)
-            if slot.arrived is not None and not isinstance(slot.arrived, Exception):
-                slot.arrived.disconnect()
+            if isinstance(slot.arrived, Wire):
+                slot.arrived.close()
         self._woken.close()
         self._wake.close()
 
@@ -187,30 +168,24 @@ class Row:
                     self._woken.recv(4096)
         return found
 
-    def send(self, i: int, data: bytes, count: int) -> None:
-        slot = self.slots[i]
+    def send(self, slot: Slot, wire: Wire, data: bytes, count: int) -> None:
         if not slot.owed:
             slot.since, slot.bytes = now(), 0
         slot.owed += count
         slot.bytes += len(data)
-        slot.connection._sock.sendall(data)  # noqa: SLF001  what redis-py's own send does, without a copy of the buffer
+        wire.send(data)
 
-    def read(self, i: int) -> bool:
+    def read(self, slot: Slot) -> bool:
         """Read what came; return whether the present asking has all its replies."""
-        slot = self.slots[i]
-        if not slot.owed:
+        if not slot.owed or slot.wire is None:
             raise exceptions.ConnectionError("the server closed the connection")
-        while slot.owed:
-            try:
-                reply = slot.connection.read_response()
-            except exceptions.ResponseError as error:
-                reply = error
-                if isinstance(error, exceptions.NoScriptError):  # SCRIPT FLUSH
-                    slot.known.clear()
+        for reply in slot.wire.received(slot.owed):
+            if not slot.owed:
+                raise exceptions.InvalidResponse("a reply came that nobody asked for")
+            if isinstance(reply, exceptions.NoScriptError):  # SCRIPT FLUSH
+                slot.known.clear()
             if slot.owed <= len(slot.places):
                 slot.asked[slot.places[-slot.owed]] = reply
             slot.owed -= 1
-            slot.since, slot.bytes = now(), 0  # slow, but alive
-            if slot.owed and not slot.connection.can_read(0):
-                return False
-        return bool(slot.places)
+        slot.since, slot.bytes = now(), 0  # slow, but alive
+        return not slot.owed and bool(slot.places)

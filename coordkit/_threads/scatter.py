@@ -7,6 +7,7 @@ owes for too long is given up. Connecting may block, so a short-lived thread doe
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -16,10 +17,12 @@ from typing import Any
 from redis import exceptions
 
 from coordkit import _redis
+from coordkit._panel import taught, unanswered
 from coordkit._ports import Call, Enough
-from coordkit._threads.row import OWED, Instance, Row, Slot, taught
+from coordkit._threads.row import OWED, Instance, Row, Slot
 from coordkit._threads.runtime import RUNTIME, now
-from coordkit.errors import CoordError, StoreUnavailable
+from coordkit._threads.wire import Wire
+from coordkit.errors import CoordError
 
 
 class RedisPanel:
@@ -109,90 +112,105 @@ class Asking:
         for i in row.ready(0.0):  # what was owed has come; or the connection died while it was idle
             self._read(i)
         answers.clear()
+        present = now()
         for i in self._calls:
-            self._begin(i)
-        end = now() + within
-        until, known = end, -1
+            self._begin(i, present)
+        end = until = present + within
+        known = -1
         while True:
             if len(answers) != known:
                 known = len(answers)
-                until = min(end, now() + enough(answers))
+                wait = enough(answers)
+                if wait <= 0 or known == len(self._calls):
+                    return answers
+                until = end if wait == math.inf else min(end, now() + wait)
             left = until - now()
-            if known == len(self._calls) or left <= 0:
+            if left <= 0:
                 return answers
             for i in row.ready(left):
                 self._read(i)
             for i in self._unsent[:]:
-                self._begin(i)
+                self._begin(i, now())
 
-    def _begin(self, i: int) -> None:
+    def _begin(self, i: int, present: float) -> None:
         """Send, if there is a connection; have one made, if the server is worth it."""
-        row, slot, instance = self._row, self._row.slots[i], self._row.instances[i]
-        problem = row.welcome(i)
-        if problem is None and slot.owed and (now() - slot.since > self._patience or slot.bytes > OWED):
-            problem = exceptions.TimeoutError(f"it owes {slot.owed} answers, the first for {now() - slot.since:.1f} s")
+        row, slot = self._row, self._row.slots[i]
+        problem = None if slot.arrived is None else row.welcome(i)
+        if slot.owed and (present - slot.since > self._patience or slot.bytes > OWED):
+            problem = exceptions.TimeoutError(
+                f"it owes {slot.owed} answers, the first for {present - slot.since:.1f} s"
+            )
             row.drop(i)
-            instance.failed(problem, self._patience)
-        if problem is None and slot.connection is None:
-            if slot.connecting or not (instance.probing or (instance.trouble and now() < instance.again)):
-                if not slot.connecting:
-                    instance.probing = instance.trouble is not None
-                    row.connect(i)
+            row.instances[i].failed(problem, self._patience)
+        if problem is None and slot.wire is None:
+            problem = self._connecting(i, present)
+            if problem is None:
                 if i not in self._unsent:
                     self._unsent.append(i)
                 return
-            problem = instance.trouble or exceptions.ConnectionError("being connected to")
         if i in self._unsent:
             self._unsent.remove(i)
-        if problem is not None:
-            self._failed(i, problem)
+        if problem is not None or slot.wire is None:
+            self._failed(i, problem or exceptions.ConnectionError("not connected"))
             return
-        if now() - slot.made > _redis.MAX_AGE and not slot.connecting:
+        if present - slot.wire.made > _redis.MAX_AGE and not slot.connecting:
             row.connect(i)  # with present credentials; it takes this one's place when it is there
-        slot.calls = self._calls[i]
-        slot.asked, slot.places = [None] * len(slot.calls), list(range(len(slot.calls)))
+        slot.calls = calls = self._calls[i]
+        slot.asked, slot.places = [None] * len(calls), list(range(len(calls)))
         try:
-            row.send(i, self._bytes(slot), len(slot.calls))
+            row.send(slot, slot.wire, self._bytes(slot, slot.wire), len(calls))
         except (exceptions.RedisError, OSError) as error:
             self._failed(i, error)
 
-    def _bytes(self, slot: Slot) -> bytes:
+    def _connecting(self, i: int, present: float) -> Exception | None:
+        """See to it that a connection is being made; return why there will be none."""
+        slot, instance = self._row.slots[i], self._row.instances[i]
+        if slot.connecting:
+            return None
+        if instance.probing or (instance.trouble and present < instance.again):
+            return instance.trouble or exceptions.ConnectionError("being connected to")
+        instance.probing = instance.trouble is not None
+        self._row.connect(i)
+        return None
+
+    def _bytes(self, slot: Slot, wire: Wire) -> bytes:
         calls = slot.calls
-        if not all(call.script.sha in slot.known for call in calls):
-            return taught(slot.connection, calls, slot.known)
+        for call in calls:
+            if call.script.sha not in slot.known:
+                return taught(wire.connection, calls, slot.known)
         data = self._packed.get(id(calls))  # all are mostly asked the same
         if data is None:
             data = self._packed[id(calls)] = b"".join(map(_redis.packed, calls))
         return data
 
     def _read(self, i: int) -> None:
-        slot = self._row.slots[i]
+        row, slot = self._row, self._row.slots[i]
         try:
-            if not self._row.read(i):
+            if not row.read(slot):
                 return
-            unknown = [place for place in slot.places if isinstance(slot.asked[place], exceptions.NoScriptError)]
-            slot.places = unknown
-            if unknown:
-                commands = _redis.evals([slot.calls[place] for place in unknown])
-                self._row.send(i, b"".join(slot.connection.pack_commands(commands)), len(unknown))
+            slot.places = [place for place, reply in enumerate(slot.asked) if isinstance(reply, Exception)]
+            if slot.places and self._asked_again(i):
                 return
         except (exceptions.RedisError, OSError) as error:
             self._failed(i, error)
             return
-        where = self._row.instances[i].where
-        for place, reply in enumerate(slot.asked):
-            if isinstance(reply, Exception):
-                slot.asked[place] = _redis.named(reply, self._name, where)
         self._answers[i] = slot.asked
+
+    def _asked_again(self, i: int) -> bool:
+        """Name the errors among the replies; or, where a script was not known, ask again with its text."""
+        row, slot = self._row, self._row.slots[i]
+        unknown = [place for place in slot.places if isinstance(slot.asked[place], exceptions.NoScriptError)]
+        if unknown and slot.wire is not None:
+            slot.places = unknown
+            commands = _redis.evals([slot.calls[place] for place in unknown])
+            row.send(slot, slot.wire, b"".join(slot.wire.connection.pack_commands(commands)), len(unknown))
+            return True
+        failed, slot.places = slot.places, []
+        for place in failed:
+            slot.asked[place] = _redis.named(slot.asked[place], self._name, row.instances[i].where)
+        return False
 
     def _failed(self, i: int, error: Exception) -> None:
         self._row.drop(i)
         if i in self._calls and i not in self._answers:
             self._answers[i] = unanswered(error, self._name, self._row.instances[i].where)
-
-
-def unanswered(error: Exception, name: str, where: str) -> CoordError:
-    """Return what an error means that came instead of answers."""
-    meant = _redis.translated(error, name, where) or StoreUnavailable(name, f"no answer from {where}: {error!r}")
-    meant.__cause__ = error
-    return meant

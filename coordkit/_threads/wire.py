@@ -61,6 +61,13 @@ class Wire:
         """Return the next replies."""
         return [self.reply() for _ in range(count)]
 
+    def received(self, most: int) -> list[Any]:
+        """Return the replies that are there, one at least, once there is something to be read."""
+        replies = [self.reply()]
+        while len(replies) < most and self.connection.can_read(0):
+            replies.append(self.reply())
+        return replies
+
     def close(self) -> None:
         self.connection.disconnect()
 
@@ -104,6 +111,25 @@ class FastWire(Wire):
     def replies(self, count: int) -> list[Any]:
         gets, looked_at = self._gets, self._looked_at
         return [reply if type(reply := gets()) is int else looked_at(reply) for _ in range(count)]
+
+    def received(self, most: int) -> list[Any]:  # noqa: ARG002  more than were asked for is the caller's affair
+        """Return the replies that are complete, perhaps none yet, once there is something to be read."""
+        try:
+            data = self._recv(_LITTLE, socket.MSG_DONTWAIT)  # if that is not all, it is said again that there is more
+        except BlockingIOError:
+            return []
+        if not data:
+            raise exceptions.ConnectionError("the server closed the connection")
+        self._feed(data)
+        replies: list[Any] = []
+        while (reply := self._gets()) is not self._empty:
+            if type(reply) is not int and type(reply) is not list:
+                if isinstance(reply, exceptions.ConnectionError):
+                    raise reply
+                if _reader.is_push(reply):
+                    continue
+            replies.append(reply)
+        return replies
 
     def _looked_at(self, reply: Any) -> Any:
         while reply is self._empty:

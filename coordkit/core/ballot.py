@@ -31,10 +31,11 @@ def agreed(won: Mapping[int, int], majority: int) -> int | None:
 
     A higher ballot elsewhere can only stem from attempts that never returned.
     """
-    if not won:
-        return None
-    ballot, votes = Counter(won.values()).most_common(1)[0]
-    return ballot if votes >= majority else None
+    ballots = list(won.values())
+    for ballot in ballots[: len(ballots) - majority + 1]:  # what a majority has is among the first of them
+        if ballots.count(ballot) >= majority:
+            return ballot
+    return None
 
 
 def to_confirm(won: Mapping[int, int], majority: int) -> SecondRound | None:
