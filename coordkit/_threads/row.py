@@ -168,9 +168,9 @@ class Row:
                     self._woken.recv(4096)
         return found
 
-    def send(self, slot: Slot, wire: Wire, data: bytes, count: int) -> None:
+    def send(self, slot: Slot, wire: Wire, data: bytes, count: int, present: float) -> None:
         if not slot.owed:
-            slot.since, slot.bytes = now(), 0
+            slot.since, slot.bytes = present, 0
         slot.owed += count
         slot.bytes += len(data)
         wire.send(data)

@@ -134,8 +134,23 @@ class Asking:
 
     def _begin(self, i: int, present: float) -> None:
         """Send, if there is a connection; have one made, if the server is worth it."""
-        row, slot = self._row, self._row.slots[i]
-        problem = None if slot.arrived is None else row.welcome(i)
+        row, calls = self._row, self._calls[i]
+        slot = row.slots[i]
+        wire = slot.wire
+        if wire is None or slot.owed or slot.arrived is not None or present - wire.made > _redis.MAX_AGE:
+            wire = self._wire(i, slot, present)
+            if wire is None:
+                return
+        slot.calls, slot.asked, slot.places = calls, [None] * len(calls), list(range(len(calls)))
+        try:
+            row.send(slot, wire, self._bytes(slot, wire), len(calls), present)
+        except (exceptions.RedisError, OSError) as error:
+            self._failed(i, error)
+
+    def _wire(self, i: int, slot: Slot, present: float) -> Wire | None:
+        """Return a connection that may be sent to; None where there is none yet, or will be none."""
+        row = self._row
+        problem = row.welcome(i)
         if slot.owed and (present - slot.since > self._patience or slot.bytes > OWED):
             problem = exceptions.TimeoutError(
                 f"it owes {slot.owed} answers, the first for {present - slot.since:.1f} s"
@@ -147,20 +162,14 @@ class Asking:
             if problem is None:
                 if i not in self._unsent:
                     self._unsent.append(i)
-                return
+                return None
         if i in self._unsent:
             self._unsent.remove(i)
-        if problem is not None or slot.wire is None:
-            self._failed(i, problem or exceptions.ConnectionError("not connected"))
-            return
-        if present - slot.wire.made > _redis.MAX_AGE and not slot.connecting:
+        if problem is not None:
+            self._failed(i, problem)
+        elif slot.wire is not None and present - slot.wire.made > _redis.MAX_AGE and not slot.connecting:
             row.connect(i)  # with present credentials; it takes this one's place when it is there
-        slot.calls = calls = self._calls[i]
-        slot.asked, slot.places = [None] * len(calls), list(range(len(calls)))
-        try:
-            row.send(slot, slot.wire, self._bytes(slot, slot.wire), len(calls))
-        except (exceptions.RedisError, OSError) as error:
-            self._failed(i, error)
+        return slot.wire
 
     def _connecting(self, i: int, present: float) -> Exception | None:
         """See to it that a connection is being made; return why there will be none."""
@@ -174,10 +183,10 @@ class Asking:
         return None
 
     def _bytes(self, slot: Slot, wire: Wire) -> bytes:
-        calls = slot.calls
+        calls, known = slot.calls, slot.known
         for call in calls:
-            if call.script.sha not in slot.known:
-                return taught(wire.connection, calls, slot.known)
+            if call.script.sha not in known:
+                return taught(wire.connection, calls, known)
         data = self._packed.get(id(calls))  # all are mostly asked the same
         if data is None:
             data = self._packed[id(calls)] = b"".join(map(_redis.packed, calls))
@@ -203,7 +212,7 @@ class Asking:
         if unknown and slot.wire is not None:
             slot.places = unknown
             commands = _redis.evals([slot.calls[place] for place in unknown])
-            row.send(slot, slot.wire, b"".join(slot.wire.connection.pack_commands(commands)), len(unknown))
+            row.send(slot, slot.wire, b"".join(slot.wire.connection.pack_commands(commands)), len(unknown), now())
             return True
         failed, slot.places = slot.places, []
         for place in failed:

@@ -103,7 +103,7 @@ class QuorumMutex:
         self._ttl = ttl
         attempt = f"{holder}/{next(self._numbers)}"
         ms, keep = milliseconds(ttl) + _EXPIRY, self._keep(ttl)
-        hint = int(self._panel.wall_clock() * 1e6)  # fixed for the attempt: else ballots never meet
+        hint = str(int(self._panel.wall_clock() * 1e6))  # fixed for the attempt: else ballots never meet
         call = Call(_VOTE, self._keys, (attempt, ms, roster, hint, keep))
         within = min(self._panel.patience(), max(ttl / 3, 0.02))
         answers = await self._panel.ask(
