@@ -187,5 +187,7 @@ class Row:
             if slot.owed <= len(slot.places):
                 slot.asked[slot.places[-slot.owed]] = reply
             slot.owed -= 1
-        slot.since, slot.bytes = now(), 0  # slow, but alive
-        return not slot.owed and bool(slot.places)
+        if slot.owed:
+            slot.since, slot.bytes = now(), 0  # slow, but alive
+            return False
+        return bool(slot.places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 
 from coordkit import _reader
 
@@ -42,3 +43,66 @@ async def test_both_ways_give_the_same(
         assert lease.token > 0
     async with flavour.within(other) as after:
         assert after.token > lease.token
+
+
+def lines(flavour: Any, quorum: Any) -> list[Any]:
+    """Return the wires to the servers of a quorum."""
+    panel = quorum._core.panel
+    if flavour.is_async:
+        [home] = panel._homes.values()
+        return [line.wire for line in home.lines]
+    return [slot.wire for slot in panel._rows[-1].slots]
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 2, "decode_responses": True}])
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_quorum_is_asked_both_ways(
+    flavour: Any,
+    maybe: Any,
+    coordkit_redis_quorum: Any,
+    coordkit_namespace: str,
+    options: dict[str, Any],
+    fast: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when the servers forget the scripts in between, and when one does not answer for a while."""
+    if not fast:
+        monkeypatch.setattr(_reader, "_KNOWN", ())
+    elif not _reader._KNOWN:
+        pytest.skip("hiredis is not installed")
+    quorum = flavour.Quorum([flavour.redis(server.url, **options) for server in coordkit_redis_quorum])
+    await maybe(quorum.initialise())
+    lock, other = (flavour.QuorumLock(quorum, coordkit_namespace, ttl=30) for _ in range(2))
+    tokens = []
+    async with flavour.within(lock) as lease:
+        plain = "ReadWire" if flavour.is_async else "Wire"
+        assert {type(wire).__name__ for wire in lines(flavour, quorum)} == {"FastWire" if fast else plain}
+        assert await maybe(other.try_acquire()) is None
+        await maybe(lease.renew())
+        tokens.append(lease.token)
+    for server in coordkit_redis_quorum:
+        with redis.Redis.from_url(server.url) as client:
+            client.script_flush()
+    async with flavour.within(other) as lease:
+        tokens.append(lease.token)
+    before = lines(flavour, quorum)
+    try:
+        coordkit_redis_quorum[1].pause()
+        for _ in range(3):
+            async with flavour.within(lock) as lease:
+                tokens.append(lease.token)
+    finally:
+        coordkit_redis_quorum[1].resume()
+    async with flavour.within(lock) as lease:
+        tokens.append(lease.token)
+    assert tokens == sorted(set(tokens))
+    assert lines(flavour, quorum) == before  # what it owed was read, and thrown away
+
+    def standing() -> list[str]:
+        found = []
+        for server in coordkit_redis_quorum:
+            with redis.Redis.from_url(server.url, decode_responses=True) as client:
+                found += client.keys(lock.key)
+        return found
+
+    await flavour.until(lambda: not standing())
