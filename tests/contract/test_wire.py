@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import redis
 
 from coordkit import _reader
+from coordkit._ports import Call
+from coordkit._run import run
+from coordkit.scripts import load
 
 
 def kept(flavour: Any, lock: Any) -> Any:
@@ -106,3 +110,23 @@ async def test_a_quorum_is_asked_both_ways(
         return found
 
     await flavour.until(lambda: not standing())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_scripts_that_were_forgotten_are_taught_in_the_same_asking(
+    flavour: Any, maybe: Any, coordkit_redis_quorum: Any, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fast:
+        monkeypatch.setattr(_reader, "_KNOWN", ())
+    quorum = flavour.Quorum([flavour.redis(server.url) for server in coordkit_redis_quorum])
+    await maybe(quorum.initialise())
+    calls = [Call(load(name), (b"a", b"b", b"c"), ("d", 1, 1)) for name in ("lock_renew", "quorum_release") * 2]
+
+    async def ask() -> Any:
+        asking = quorum._core.panel.ask("forgotten", {0: calls, 1: calls}, within=10, enough=lambda _: math.inf)
+        return await asking if flavour.is_async else run(asking)
+
+    assert await ask() == {0: [0] * 4, 1: [0] * 4}
+    with redis.Redis.from_url(coordkit_redis_quorum[0].url) as client:
+        client.script_flush()
+    assert await ask() == {0: [0] * 4, 1: [0] * 4}

@@ -99,9 +99,11 @@ async def test_a_majority_that_is_away_is_told(flavour: Any, maybe: Any, servers
         pass
     for server in servers[:3]:
         server.pause()
+    began = now()
     with pytest.raises(NoQuorum, match="voted, a majority is 3, of 5 servers") as caught:
         await maybe(lock.acquire(timeout=0))
 
+    assert now() - began < 10  # of the 30 after which idle connections are closed
     assert len(caught.value.errors) >= 3
     for server in servers:
         server.resume()
@@ -121,6 +123,27 @@ async def test_what_came_back_is_used_again(flavour: Any, maybe: Any, servers: A
         server.pause()
 
     await flavour.until(lambda: works(flavour, lock))
+
+
+async def test_a_connection_that_owes_for_too_long_is_given_up(flavour: Any, maybe: Any, servers: Any) -> None:
+    """The server may have gone without a word: a new connection would tell."""
+    lock = lock_on(flavour, servers, patience=0.2)
+    panel = lock.quorum._core.panel
+
+    def wire() -> Any:
+        if flavour.is_async:
+            [home] = panel._homes.values()
+            return home.lines[0].wire
+        return panel._rows[-1].slots[0].wire
+
+    async with flavour.within(lock):
+        await flavour.until(lambda: None not in holders(servers))
+        first = wire()
+    servers[0].pause()
+    async with flavour.within(lock):
+        assert wire() is first
+        await flavour.sleep(0.4)
+    assert wire() is not first
 
 
 async def test_late_votes_are_given_back(flavour: Any, maybe: Any, servers: Any) -> None:
