@@ -3,7 +3,8 @@
     nice -n -20 python tests/bench/quorum.py [--rounds 15] [--pairs 200]
 
 Every row of one table comes from the same interleaved run, on five private servers: the client has one core, the
-servers share another. (With one core only, all share it, and the table says so.)
+servers share another. ``taskset -c 0`` before it makes all share one core, as the table says: there nothing that the
+client computes hides behind the servers' work or behind the waking of a halted core, so the ratios are larger.
 
 There is one floor: ready bytes go out to five bare sockets (under asyncio: five bare protocols and one future), and all
 five answers are waited for. The bytes are those that the lock sends, key for key and argument for argument, of a script
