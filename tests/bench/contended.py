@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import redis
 
 import coordkit
-from coordkit.testing.processes import start_redis
+from coordkit.testing.processes import start_redis, start_zookeeper
 
 HOLD = 0.001
 Enter = Callable[[], AbstractContextManager[Any]]
@@ -127,6 +127,14 @@ def tooz(port: int, name: str) -> Enter:
     return lambda: lock
 
 
+def kazoo(_port: int, name: str) -> Enter:
+    from kazoo.client import KazooClient
+
+    client = KazooClient(os.environ["BENCH_ZOOKEEPER"])
+    client.start()
+    return lambda: client.Lock(f"/{name}")
+
+
 def sherlock(port: int, name: str) -> Enter:
     import sherlock as peer
 
@@ -144,6 +152,7 @@ SYSTEMS: dict[str, tuple[Callable[[int, str], Enter], str]] = {
     "pottery": (pottery, "pottery"),
     "tooz (redis)": (tooz, "tooz"),
     "sherlock": (sherlock, "sherlock"),
+    "kazoo (ZooKeeper)": (kazoo, ""),
 }
 FLOOR = "BLPOP, redis-py"
 
@@ -229,7 +238,8 @@ def main() -> None:
         for name, (make, _) in SYSTEMS.items()
         if name not in missing and (options.only in name or name.startswith("BLPOP"))
     }
-    with start_redis() as server:
+    with start_redis() as server, start_zookeeper() as ensemble:
+        os.environ["BENCH_ZOOKEEPER"] = ensemble.hosts
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(server.pid, {min(os.sched_getaffinity(0))})
         print(f"redis-py {redis.__version__}; {options.rounds} rounds of {options.seconds} s; not installed: {missing}")

@@ -298,6 +298,32 @@ async def test_a_grant_without_its_copies_is_given_back(
     await flavour.until(lambda: not coordkit_redis.exists(lock.key))
 
 
+async def test_what_was_handed_on_has_its_copies_before_acquire_returns(
+    flavour: Any, maybe: Any, coordkit_redis_replicated: Any, coordkit_namespace: str
+) -> None:
+    """Another wrote the grant, over another connection: whoever receives it writes, and waits, itself."""
+    primary, replica = coordkit_redis_replicated.primary, coordkit_redis_replicated.replicas[0]
+    lock = flavour.Lock(flavour.redis(primary.url), f"{coordkit_namespace}:job", ttl=60, min_replicas=2)
+    admin = redis.Redis.from_url(primary.url)
+    copy = redis.Redis.from_url(replica.url)
+    held = await maybe(lock.acquire())
+
+    async def work() -> Any:
+        lease = await maybe(lock.acquire(timeout=20))
+        return lease, copy.get(lock.key).decode(), copy.pttl(lock.key)
+
+    running = flavour.spawn(work)
+    await flavour.until(lambda: admin.zcard(queue_of(lock)) == 1)
+    await maybe(held.release())
+    lease, copied, left = await running.result()
+    admin.close()
+    copy.close()
+
+    assert copied == lease.holder
+    assert left > 50_000  # no mere claim
+    await maybe(lease.release())
+
+
 @standalone
 async def test_expire_is_what_a_test_may_do(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make()
