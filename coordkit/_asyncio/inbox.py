@@ -206,7 +206,7 @@ class Inbox:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         patience = kwargs["socket_timeout"]
         # What is pushed comes as plain lists, whatever the version of the client; and it may be long in coming.
-        connection = await connect(ear.pool, patience, protocol=2)
+        connection = await connect(ear.pool, patience, protocol=2, decode_responses=False)
         line = self._lines[ear.node] = Line(ear.node, connection, patience)
         line.reader = life().spawn(self._read(line))
         life().spawn(self._watch(line))

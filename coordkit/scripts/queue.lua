@@ -69,9 +69,9 @@ end
 -- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over. Return the longest of the claims
 -- in ms, or nil: by then somebody should look whether all that was handed on was taken.
 local function serve(queue, offer, before)
-  local now, soonest, longest
+  local now, soonest, longest, entry, place
   while true do
-    local entry, place = head_of(queue)
+    entry, place = head_of(queue)
     if not entry or (before and place >= before) then
       break
     end
@@ -93,8 +93,8 @@ local function serve(queue, offer, before)
       longest = math.max(longest or waiter.claim, waiter.claim)
     end
   end
-  if soonest then
-    tell_next(queue, soonest)
+  if soonest and entry then
+    tell(parsed(entry), 'next ' .. soonest) -- should who is ahead be dead, nobody else would ask in time
   end
   return longest
 end
@@ -124,16 +124,15 @@ end
 
 -- Queue up, or keep the place that one has; return it, how many are ahead, and whether the channel is listened to.
 local function enqueue(queue, entry, place, now)
-  local mine = redis.call('ZSCORE', queue, entry)
-  if mine then
-    place = mine
-  elseif place == '' then
+  if place == '' then
     local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
     place = digits(math.max(now, (tonumber(last) or 0) + 1))
-  else
+  elseif not redis.call('ZSCORE', queue, entry) then
     leave(queue, entry, place)
   end
-  redis.call('ZADD', queue, 'NX', place, entry)
+  if redis.call('ZADD', queue, 'NX', place, entry) == 0 then
+    place = redis.call('ZSCORE', queue, entry)
+  end
   redis.call('PEXPIRE', queue, KEEP_QUEUE)
   return place, redis.call('ZRANK', queue, entry), listening(parsed(entry)) and 1 or 0
 end

@@ -134,7 +134,7 @@ async def test_a_loss_is_the_loss_of_every_level(flavour: Any, make: Any, maybe:
 
 
 async def test_past_the_deadline_the_server_is_asked(flavour: Any, make: Any, maybe: Any) -> None:
-    lock = make(ttl=0.2, renew=False)
+    lock = make(ttl=1, renew=False)
     before = await maybe(lock.acquire())
     await flavour.until(lambda: before.remaining() == 0)
     after = await maybe(lock.acquire(timeout=5))
