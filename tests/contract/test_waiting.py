@@ -207,7 +207,7 @@ def user(coordkit_redis: Any, coordkit_namespace: str) -> Any:
 
     def make(*rights: str) -> dict[str, Any]:
         names.append(f"{coordkit_namespace}-{len(names)}")
-        wanted = ("ACL", "SETUSER", names[-1], "reset", "on", ">secret", "~coordkit:*", *rights)
+        wanted = ("ACL", "SETUSER", names[-1], "reset", "resetchannels", "on", ">secret", "~coordkit:*", *rights)
         coordkit_redis.execute_command(*wanted)
         return {"username": names[-1], "password": "secret"}
 
