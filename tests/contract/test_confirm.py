@@ -117,32 +117,27 @@ async def test_a_script_that_fails(flavour: Any, pair: Any, maybe: Any, coordkit
         await store_of(flavour, client).run_confirmed("a", call, _QUICK)
 
 
-async def test_a_server_without_waitaof(flavour: Any, pair: Any, coordkit_namespace: str) -> None:
-    client = redis.Redis.from_url(pair[0].url)
-    version = client.info("server")["redis_version"]
-    client.close()
-    if tuple(map(int, version.split(".")[:2])) >= (7, 2):
-        pytest.skip("this server has WAITAOF: see the test beside this one")
-    store = store_of(flavour, flavour.redis(pair[0].url))
-    with pytest.raises(StoreRefused, match=r"WAITAOF needs Redis 7\.2"):
-        await store.run_confirmed("a", write(coordkit_namespace, "me"), Confirm(1, fsync=True, within=0.2))
-
-
-async def test_a_server_with_waitaof(flavour: Any, coordkit_namespace: str) -> None:
+async def test_the_disk(flavour: Any, coordkit_namespace: str) -> None:
+    """WAITAOF came with Redis 7.2: an older server says no, and the message what is needed."""
     with start_redis(appendonly="always") as server:
-        client = redis.Redis.from_url(server.url)
-        version = client.info("server")["redis_version"]
-        client.close()
-        if tuple(map(int, version.split(".")[:2])) < (7, 2):
-            pytest.skip(f"WAITAOF came with Redis 7.2, this is {version}: see the test beside this one")
         store = store_of(flavour, flavour.redis(server.url))
         confirm = Confirm(0, fsync=True, within=5.0)
+        if not has_waitaof(server):
+            with pytest.raises(StoreRefused, match=r"WAITAOF needs Redis 7\.2"):
+                await store.run_confirmed("a", write(coordkit_namespace, "me"), confirm)
+            return
         _, fsyncs, replicas = await store.run_confirmed("a", write(coordkit_namespace, "me"), confirm)
         assert (fsyncs, replicas) == (1, 0)
     with start_redis() as server:
         store = store_of(flavour, flavour.redis(server.url))
         with pytest.raises(StoreRefused, match="set `appendonly yes`"):
             await store.run_confirmed("a", write(coordkit_namespace, "me"), confirm)
+
+
+def has_waitaof(server: Any) -> bool:
+    with redis.Redis.from_url(server.url) as client:
+        info: Any = client.info("server")
+    return tuple(map(int, info["redis_version"].split(".")[:2])) >= (7, 2)
 
 
 async def test_a_server_that_hangs(flavour: Any, coordkit_namespace: str) -> None:
@@ -277,3 +272,16 @@ async def test_on_a_cluster_keys_are_followed(flavour: Any, cluster: Cluster, co
         first.execute_command("DEL", *(key.decode() for key in write(name, "me").keys))
         for client in (second, first):
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", cluster.ids[1])
+
+
+async def test_a_lock_on_the_disk(flavour: Any, maybe: Any) -> None:
+    """``fsync=True``: granted once it is on the disk; where the server cannot say so, refused, and nothing stays."""
+    with start_redis(appendonly="everysec") as server, redis.Redis.from_url(server.url) as admin:
+        lock = flavour.Lock(flavour.redis(server.url), "job", ttl=10, fsync=True)
+        if has_waitaof(server):
+            lease = await maybe(lock.acquire(timeout=0))
+            assert await maybe(lease.release()) is True
+        else:
+            with pytest.raises(StoreRefused, match=r"WAITAOF needs Redis 7\.2"):
+                await maybe(lock.acquire(timeout=0))
+        await flavour.until(lambda: not admin.exists(lock.key))
