@@ -276,6 +276,11 @@ def is_silence(error: BaseException) -> bool:
     return isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS)
 
 
+def is_no(error: BaseException) -> bool:
+    """Whether an error means that the server refused, and will again."""
+    return isinstance(error, exceptions.ResponseError | StoreRefused) and not is_silence(error)
+
+
 def named(reply: Exception, name: str, server: str) -> Exception:
     """Return the error of coordkit that an error among the replies means."""
     meant = translated(reply, name, server) or reply
@@ -306,7 +311,10 @@ def ear(client: Any, identity: str, name: str, *, keeps: bool) -> Ear | None:
         return None
     # A message reaches the node that serves the lock's slot, and is counted there: the channel shares the lock's tag.
     channel = f"coordkit:1:{{{name}}}:inbox:{identity}"
-    node = client.get_node_from_key(channel)
+    try:
+        node = client.get_node_from_key(channel)
+    except exceptions.RedisClusterException:
+        node = None  # nobody serves the slot, as far as the client knows
     if node is None:
         return None  # asked again, by the generic path, which looks for the node
     pool = client.get_redis_connection(node).connection_pool if isinstance(client, redis.RedisCluster) else node
