@@ -56,6 +56,7 @@ _NO_ANSWER = (
     OSError,
     EOFError,
 )
+_RIGHTS = "grant the user the command and its keys (for coordkit's locks: EVALSHA, EVAL, what they call, coordkit:*)"
 _Advice = tuple[tuple[type[Exception] | None, str, str], ...]
 _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py takes the code off some messages
     (exceptions.AuthenticationError, "WRONGPASS", "give the client the right user name and password"),
@@ -64,8 +65,9 @@ _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py
     (
         exceptions.NoPermissionError,
         "NOPERM",
-        "grant the user the command and its keys (for coordkit's locks: EVALSHA, EVAL, what they call, coordkit:*)",
+        _RIGHTS,
     ),
+    (None, "The user executing the script", _RIGHTS),
     (exceptions.ReadOnlyError, "READONLY", "this server is a read-only replica: point the client at the primary"),
     (exceptions.OutOfMemoryError, "maxmemory", "the server is out of memory: raise maxmemory, or free some"),
     (None, "MISCONF", "the server takes no writes because it cannot save: look at its log and its disk"),

@@ -192,7 +192,13 @@ class FastWire(PipedWire, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._feed(data)
-            while (reply := self._gets()) is not self._empty:
+            while True:
+                try:
+                    reply = self._gets()
+                except UnicodeDecodeError as undecodable:
+                    reply = undecodable  # one request's affair; the parser goes on with the next reply
+                if reply is self._empty:
+                    break
                 if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data
                     raise reply
                 if not _reader.is_push(reply):
