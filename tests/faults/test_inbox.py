@@ -18,6 +18,7 @@ import coordkit
 import coordkit.aio
 from coordkit._threads.runtime import now
 from coordkit.core import keeper
+from coordkit.routing.slots import slot_of
 from coordkit.testing.deployments import tell
 
 CLUSTER = pytest.param("cluster", marks=pytest.mark.filterwarnings("ignore::ResourceWarning"))
@@ -127,6 +128,29 @@ async def test_a_slot_that_nobody_serves_is_an_outage(
         slots.update(kept)
     for lease in held:
         await maybe(lease.release())
+
+
+@cluster
+async def test_a_slot_that_moves_is_no_refusal(
+    flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was logged, once and for all, that nobody may subscribe; what really was refused later, was not."""
+    name = f"{coordkit_namespace}:job"
+    lock, client = flavour.Lock(deployment.redis(), name, ttl=60), deployment.redis()
+    held = await maybe(lock.acquire())
+    running = flavour.spawn(lambda: maybe(flavour.Lock(client, name, ttl=60).acquire(timeout=60)))
+    old = deployment.servers.primary_for(lock.key)
+    await flavour.until(lambda: tell(old, "ZCARD", queue_of(lock)) == 1)
+    new = next(each for each in deployment.servers.primaries() if each is not old)
+    deployment.servers.move_slot(slot_of(lock.key), new)
+    try:
+        channels = f"coordkit:1:{{{name}}}:inbox:*"
+        await flavour.until(lambda: len(tell(new, "PUBSUB", "SHARDCHANNELS", channels)) == 1, 30)
+        await maybe(held.release())
+        assert await maybe((await running.result()).release()) is True
+        assert [one for one in caplog.messages if "cannot subscribe" in one] == []
+    finally:
+        deployment.servers.move_slot(slot_of(lock.key), old)
 
 
 async def test_silence_is_waited_for_once(
