@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from coordkit import _redis
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import life
+from coordkit._asyncio.wire import hang_up
 from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Told, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import now
@@ -252,4 +253,4 @@ class Inbox:
             box.ring()
         if line.reader is not None and line.reader is not asyncio.current_task():
             line.reader.cancel()
-        await line.connection.disconnect(nowait=True)
+        await hang_up(line.connection)

@@ -16,6 +16,7 @@ from redis import exceptions
 
 import coordkit
 import coordkit.aio
+from coordkit._asyncio.wire import hang_up
 from coordkit._threads.runtime import now
 from coordkit.core import keeper
 from coordkit.routing.slots import slot_of
@@ -265,3 +266,34 @@ def test_a_claim_is_looked_after_in_a_forked_child_too(coordkit_redis: Any, coor
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+async def _hang_up_on_who_does_not_read() -> int:
+    async def never_read(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await gone.wait()
+        _writer.close()
+
+    class Connection:
+        async def disconnect(self, *, nowait: bool) -> None:  # as redis-py's does
+            assert nowait
+            writer.close()
+
+    gone = asyncio.Event()
+    server = await asyncio.start_server(never_read, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that also reads
+    writer.write(bytes(50_000_000))
+    connection = Connection()
+    connection._writer = writer  # type: ignore[attr-defined]  # redis-py's name
+    await hang_up(connection)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gone.set()
+    server.close()
+    await server.wait_closed()
+    return int(writer.get_extra_info("socket").fileno())
+
+
+def test_hanging_up_waits_for_nobody() -> None:
+    """A loop that ended left sockets open: TLS said goodbye first, and what a stalled server did not take was kept."""
+    assert asyncio.run(_hang_up_on_who_does_not_read()) == -1
