@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from typing import Any, Generic, Protocol, TypeVar
 
+from coordkit import _redis
 from coordkit._ports import BROKEN
 
 _log = logging.getLogger("coordkit")
@@ -21,6 +22,9 @@ QUIET = 15.0
 AGAIN = 1.0
 """Seconds after which a subscription that could not be had is tried again."""
 
+MANY = 1000
+"""Channels of one connection (on a Cluster each lock has its own) from which on those are left where nobody waits."""
+
 _GONE = 1000  # of those that wait no more, so many are remembered, in case a grant comes for them
 
 
@@ -29,6 +33,7 @@ class Box(Protocol):
 
     address: str
     messages: deque[str]
+    refusal: Exception | None
 
     def ring(self) -> None:
         """Wake whoever waits for a message."""
@@ -61,6 +66,10 @@ class Boxes(Generic[BoxT]):
             self._gone[holder] = stray
             while len(self._gone) > _GONE:
                 self._gone.popitem(last=False)
+
+    def addresses(self) -> set[str]:
+        """Return where somebody waits."""
+        return {box.address for box in list(self._boxes.values())}
 
     def other_than(self, one: BoxT, addresses: Container[str]) -> BoxT | None:
         """Return some other box at one of these addresses, if there is one."""
@@ -98,6 +107,21 @@ def understood(reply: Any) -> tuple[str, str, bytes]:
     return "other", "", b""
 
 
+def refuse(asked: dict[str, BoxT], error: Exception) -> None:
+    """Tell whoever subscribes that the server said no. That breaks no connection: others are told over it."""
+    while asked:
+        _, box = asked.popitem()
+        box.refusal = error
+        box.messages.append("refused")
+        box.ring()
+
+
+def leaving(address: str) -> tuple[str, str]:
+    """Return the command by which an address is left."""
+    verb, channel = address.split(" ", 1)
+    return {"SPUBLISH": "SUNSUBSCRIBE", "PUBLISH": "UNSUBSCRIBE"}[verb], channel
+
+
 class Told:
     """Something that is logged once, however often it happens."""
 
@@ -105,7 +129,7 @@ class Told:
         self._said = False
 
     def say(self, where: str, error: BaseException) -> None:
-        if not self._said:
+        if not self._said and _redis.is_no(error):  # what is a mere outage, or a slot that was moved, passes
             self._said = True
             _log.warning(
                 "%s: cannot subscribe to be told of locks, so contenders ask again and again instead, in no order: %s",

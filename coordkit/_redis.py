@@ -56,6 +56,7 @@ _NO_ANSWER = (
     OSError,
     EOFError,
 )
+_RIGHTS = "grant the user the command and its keys (for coordkit's locks: EVALSHA, EVAL, what they call, coordkit:*)"
 _Advice = tuple[tuple[type[Exception] | None, str, str], ...]
 _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py takes the code off some messages
     (exceptions.AuthenticationError, "WRONGPASS", "give the client the right user name and password"),
@@ -64,8 +65,9 @@ _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py
     (
         exceptions.NoPermissionError,
         "NOPERM",
-        "grant the user the command and its keys (for coordkit's locks: EVALSHA, EVAL, what they call, coordkit:*)",
+        _RIGHTS,
     ),
+    (None, "The user executing the script", _RIGHTS),
     (exceptions.ReadOnlyError, "READONLY", "this server is a read-only replica: point the client at the primary"),
     (exceptions.OutOfMemoryError, "maxmemory", "the server is out of memory: raise maxmemory, or free some"),
     (None, "MISCONF", "the server takes no writes because it cannot save: look at its log and its disk"),
@@ -276,6 +278,11 @@ def is_silence(error: BaseException) -> bool:
     return isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS)
 
 
+def is_no(error: BaseException) -> bool:
+    """Whether an error means that the server refused, and will again."""
+    return isinstance(error, exceptions.ResponseError | StoreRefused) and not is_silence(error)
+
+
 def named(reply: Exception, name: str, server: str) -> Exception:
     """Return the error of coordkit that an error among the replies means."""
     meant = translated(reply, name, server) or reply
@@ -306,7 +313,10 @@ def ear(client: Any, identity: str, name: str, *, keeps: bool) -> Ear | None:
         return None
     # A message reaches the node that serves the lock's slot, and is counted there: the channel shares the lock's tag.
     channel = f"coordkit:1:{{{name}}}:inbox:{identity}"
-    node = client.get_node_from_key(channel)
+    try:
+        node = client.get_node_from_key(channel)
+    except exceptions.RedisClusterException:
+        node = None  # nobody serves the slot, as far as the client knows
     if node is None:
         return None  # asked again, by the generic path, which looks for the node
     pool = client.get_redis_connection(node).connection_pool if isinstance(client, redis.RedisCluster) else node

@@ -17,10 +17,11 @@ from redis.backoff import NoBackoff
 from coordkit import _redis
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import life
-from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
+from coordkit._asyncio.wire import hang_up
+from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Told, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import now
-from coordkit.errors import CoordError, StoreRefused
+from coordkit.errors import CoordError
 from coordkit.scripts import load
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ _CHECK = load("inbox_check")
 class Box:
     """The messages for one holder, and its bell."""
 
-    __slots__ = ("_bell", "address", "messages")
+    __slots__ = ("_bell", "address", "messages", "refusal")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.messages: deque[str] = deque()
+        self.refusal: Exception | None = None
         self._bell: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
@@ -68,7 +70,8 @@ class Line:
         self.reader: asyncio.Task[None] | None = None
 
     async def send(self, *words: str) -> None:
-        await self.connection.send_packed_command(self.connection.pack_command(*words), check_health=False)
+        packed = self.connection.pack_command(*(word.encode() for word in words))
+        await self.connection.send_packed_command(packed, check_health=False)
 
 
 class Inbox:
@@ -102,20 +105,19 @@ class Inbox:
                 return address
             if now() < self._not_before:
                 return ""
-            self._not_before = now() + AGAIN
             ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
                 return ""
             try:
                 address = await self._subscribe(ear)
                 await self._check(name, address)
-            except (exceptions.RedisError, OSError, CoordError) as error:
-                if isinstance(error, exceptions.ResponseError | StoreRefused):  # no mere outage
-                    self._told.say(str(self._store), error)
-                if line := self._lines.get(ear.node):
-                    await self._broken(line)  # whoever may not publish cannot be handed anything, either
+            except BaseException as error:
+                await self._leave(ear)  # whoever may not publish cannot be handed anything, either
+                if not isinstance(error, exceptions.RedisError | OSError | CoordError):
+                    raise
+                self._told.say(str(self._store), error)
+                self._not_before = now() + AGAIN  # from now on: those behind us need not wait for the same silence
                 return ""
-            self._not_before = 0.0
             return address
 
     def expect(self, holder: str, address: str) -> None:
@@ -138,12 +140,13 @@ class Inbox:
     async def _read(self, line: Line) -> None:
         try:
             while True:
-                reply = await line.connection.read_response(disable_decoding=True)
+                try:
+                    reply = await line.connection.read_response(disable_decoding=True)
+                except exceptions.ResponseError as error:
+                    refuse(line.asked, error)
+                else:
+                    self._dispatch(line, reply)
                 line.heard = now()
-                self._dispatch(line, reply)
-        except exceptions.ResponseError as error:
-            for box in line.asked.values():
-                box.messages.append(f"refused {error}")
         except (exceptions.RedisError, OSError):
             pass  # it broke; whoever waits is told so
         finally:
@@ -179,22 +182,48 @@ class Inbox:
         refusal: Exception = exceptions.ConnectionError("no way to subscribe")
         for publish, subscribe in ear.verbs:
             line = self._lines.get(ear.node) or await self._connect(ear)
+            await self._thin_out(line)
             box = line.asked[ear.channel] = Box(f"{publish} {ear.channel}")
-            try:
-                await line.send(subscribe, ear.channel)
-                if not box.messages:
-                    await box.wait(line.patience)
-            except BaseException:
+            await line.send(subscribe, ear.channel)
+            if not box.messages:
+                await box.wait(line.patience)
+            if not box.messages:
                 await self._broken(line)
-                raise
-            said = box.messages[0] if box.messages else f"nothing within {line.patience} s"
-            if said == "subscribed":
+                raise exceptions.TimeoutError(f"no subscription within {line.patience} s")
+            if box.messages[0] == BROKEN:
+                raise exceptions.ConnectionError("the connection broke while it was subscribed")
+            if box.refusal is None:
                 return box.address
-            await self._broken(line)
-            if not said.startswith("refused "):
-                raise exceptions.ConnectionError(said or "the connection broke while it was subscribed")
-            refusal = exceptions.ResponseError(said)
+            refusal = box.refusal
+            if _redis.is_silence(refusal):
+                break  # the slot was moved; else the server knows no sharded channels, or the user may not have them
         raise refusal
+
+    async def _thin_out(self, line: Line) -> None:
+        if len(line.addresses) >= MANY:
+            waited_at = self._boxes.addresses()
+            for channel, address in list(line.addresses.items()):
+                if address not in waited_at:
+                    await self._unsubscribe(line, channel, address)
+
+    async def _leave(self, ear: _redis.Ear) -> None:
+        """Undo a subscription that is of no use; and the connection, if it has no other."""
+        line = self._lines.get(ear.node)
+        if line is None:
+            return
+        box = line.asked.pop(ear.channel, None)
+        address = line.addresses.get(ear.channel, box.address if box else "")
+        if not line.addresses or list(line.addresses) == [ear.channel]:
+            await self._broken(line)
+        elif address:
+            with contextlib.suppress(exceptions.RedisError, OSError):  # the reader will notice
+                await self._unsubscribe(line, ear.channel, address)
+
+    async def _unsubscribe(self, line: Line, channel: str, address: str) -> None:
+        line.addresses.pop(channel, None)
+        self._by_address.pop(address, None)
+        self._boxes.broken(address)  # somebody may have come just now
+        await line.send(*leaving(address))
 
     async def _check(self, name: str, address: str) -> None:
         verb, channel = address.split(" ", 1)
@@ -224,4 +253,4 @@ class Inbox:
             box.ring()
         if line.reader is not None and line.reader is not asyncio.current_task():
             line.reader.cancel()
-        await line.connection.disconnect(nowait=True)
+        await hang_up(line.connection)

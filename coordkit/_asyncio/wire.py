@@ -32,6 +32,14 @@ def piped_on(connection: Any, made: float) -> PipedWire:
     return wire if isinstance(wire, PipedWire) else ReadWire(connection, made)
 
 
+async def hang_up(connection: Any) -> None:
+    """Close a connection of redis-py at once: TLS would say goodbye first, and not have come to it when a loop ends."""
+    stream = getattr(connection, "_writer", None)
+    await connection.disconnect(nowait=True)
+    if stream is not None:
+        stream.transport.abort()
+
+
 class Wire:
     """A connection, spoken to as redis-py speaks."""
 
@@ -62,7 +70,7 @@ class Wire:
         self.connection._writer.transport.abort()  # noqa: SLF001  wakes whoever reads; its own timeouts cost tasks
 
     async def close(self) -> None:
-        await self.connection.disconnect(nowait=True)
+        await hang_up(self.connection)
 
 
 class Waiter(Protocol):
@@ -192,7 +200,13 @@ class FastWire(PipedWire, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._feed(data)
-            while (reply := self._gets()) is not self._empty:
+            while True:
+                try:
+                    reply = self._gets()
+                except UnicodeDecodeError as undecodable:
+                    reply = undecodable  # one request's affair; the parser goes on with the next reply
+                if reply is self._empty:
+                    break
                 if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data
                     raise reply
                 if not _reader.is_push(reply):

@@ -22,10 +22,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordkit import _reader, _redis
-from coordkit._inbox import AGAIN, QUIET, Boxes, Told, understood
+from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Told, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import RUNTIME, now
-from coordkit.errors import CoordError, StoreRefused
+from coordkit.errors import CoordError
 from coordkit.scripts import load
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ _LOOK = 1.0  # seconds after which a thread that waits for another's reading loo
 class Box:
     """The messages for one holder, and its bell."""
 
-    __slots__ = ("_bell", "address", "messages")
+    __slots__ = ("_bell", "address", "messages", "refusal")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.messages: deque[str] = deque()
+        self.refusal: Exception | None = None
         self._bell = threading.Lock()
         self._bell.acquire()
 
@@ -78,14 +79,18 @@ class Line:
 
     def send(self, *words: str) -> None:
         with self.writing:
-            self.connection.send_packed_command(self.connection.pack_command(*words), check_health=False)
+            packed = self.connection.pack_command(*(word.encode() for word in words))
+            self.connection.send_packed_command(packed, check_health=False)
 
     def replies(self, timeout: float) -> list[Any]:
-        """Wait for replies at most so long; return what came. Raises what redis-py raises, and ``OSError``."""
+        """Wait for replies at most so long; return what came, errors of the server too. Raises as redis-py."""
         if self._parser is None:
             if not self.connection.can_read(timeout=timeout):
                 return []
-            return [self.connection.read_response(disable_decoding=True)]
+            try:
+                return [self.connection.read_response(disable_decoding=True)]
+            except exceptions.ResponseError as error:
+                return [error]
         if not self._poll.poll(timeout * 1000):
             return []
         data = self._sock.recv(65536)
@@ -94,7 +99,7 @@ class Line:
         self._parser.feed(data)
         came = []
         while (reply := self._parser.gets()) is not self._nothing:
-            if isinstance(reply, Exception):
+            if isinstance(reply, Exception) and not isinstance(reply, exceptions.ResponseError):
                 raise reply
             came.append(reply)
         return came
@@ -143,20 +148,19 @@ class Inbox:
                 return address
             if now() < self._not_before:
                 return ""
-            self._not_before = now() + AGAIN
             ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
                 return ""
             try:
                 address = self._subscribe(ear)
                 await self._check(name, address)
-            except (exceptions.RedisError, OSError, CoordError) as error:
-                if isinstance(error, exceptions.ResponseError | StoreRefused):  # no mere outage
-                    self._told.say(str(self._store), error)
-                if line := self._lines.get(ear.node):
-                    self._broken(line)  # whoever may not publish cannot be handed anything, either
+            except BaseException as error:
+                self._leave(ear)  # whoever may not publish cannot be handed anything, either
+                if not isinstance(error, exceptions.RedisError | OSError | CoordError):
+                    raise
+                self._told.say(str(self._store), error)
+                self._not_before = now() + AGAIN  # from now on: those behind us need not wait for the same silence
                 return ""
-            self._not_before = 0.0
             return address
 
     def expect(self, holder: str, address: str) -> None:
@@ -219,7 +223,10 @@ class Inbox:
     def _dispatch(self, line: Line, replies: list[Any]) -> None:
         line.heard, line.pinged = now(), False
         for reply in replies:
-            self._take(line, *understood(reply))
+            if isinstance(reply, exceptions.ResponseError):
+                refuse(line.asked, reply)
+            else:
+                self._take(line, *understood(reply))
 
     def _take(self, line: Line, kind: str, channel: str, data: bytes) -> None:
         if kind == "message":
@@ -241,18 +248,46 @@ class Inbox:
             line = self._lines.get(ear.node)
             if line is None or not self._alive(line):
                 line = self._lines[ear.node] = self._connect(ear)
+            self._thin_out(line)
             box = line.asked[ear.channel] = Box(f"{publish} {ear.channel}")
             try:
                 line.send(subscribe, ear.channel)
                 self._confirm(line, box)
-            except BaseException as error:
+            except BaseException:
                 self._broken(line)
-                if not isinstance(error, exceptions.ResponseError):
-                    raise
-                refusal = error  # a server that does not know sharded channels, or a user who may not have them
-            else:
+                raise
+            if box.refusal is None:
                 return box.address
+            refusal = box.refusal
+            if _redis.is_silence(refusal):
+                break  # the slot was moved; else the server knows no sharded channels, or the user may not have them
         raise refusal
+
+    def _thin_out(self, line: Line) -> None:
+        if len(line.addresses) >= MANY:
+            waited_at = self._boxes.addresses()
+            for channel, address in list(line.addresses.items()):
+                if address not in waited_at:
+                    self._unsubscribe(line, channel, address)
+
+    def _leave(self, ear: _redis.Ear) -> None:
+        """Undo a subscription that is of no use; and the connection, if it has no other."""
+        line = self._lines.get(ear.node)
+        if line is None:
+            return
+        box = line.asked.pop(ear.channel, None)
+        address = line.addresses.get(ear.channel, box.address if box else "")
+        if not line.addresses or list(line.addresses) == [ear.channel]:
+            self._broken(line)
+        elif address:
+            with contextlib.suppress(exceptions.RedisError, OSError):  # whoever reads will notice
+                self._unsubscribe(line, ear.channel, address)
+
+    def _unsubscribe(self, line: Line, channel: str, address: str) -> None:
+        line.addresses.pop(channel, None)
+        self._by_address.pop(address, None)
+        self._boxes.broken(address)  # somebody may have come just now
+        line.send(*leaving(address))
 
     def _confirm(self, line: Line, box: Box) -> None:
         deadline = now() + line.patience
@@ -266,6 +301,7 @@ class Inbox:
                 self._dispatch(line, line.replies(min(0.1, line.patience)))
             finally:
                 line.reading.release()
+                self._pass_on(line, box)  # whoever read before us may have left meanwhile, and rung nobody
         if box.messages[0] == BROKEN:
             raise exceptions.ConnectionError("the connection broke while it was subscribed")
 

@@ -7,6 +7,7 @@ the server in one pipeline, so that a thousand leases cost a few round trips, an
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ LOOK_AGAIN = (0.1, 1.0)
 """Seconds after which what was not there is looked for again: a request that its sender gave up may overtake nothing,
 but it may be overtaken, by our giving back over another connection."""
 
+
+_LOST = 1.0  # seconds: a timer as late as this went with its event loop, or was the parent's of this process
 
 LOOK_AFTER = 10.0
 """Seconds for which a claim that ended is asked about, if no answer comes; by then those who wait ask by themselves."""
@@ -59,7 +62,7 @@ class Keeper:
         self._store = store
         self._due: deque[Lease] = deque()
         self._unwanted: deque[Unwanted] = deque()
-        self._claimed: dict[str, float] = {}  # by key: when a claim that we handed on ends
+        self._claimed: dict[str, tuple[float, float]] = {}  # by key: when our last claim ends, and when a timer looks
         # Two workers: a server that does not answer a give-back must not keep leases from being renewed.
         self._renewing = runtime.worker(self._renew)
         self._returning = runtime.worker(self._return)
@@ -78,14 +81,21 @@ class Keeper:
 
         Who hands on often looks seldom: once no claim of ours may be open any more.
         """
-        ends = self._runtime.now() + claim * 1.02 + 0.005
-        if self._claimed.get(grantor.key) is None:
+        present = self._runtime.now()
+        ends = present + claim * 1.02 + 0.005
+        _, looks = self._claimed.get(grantor.key, (0.0, -math.inf))
+        if looks + _LOST < present:
+            looks = ends
             self._runtime.call_at(ends, lambda: self._look_after(grantor))
-        self._claimed[grantor.key] = ends
+        self._claimed[grantor.key] = ends, looks
 
     def _look_after(self, grantor: Grantor) -> None:
-        ends, present = self._claimed[grantor.key], self._runtime.now()
+        present = self._runtime.now()
+        ends, _ = self._claimed.get(grantor.key, (math.inf, 0.0))
+        if ends == math.inf:
+            return  # another timer has seen to it, while this one was late
         if present < ends:
+            self._claimed[grantor.key] = ends, ends
             self._runtime.call_at(ends, lambda: self._look_after(grantor))
             return
         del self._claimed[grantor.key]

@@ -17,8 +17,18 @@ local waits = ARGV[4] ~= ''
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   local free = redis.call('EXISTS', KEYS[3]) == 0
   if not free then
-    local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
-    free = not hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place)
+    local could, claim = pcall(function()
+      local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
+      return hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place)
+    end)
+    if not could then
+      -- The queue is no queue, or the user may not use it: a no must not keep everybody out for a ttl.
+      if redis.call('GET', KEYS[1]) == ARGV[1] then
+        redis.call('DEL', KEYS[1])
+      end
+      return type(claim) == 'table' and claim or redis.error_reply(claim)
+    end
+    free = not claim
   end
   if free then
     if waits then

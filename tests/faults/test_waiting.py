@@ -255,6 +255,38 @@ async def test_a_grant_for_somebody_who_left_is_given_back(
     assert await maybe(lease.release()) is True
 
 
+@pytest.mark.parametrize("timeout", [0, 5])
+async def test_a_queue_that_is_none_keeps_nobody_out(
+    flavour: Any, lock: Any, maybe: Any, coordkit_redis: Any, timeout: float
+) -> None:
+    """The script had set the lock before it met the wrong type: each refusal cost everybody a ttl."""
+    coordkit_redis.set(queue_of(lock), "not a queue")
+    with pytest.raises(coordkit.StoreRefused, match="WRONGTYPE"):
+        await maybe(lock.acquire(timeout=timeout))
+    assert not coordkit_redis.exists(lock.key)
+
+
+async def test_what_is_no_text_is_the_matter_of_one_request(
+    flavour: Any, lock: Any, maybe: Any, coordkit_redis_server: Any, coordkit_redis: Any
+) -> None:
+    """Under asyncio it killed the shared connection: all who had a request under way got a UnicodeDecodeError."""
+    client = flavour.redis(coordkit_redis_server.url, decode_responses=True)
+    strange = flavour.Lock(client, f"{lock.name}:strange", ttl=60)
+    others = [flavour.Lock(client, f"{lock.name}:{number}", ttl=60) for number in range(5)]
+    coordkit_redis.set(strange.key, b"\xff\xfe", px=60_000)
+
+    async def refused() -> None:
+        with pytest.raises(UnicodeDecodeError):
+            await maybe(strange.acquire(timeout=0))
+
+    async def granted(other: Any) -> None:
+        async with flavour.within(other.hold(timeout=0)):
+            pass
+
+    await granted(others[0])
+    await flavour.gather(refused(), *(granted(other) for other in others))
+
+
 # -- cancellation and forks
 
 

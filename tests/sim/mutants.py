@@ -167,7 +167,7 @@ def waits_to_be_told(patch: Patch) -> None:
 def newcomers_barge_in(patch: Patch) -> None:
     """A lock that is free is anybody's, whoever has been waiting for it."""
     _edit(patch, lock, "_ACQUIRE", "if free then", "if true then")
-    _edit(patch, lock, "_ACQUIRE", "free = not hand_on(", "free = true or hand_on(")
+    _edit(patch, lock, "_ACQUIRE", "return hand_on(", "return nil and hand_on(")
 
 
 def nobody_is_handed_anything(patch: Patch) -> None:
