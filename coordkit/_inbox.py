@@ -1,4 +1,4 @@
-"""What both inboxes share: who expects messages, and what a subscription's replies mean.
+"""What both inboxes share: where to listen, who expects messages, and what a subscription's replies mean.
 
 A connection that is subscribed gives lists: ``[message | smessage, channel, data]`` and confirmations. The first word
 of the data is the holder for whom it is.
@@ -9,7 +9,11 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import redis
+import redis.asyncio
+from redis import exceptions
 
 from coordkit import _redis
 from coordkit._ports import BROKEN
@@ -135,3 +139,34 @@ class Told:
                 "%s: cannot subscribe to be told of locks, so contenders ask again and again instead, in no order: %s",
                 *(where, error),
             )
+
+
+_VERBS = (("SPUBLISH", "SSUBSCRIBE"), ("PUBLISH", "SUBSCRIBE"))
+
+
+class Ear(NamedTuple):
+    """Where to subscribe so that a script hears us: by the recipe of ``pool``, to ``channel``."""
+
+    node: str
+    pool: Any  # a connection pool, or what has connection_class and connection_kwargs as one does
+    channel: str
+    verbs: tuple[tuple[str, str], ...]  # to publish and to subscribe, the best first
+
+
+def ear_of(client: Any, identity: str, name: str, *, keeps: bool) -> Ear | None:
+    """Return where contenders for the lock ``name`` listen; None if this client allows no connection of our own."""
+    if keeps:
+        return Ear("", client.connection_pool, f"coordkit:1:inbox:{identity}", _VERBS[1:])
+    plain = (redis.RedisCluster.execute_command, redis.asyncio.RedisCluster.execute_command)
+    if getattr(type(client), "execute_command", None) not in plain:
+        return None
+    # A message reaches the node that serves the lock's slot, and is counted there: the channel shares the lock's tag.
+    channel = f"coordkit:1:{{{name}}}:inbox:{identity}"
+    try:
+        node = client.get_node_from_key(channel)
+    except exceptions.RedisClusterException:
+        node = None  # nobody serves the slot, as far as the client knows
+    if node is None:
+        return None  # asked again, by the generic path, which looks for the node
+    pool = client.get_redis_connection(node).connection_pool if isinstance(client, redis.RedisCluster) else node
+    return Ear(str(node.name), pool, channel, _VERBS)

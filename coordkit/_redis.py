@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -288,36 +288,3 @@ def named(reply: Exception, name: str, server: str) -> Exception:
     meant = translated(reply, name, server) or reply
     meant.__cause__ = reply
     return meant
-
-
-# -- where a subscription goes
-
-_VERBS = (("SPUBLISH", "SSUBSCRIBE"), ("PUBLISH", "SUBSCRIBE"))
-
-
-class Ear(NamedTuple):
-    """Where to subscribe so that a script hears us: by the recipe of ``pool``, to ``channel``."""
-
-    node: str
-    pool: Any  # a connection pool, or what has connection_class and connection_kwargs as one does
-    channel: str
-    verbs: tuple[tuple[str, str], ...]  # to publish and to subscribe, the best first
-
-
-def ear(client: Any, identity: str, name: str, *, keeps: bool) -> Ear | None:
-    """Return where contenders for the lock ``name`` listen; None if this client allows no connection of our own."""
-    if keeps:
-        return Ear("", client.connection_pool, f"coordkit:1:inbox:{identity}", _VERBS[1:])
-    plain = (redis.RedisCluster.execute_command, redis.asyncio.RedisCluster.execute_command)
-    if getattr(type(client), "execute_command", None) not in plain:
-        return None
-    # A message reaches the node that serves the lock's slot, and is counted there: the channel shares the lock's tag.
-    channel = f"coordkit:1:{{{name}}}:inbox:{identity}"
-    try:
-        node = client.get_node_from_key(channel)
-    except exceptions.RedisClusterException:
-        node = None  # nobody serves the slot, as far as the client knows
-    if node is None:
-        return None  # asked again, by the generic path, which looks for the node
-    pool = client.get_redis_connection(node).connection_pool if isinstance(client, redis.RedisCluster) else node
-    return Ear(str(node.name), pool, channel, _VERBS)

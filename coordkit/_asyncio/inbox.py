@@ -18,7 +18,7 @@ from coordkit import _redis
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import hang_up
-from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Told, leaving, refuse, understood
+from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
@@ -95,7 +95,7 @@ class Inbox:
     def address(self, name: str) -> str:
         if not self._lines:
             return ""
-        ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+        ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
         line = self._lines.get(ear.node) if ear else None
         return line.addresses.get(ear.channel, "") if ear and line else ""
 
@@ -105,7 +105,7 @@ class Inbox:
                 return address
             if now() < self._not_before:
                 return ""
-            ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+            ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
                 return ""
             try:
@@ -178,7 +178,7 @@ class Inbox:
 
     # -- lines
 
-    async def _subscribe(self, ear: _redis.Ear) -> str:
+    async def _subscribe(self, ear: Ear) -> str:
         refusal: Exception = exceptions.ConnectionError("no way to subscribe")
         for publish, subscribe in ear.verbs:
             line = self._lines.get(ear.node) or await self._connect(ear)
@@ -206,7 +206,7 @@ class Inbox:
                 if address not in waited_at:
                     await self._unsubscribe(line, channel, address)
 
-    async def _leave(self, ear: _redis.Ear) -> None:
+    async def _leave(self, ear: Ear) -> None:
         """Undo a subscription that is of no use; and the connection, if it has no other."""
         line = self._lines.get(ear.node)
         if line is None:
@@ -231,7 +231,7 @@ class Inbox:
         if not heard:
             raise exceptions.ResponseError("published to it, and nobody heard")
 
-    async def _connect(self, ear: _redis.Ear) -> Line:
+    async def _connect(self, ear: Ear) -> Line:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         patience = kwargs["socket_timeout"]
         # What is pushed comes as plain lists, whatever the version of the client; and it may be long in coming.

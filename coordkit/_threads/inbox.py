@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
-import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +18,10 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from coordkit import _reader, _redis
-from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Told, leaving, refuse, understood
+from coordkit import _redis
+from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
+from coordkit._threads.line import Box, Line
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.errors import CoordError
 from coordkit.scripts import load
@@ -32,77 +30,6 @@ if TYPE_CHECKING:
     from coordkit._threads.redis import RedisStore
 
 _CHECK = load("inbox_check")
-_LOOK = 1.0  # seconds after which a thread that waits for another's reading looks by itself
-
-
-class Box:
-    """The messages for one holder, and its bell."""
-
-    __slots__ = ("_bell", "address", "messages", "refusal")
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.messages: deque[str] = deque()
-        self.refusal: Exception | None = None
-        self._bell = threading.Lock()
-        self._bell.acquire()
-
-    def ring(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it rings already
-            self._bell.release()
-
-    def wait(self, seconds: float) -> None:
-        self._bell.acquire(timeout=min(seconds, _LOOK))
-
-
-class Line:
-    """A connection that is subscribed to some channels."""
-
-    def __init__(self, node: str, connection: Any, patience: float) -> None:
-        self.node = node
-        self.connection = connection
-        self.patience = patience
-        self.reading = threading.Lock()
-        self.writing = threading.Lock()
-        self.addresses: dict[str, str] = {}  # by channel, once confirmed
-        self.asked: dict[str, Box] = {}  # by channel, until confirmed
-        self.heard = self.used = now()
-        self.pinged = False
-        self._parser = _reader.reader_for(connection)
-        self._sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
-        if getattr(type(self._sock), "recv", None) is not socket.SocketType.recv or not hasattr(select, "poll"):
-            self._parser = None  # TLS, gevent and what else only looks like a socket wait in their own way
-        else:
-            self._poll = select.poll()
-            self._poll.register(self._sock, select.POLLIN)
-        self._nothing = self._parser.gets() if self._parser is not None else None
-
-    def send(self, *words: str) -> None:
-        with self.writing:
-            packed = self.connection.pack_command(*(word.encode() for word in words))
-            self.connection.send_packed_command(packed, check_health=False)
-
-    def replies(self, timeout: float) -> list[Any]:
-        """Wait for replies at most so long; return what came, errors of the server too. Raises as redis-py."""
-        if self._parser is None:
-            if not self.connection.can_read(timeout=timeout):
-                return []
-            try:
-                return [self.connection.read_response(disable_decoding=True)]
-            except exceptions.ResponseError as error:
-                return [error]
-        if not self._poll.poll(timeout * 1000):
-            return []
-        data = self._sock.recv(65536)
-        if not data:
-            raise exceptions.ConnectionError("the server closed the connection")
-        self._parser.feed(data)
-        came = []
-        while (reply := self._parser.gets()) is not self._nothing:
-            if isinstance(reply, Exception) and not isinstance(reply, exceptions.ResponseError):
-                raise reply
-            came.append(reply)
-        return came
 
 
 class Inbox:
@@ -136,7 +63,7 @@ class Inbox:
         if self._keeps:  # one line, one address
             line = next(iter(self._lines.values()), None)
             return next(iter(line.addresses.values()), "") if line is not None and self._alive(line) else ""
-        ear = _redis.ear(self._client, self._identity, name, keeps=False)
+        ear = ear_of(self._client, self._identity, name, keeps=False)
         line = self._lines.get(ear.node) if ear else None
         if ear is None or line is None or not self._alive(line):
             return ""
@@ -148,7 +75,7 @@ class Inbox:
                 return address
             if now() < self._not_before:
                 return ""
-            ear = _redis.ear(self._client, self._identity, name, keeps=self._keeps)
+            ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
                 return ""
             try:
@@ -242,7 +169,7 @@ class Inbox:
 
     # -- lines
 
-    def _subscribe(self, ear: _redis.Ear) -> str:
+    def _subscribe(self, ear: Ear) -> str:
         refusal: Exception = exceptions.ConnectionError("no way to subscribe")
         for publish, subscribe in ear.verbs:
             line = self._lines.get(ear.node)
@@ -270,7 +197,7 @@ class Inbox:
                 if address not in waited_at:
                     self._unsubscribe(line, channel, address)
 
-    def _leave(self, ear: _redis.Ear) -> None:
+    def _leave(self, ear: Ear) -> None:
         """Undo a subscription that is of no use; and the connection, if it has no other."""
         line = self._lines.get(ear.node)
         if line is None:
@@ -311,7 +238,7 @@ class Inbox:
         if not heard:
             raise exceptions.ResponseError("published to it, and nobody heard")
 
-    def _connect(self, ear: _redis.Ear) -> Line:
+    def _connect(self, ear: Ear) -> Line:
         kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)
         kwargs.update(protocol=2, decode_responses=False)  # what is pushed comes as lists of bytes, whatever the client
         connection = ear.pool.connection_class(**kwargs)
