@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from coordkit import _redis
 from coordkit._asyncio.runtime import life
 from coordkit._asyncio.watch import Watch
-from coordkit._asyncio.wire import FastWire, Wire, wire_on
+from coordkit._asyncio.wire import FastWire, Wire, hang_up, wire_on
 from coordkit._ports import Call, Confirm
 from coordkit._threads.runtime import now
 
@@ -104,7 +104,7 @@ async def _abandon(connecting: asyncio.Task[None], connection: Any) -> None:
     try:
         await asyncio.wait([connecting], timeout=1.0)
     finally:
-        await connection.disconnect(nowait=True)
+        await hang_up(connection)
 
 
 def _looked_at(connecting: asyncio.Task[None]) -> None:
