@@ -58,8 +58,10 @@ class RedisPanel:
         self, name: str, calls: Mapping[int, Sequence[Call]], *, within: float, enough: Enough
     ) -> dict[int, list[Any] | CoordError]:
         row = self._borrow()
+        asking = Asking(row, name, calls, self._patience)
         try:
-            answers = Asking(row, name, calls, self._patience).run(within, enough)
+            answers = asking.run(within, enough)
+            asking.tell_unsent()
         except BaseException:
             row.close()  # interrupted between a request and what is remembered of it
             raise
@@ -218,6 +220,12 @@ class Asking:
         for place in failed:
             slot.asked[place] = _redis.named(slot.asked[place], self._name, row.instances[i].where)
         return False
+
+    def tell_unsent(self) -> None:
+        """Say of whom there was no connection yet that they were not asked, and will not be."""
+        for i in self._unsent:
+            error = exceptions.ConnectionError("it was still being connected to")
+            self._answers[i] = unanswered(error, self._name, self._row.instances[i].where)
 
     def _failed(self, i: int, error: Exception) -> None:
         self._row.drop(i)

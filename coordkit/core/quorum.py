@@ -51,9 +51,9 @@ class Votes(NamedTuple):
     def counted(answers: Answers) -> Votes:
         votes = Votes({}, {}, {})
         for instance, answer in answers.items():
-            if isinstance(answer, CoordError) or isinstance(answer[0], Exception):
+            if isinstance(answer, CoordError) or isinstance(answer[-1], Exception):
                 continue
-            said, *rest = answer[0]
+            said, *rest = answer[-1]
             if said == 1:
                 votes.won[instance] = int(rest[0])
             elif said == 0:
@@ -77,6 +77,7 @@ class QuorumMutex:
         self._numbers = count(1)
         self._ttl = 0.0
         self._held: dict[str, tuple[str, int]] = {}  # by holder: the attempt that succeeded, and its token
+        self._doubt: dict[str, str] = {}  # by holder: its last attempt, where somebody may still have a vote of it
         self.key = f"coordkit:1:{{{name}}}:vote"
         self._vote = self.key.encode()
         self._ballot = f"coordkit:1:{{{name}}}:ballot".encode()
@@ -106,8 +107,11 @@ class QuorumMutex:
         hint = str(int(self._panel.wall_clock() * 1e6))  # fixed for the attempt: else ballots never meet
         call = Call(_VOTE, self._keys, (attempt, ms, roster, hint, keep))
         within = min(self._panel.patience(), max(ttl / 3, 0.02))
+        # In front of it, on the same connection: else a vote of ours whose answer was lost would refuse us.
+        before = self._doubt.pop(holder, None)
+        calls = (call,) if before is None else (self._give_back(before, 0), call)
         answers = await self._panel.ask(
-            self.name, dict.fromkeys(self._everyone, (call,)), within=within, enough=self._decided()
+            self.name, dict.fromkeys(self._everyone, calls), within=within, enough=self._decided()
         )
         votes = Votes.counted(answers)
         for instance, other in votes.abstained.items():
@@ -121,7 +125,11 @@ class QuorumMutex:
                 self._held.pop(next(iter(self._held)), None)
             return Granted(token)
         await self._undo(attempt, votes, within)
-        return self._refused(answers, votes)
+        if len(votes.won) + len(votes.refused) + len(votes.abstained) < len(self._everyone):
+            self._doubt[holder] = attempt
+            if len(self._doubt) > _HELD:
+                self._doubt.pop(next(iter(self._doubt)), None)
+        return self._refused(holder, answers, votes)
 
     def _decided(self) -> Enough:
         """Say when the votes suffice, or cannot any more; wait for agreement no longer than confirming takes."""
@@ -172,16 +180,17 @@ class QuorumMutex:
 
         await self._release(attempt, 0, within, patient(self._runtime, self._panel, enough))
 
-    def _refused(self, answers: Answers, votes: Votes) -> Refused:
+    def _refused(self, holder: str, answers: Answers, votes: Votes) -> Refused:
         majority = self._quorum.majority
-        if len(votes.won) + len(votes.refused) >= majority and votes.refused:
-            holders = [attempt.rpartition("/")[0] for attempt, _ in votes.refused.values()]
-            return Refused(most_common(holders), min(left for _, left in votes.refused.values()))
+        others = {i: (who.rpartition("/")[0], left) for i, (who, left) in votes.refused.items()}
+        others = {i: (who, left) for i, (who, left) in others.items() if who != holder}  # one of our own says nothing
+        if len(votes.won) + len(others) >= majority and others:
+            return Refused(most_common([who for who, _ in others.values()]), min(left for _, left in others.values()))
         found = errors(self._panel, answers)
         for instance in votes.abstained:
             why = "it does not vote: it forgot, or counts by another roster; see Quorum.readmit()"
             found[self._panel.where(instance)] = StoreRefused(self.name, why)
-        voted = len(votes.won) + len(votes.refused)
+        voted = len(votes.won) + len(others)
         raise no_quorum(self.name, self._panel, f"{voted} voted, a majority is {majority},", found)
 
     # -- renewing, giving back
@@ -217,14 +226,18 @@ class QuorumMutex:
         if back + no < self._quorum.majority:
             raise no_quorum(self.name, self._panel, f"{back + no} answered", errors(self._panel, answers))
         self._held.pop(holder, None)
+        self._doubt.pop(holder, None)
         # Those that did not answer may have kept it to the end.
         return Returned.GIVEN_BACK if no <= most and back else Returned.GONE
 
     async def _release(self, attempt: str, token: int, within: float, enough: Enough) -> Answers:
-        call = Call(_RELEASE, (self._vote, self._ballot, KEPT[1]), (attempt, token, self._keep(0)))
+        call = self._give_back(attempt, token)
         answers = await self._panel.ask(self.name, dict.fromkeys(self._everyone, (call,)), within=within, enough=enough)
         self._quorum.debts.owe(answers, call, self._runtime.now() + self._ttl)
         return answers
+
+    def _give_back(self, attempt: str, token: int) -> Call:
+        return Call(_RELEASE, (self._vote, self._ballot, KEPT[1]), (attempt, token, self._keep(0)))
 
     @staticmethod
     def _keep(ttl: float) -> int:

@@ -466,3 +466,36 @@ def test_no_thread_stays_behind(servers: Any) -> None:
     for _ in range(10):
         with lock:
             assert not any(thread.name == "coordkit-connect" for thread in threading.enumerate())
+
+
+async def test_a_vote_whose_answer_was_lost_is_no_refusal(
+    flavour: Any, maybe: Any, servers: Any, coordkit_faults: Any
+) -> None:
+    """The next attempt met the vote of the one before, and said that another holds it; it waited for itself."""
+    lines = [coordkit_faults.proxy(server) for server in servers]
+    quorum = flavour.Quorum([flavour.redis(line.url, socket_timeout=1) for line in lines])
+    lock = flavour.QuorumLock(quorum, "job", ttl=10)
+    await maybe((await maybe(lock.acquire())).release())
+    for line in lines[3:]:
+        line.refuse = True  # the other three must agree
+        line.reset_all()
+    lines[0].drop_reply_matching(b"*2\r\n:1")
+    lease = await maybe(lock.try_acquire())
+
+    assert lines[0].hits["drop_reply_matching"] == 1
+    assert lease is not None
+    assert await maybe(lease.release())
+
+
+async def test_what_could_not_be_given_back_yet_is_given_back(
+    flavour: Any, maybe: Any, servers: Any, coordkit_faults: Any
+) -> None:
+    """Its connection had broken and was being made anew, the others had answered: the vote stood until its ttl."""
+    line = coordkit_faults.proxy(servers[0])
+    quorum = flavour.Quorum([flavour.redis(each.url, socket_timeout=1) for each in (line, *servers[1:])])
+    lease = await maybe(flavour.QuorumLock(quorum, "job", ttl=60).acquire())
+    await flavour.until(lambda: None not in holders(servers))
+    line.reset_all()
+    assert await maybe(lease.release())
+
+    await flavour.until(lambda: holders(servers) == [None] * 5)

@@ -58,6 +58,8 @@ class _Run:
         self._stack = stack
         self._kind = KINDS[verdict.kind]
         self._servers = [self._start() for _ in range(self._kind.servers)]
+        direct = [stack.enter_context(redis.Redis.from_url(server.url)) for server in self._servers]
+        self._kind.initialise(direct)
         self._resource = stack.enter_context(start_redis()) if what.resource else None
 
     def _start(self) -> RedisProcess:
@@ -144,10 +146,11 @@ class _Run:
         for server in self._servers:
             client = redis.Redis.from_url(server.url)
             ends = now() + 2 * self._what.ttl + 1
-            keys = [f"coordkit:1:{{{name}}}:lock" for name in self._what.names]
+            keys = [f"coordkit:1:{{{name}}}:{part}" for name in self._what.names for part in self._kind.keys]
             while (left := [key for key in keys if client.exists(key)]) and now() < ends:
                 time.sleep(0.01)
-            held += [f"left behind: {key} of {client.get(key)!r}" for key in left]
-            held += [f"never expires: {key!r}" for key in client.scan_iter("coordkit:1:*") if client.ttl(key) == -1]
+            held += [f"left behind: {key}, a {client.type(key).decode()}" for key in left]
+            lasting = client.scan_iter("coordkit:1:{*")  # a quorum's own keys are none of these
+            held += [f"never expires: {key!r}" for key in lasting if client.ttl(key) == -1]
             client.close()
         return held

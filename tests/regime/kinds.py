@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import coordkit
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -18,10 +20,36 @@ class Kind:
     make: Callable[..., Any]  # api, clients, name, the lock's own options
     servers: int = 1
     at_once: int = 1
+    keys: tuple[str, ...] = ("lock",)  # what is behind ``coordkit:1:{name}:`` while it is held
+
+    def initialise(self, clients: Sequence[Any]) -> None:
+        """Make its servers ready, once."""
+        if self.servers > 1:
+            coordkit.Quorum(clients).initialise()
+
+
+PERMITS = 3
 
 
 def _lock(api: Any, clients: Sequence[Any], name: str, **options: Any) -> Any:
     return api.Lock(clients[0], name, **options)
 
 
-KINDS = {"lock": Kind(_lock)}
+def _write(api: Any, clients: Sequence[Any], name: str, **options: Any) -> Any:
+    return api.ReadWriteLock(clients[0], name, **options).write
+
+
+def _permit(api: Any, clients: Sequence[Any], name: str, **options: Any) -> Any:
+    return api.Semaphore(clients[0], name, permits=PERMITS, **options)
+
+
+def _quorum(api: Any, clients: Sequence[Any], name: str, **options: Any) -> Any:
+    return api.QuorumLock(api.Quorum(clients), name, **options)
+
+
+KINDS = {
+    "lock": Kind(_lock),
+    "write": Kind(_write, keys=("rw:writer", "rw:readers")),
+    "permit": Kind(_permit, at_once=PERMITS, keys=("semaphore:permits",)),
+    "quorum": Kind(_quorum, servers=3, keys=("vote",)),
+}

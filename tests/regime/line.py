@@ -25,12 +25,14 @@ LATE = 0.05  # seconds after which a late duplicate arrives
 
 REQUEST_FAULTS = ("lose", "reset", "twice", "late")
 ANSWER_FAULTS = ("lose", "reset")
+PIPED = {"lose": "mute"}
+"""Where a connection is not given up when an answer does not come, TCP lets nothing come after it either."""
 
 
 class Fault(NamedTuple):
     """What befalls which: the number of a request or of an answer."""
 
-    what: str  # one of the above, or "hold": nothing moves until `release_held`
+    what: str  # one of the above, "mute" (all after it is lost, too), or "hold": nothing moves until `release_held`
     of: str  # "request" or "answer"
     number: int
 
@@ -172,6 +174,9 @@ class Line:
                 return
             if fate == "lose":
                 continue
+            if fate == "mute":
+                await self._closed_by(reader)
+                return
             if fate == "hold":
                 await self._held.wait()
             if fate == "twice":
@@ -191,10 +196,19 @@ class Line:
                 return
             if fate == "lose":
                 continue
+            if fate == "mute":
+                await self._closed_by(reader)
+                return
             if fate == "hold":
                 await self._held.wait()
             client.write(data)
             await client.drain()
+
+    @staticmethod
+    async def _closed_by(reader: asyncio.StreamReader) -> None:
+        """Take what still comes, and let none of it through, until that side closes the connection."""
+        while await reader.read(65536):
+            pass
 
     async def _at_the_side(self, request: bytes, delay: float) -> None:
         """Carry a request out over a connection of our own, and see it answered."""

@@ -1,190 +1,58 @@
 """W5: whatever an operation sends and whatever it is answered, each is lost, cut off or repeated once.
 
-What an operation sends is not written down here but found out: a first pass counts its requests and answers, and then
-it is done anew for each of them and each fault. Afterwards what the caller was told must agree with what the server
-keeps: ours, or free, or ``StoreUnavailable``, which claims neither. Never "not acquired" while our key stands; and what
-nobody holds any more goes long before its ttl.
+For every kind of lock (``subjects.py``) and every operation it has (``operations.py``, ``accesses.py``). What an
+operation sends is not written down but found out: a first pass counts its requests and answers, and then it is done
+anew for each of them and each fault. Afterwards what the caller was told must agree with what the servers keep: ours,
+or free, or ``StoreUnavailable``, which claims neither. Never "not acquired" while our key stands; what nobody holds any
+more goes long before its ttl; and whoever comes next has a higher token than all before.
 
-    python -m regime.lost_answers blocking acquire redis://127.0.0.1:6379/0 [mutant]      (in tests/)
+    python -m regime.lost_answers blocking lock acquire redis://127.0.0.1:6379/0 [mutant]      (in tests/)
+
+A quorum wants the addresses of three servers, with commas between them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 from urllib.parse import urlsplit
-from uuid import uuid4
 
-import redis
+from regime.accesses import FENCED, PASSING
 from regime.flavours import Flavour, maybe
 from regime.history import now
-from regime.line import ANSWER_FAULTS, LATE, REQUEST_FAULTS, Fault, Line, label
+from regime.line import ANSWER_FAULTS, LATE, PIPED, REQUEST_FAULTS, Fault, Line, label
 from regime.mutants import MUTANTS
+from regime.operations import ASKING
 from regime.scripts import names
+from regime.stage import OTHERS_TTL, TTL, Operation, Stage
+from regime.subjects import SUBJECTS, holder_ids, tokens
 
-import coordkit
-from coordkit import LeaseLost, NotAcquired, StoreUnavailable
+from coordkit import LeaseLost, StoreUnavailable
 
-TTL = 4.0
 GOES_WITHIN = 2.5  # seconds: what nobody holds is given back, and does not wait for its ttl
-OTHERS_TTL = 1.0  # a waiter that was not told asks again after so long, and after a claim that was not heard of
-PATIENCE = 0.25  # seconds until a client takes a request for lost
 AT_ONCE = 8  # cases
+ROUNDS = 6  # requests of a contender that asks again and again: two asks, and what they give back
 
 
-@dataclass
-class Stage:
-    """One case: a lock whose client speaks over a line of its own, and somebody else who may hold it first."""
-
-    flavour: Flavour
-    line: Line
-    url: str
-    name: str = field(default_factory=lambda: f"w5-{uuid4().hex}")
-
-    def __post_init__(self) -> None:
-        self.direct = redis.Redis.from_url(self.url)
-        self.client = self.flavour.connect(self.line.url, PATIENCE)
-        self.lock = self.flavour.api.Lock(self.client, self.name, ttl=TTL)
-        self.lease: Any = None  # ours
-        self.other: Any = None  # somebody else's
-
-    async def warm(self) -> None:
-        await maybe((await maybe(self.lock.acquire(timeout=5))).release())
-
-    async def hold(self) -> None:
-        self.lease = await maybe(self.lock.acquire(timeout=5))
-
-    async def another_holds(self) -> None:
-        await self.warm()
-        self.other = coordkit.Lock(self.direct, self.name, ttl=OTHERS_TTL).acquire()
-
-    def owner(self) -> str:
-        return (self.direct.get(self.lock.key) or b"").decode()
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What is done, what must be so before it, and whether it may ask any number of times."""
-
-    act: Callable[[Stage], Awaitable[str]]  # gives what the caller was told
-    prepare: Callable[[Stage], Awaitable[None]] | None = None
-    told: tuple[str, ...] = ("ours", "unknown")
-    polls: bool = False
-    like: str = ""  # the operation whose requests and answers are counted in the first pass, where it is another's
-
-
-async def _told(stage: Stage, asked: Any) -> str:
-    try:
-        stage.lease = await maybe(asked)
-    except NotAcquired:
-        return "refused"
-    return "refused" if stage.lease is None else "ours"
-
-
-async def _try(stage: Stage) -> str:
-    return await _told(stage, stage.lock.try_acquire())
-
-
-async def _once(stage: Stage) -> str:
-    return await _told_of(stage, lambda: stage.lock.acquire(timeout=0))
-
-
-async def _acquire(stage: Stage) -> str:
-    return await _told_of(stage, lambda: stage.lock.acquire(timeout=5))
-
-
-async def _told_of(stage: Stage, ask: Callable[[], Any]) -> str:
-    """The same for calls that raise before there is anything to await, as those of the blocking flavour do."""
-    try:
-        asked = ask()
-    except NotAcquired:
-        return "refused"
-    return await _told(stage, asked)
-
-
-def _give_back(lease: Any) -> None:
-    time.sleep(0.12)
-    lease.release()
-
-
-async def _wait(stage: Stage) -> str:
-    """The other gives back when we have been waiting for a while."""
-    with ThreadPoolExecutor(1) as pool:
-        giving = pool.submit(_give_back, stage.other)
-        try:
-            return await _told_of(stage, lambda: stage.lock.acquire(timeout=30))
-        finally:
-            giving.result(10)
-
-
-async def _wait_in_vain(stage: Stage) -> str:
-    return await _told_of(stage, lambda: stage.lock.acquire(timeout=0.15))
-
-
-async def _renew(stage: Stage) -> str:
-    try:
-        await maybe(stage.lease.renew())
-    except LeaseLost:
-        return "lost"
-    return "ours"
-
-
-async def _release(stage: Stage) -> str:
-    given_back = await maybe(stage.lease.release())
-    stage.lease = None
-    return "given back" if given_back else "gone"
-
-
-async def _block(stage: Stage) -> str:
-    """Hold it for a block, and leave the block."""
-    if stage.flavour.is_async:
-        async with stage.lock:
-            pass
-    else:
-        with stage.lock:
-            pass
-    return "given back"
-
-
-async def _cancel(stage: Stage) -> str:
-    """Cancel an acquire when its request, or the answer, is held up on the line."""
-    task = asyncio.ensure_future(stage.lock.acquire(timeout=1))
-    while not task.done() and not stage.line.fired:  # noqa: ASYNC110 - the line is not in this loop, but in a thread
-        await asyncio.sleep(0.002)
-    task.cancel()
-    await asyncio.sleep(0.01)
-    stage.line.release_held()
-    try:
-        stage.lease = await task
-    except asyncio.CancelledError:
-        return "given up"
-    except NotAcquired:
-        return "refused"
-    return "ours"
-
-
-OPERATIONS = {
-    "try": Operation(_try),  # on a fresh client: its handshake is part of it
-    "once": Operation(_once, Stage.warm),
-    "acquire": Operation(_acquire, Stage.warm),
-    "wait": Operation(_wait, Stage.another_holds, polls=True),
-    "wait in vain": Operation(_wait_in_vain, Stage.another_holds, told=("refused", "unknown"), polls=True),
-    "renew": Operation(_renew, Stage.hold),
-    "release": Operation(_release, Stage.hold, told=("given back", "unknown")),
-    "block": Operation(_block, Stage.warm, told=("given back", "unknown", "lost")),
-    "cancel": Operation(_cancel, Stage.warm, told=("given up", "ours"), like="acquire"),
-    "cancel a wait": Operation(
-        _cancel, Stage.another_holds, told=("given up", "refused"), polls=True, like="wait in vain"
-    ),
+_TOLD = ("try", "acquire", "wait and keep", "wait in vain", "renew", "release", "cancel", "cancel a wait")
+_ASKS = ("try", "acquire", "wait", "wait in vain", "renew", "release", "cancel")  # again and again, and is not told
+_PARTS = {
+    "lock": (*_TOLD, "once", "block"),
+    "reentrant": ("acquire", "wait and keep", "release", "again", "cancel"),
+    "redis-py": _ASKS,
+    "read": _TOLD,
+    "write": _TOLD,
+    "permit": _TOLD,
+    "several": _TOLD,
+    "quorum": ("try", "acquire", "wait", "renew", "release"),
+    "bare quorum": _ASKS,
 }
-ASYNC_ONLY = ("cancel", "cancel a wait")
+OPERATIONS = {kind: {part: ASKING[part] for part in parts} for kind, parts in _PARTS.items()}
+OPERATIONS["lock"] |= PASSING
+OPERATIONS["fence"] = FENCED
 
 
 @dataclass
@@ -198,21 +66,23 @@ class Outcome:
     fired: bool
 
 
-def case(flavour: str, operation: str, url: str, fault: Fault | None) -> Outcome:
+def case(flavour: str, kind: str, operation: str, urls: list[str], fault: Fault | None) -> Outcome:
     """Do one operation under one fault."""
-    server = urlsplit(url)
+    server = urlsplit(urls[0])
     outcome: list[Outcome] = []
     with Line(str(server.hostname), int(server.port or 6379)) as line:
-        stage = Stage(Flavour(flavour), line, url)
+        stage = Stage(Flavour(flavour), line, urls, SUBJECTS[kind])
 
         async def whole() -> None:
             try:
-                outcome.append(await _play(stage, OPERATIONS[operation], fault))
+                outcome.append(await _play(stage, OPERATIONS[kind][operation], fault))
             finally:
-                await stage.flavour.close(stage.client)
+                await stage.close()
 
-        stage.flavour.run([whole])
-        stage.direct.close()
+        try:
+            stage.flavour.run([whole])
+        finally:
+            stage.end()
     return outcome[0]
 
 
@@ -227,14 +97,19 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
         told = "unknown"
     except LeaseLost:
         told = "lost"
+    took = now() - began
+    if stage.subject.servers > 1:
+        await stage.flavour.sleep(LATE)  # it waits for no minority
     requests, answers = list(stage.line.requests), stage.line.answers
     fired = fault is None or bool(stage.line.fired)
     stage.line.arm(None)
     if fault is not None and fault.what == "late":
         await stage.flavour.sleep(LATE + 0.05)
     wrong = _wrong(stage, operation, fault, told)
-    if (took := now() - began) > GOES_WITHIN + (2 * OTHERS_TTL if operation.polls else 0):
+    if took > GOES_WITHIN + (2 * OTHERS_TTL if operation.waits else 0):
         wrong.append(f"took {took:.1f} s: it waited for itself")
+    if operation.check is not None:
+        wrong += await operation.check(stage, told, fault.what if fault is not None else "")
     # What arrives after all is over and done is ended by its ttl only.
     wrong += await _leave(stage, told, TTL + 1 if fault is not None and fault.what == "late" else GOES_WITHIN)
     return Outcome(told, wrong, requests, answers, fired)
@@ -244,86 +119,117 @@ def _wrong(stage: Stage, operation: Operation, fault: Fault | None, told: str) -
     """Compare what the caller was told with what is so."""
     wrong: list[str] = []
     # Carried out twice, a release finds the second time that it is gone, and says so: nobody holds it, which is true.
-    twice = fault is not None and fault.what == "twice"
-    if told not in operation.told and not (twice and told == "gone"):
+    twice = fault is not None and fault.what == "twice" and told == "gone"
+    if (told not in operation.told and not twice) or (
+        told == "unknown" and stage.subject.certain and not operation.waits
+    ):
         wrong.append(f"told {told!r}")
-    owner, left = stage.owner(), stage.direct.pttl(stage.lock.key)
-    if told == "ours" and stage.lease.holder not in owner:
-        wrong.append(f"told it is ours, and the server keeps {owner or 'nothing'}")
-    if told == "ours" and stage.lease.remaining() > left / 1000 + 0.01:
-        wrong.append(f"believes {stage.lease.remaining():.3f} s, and the server keeps it for {left / 1000:.3f} s")
-    if left == -1 or left > 60_000:
-        wrong.append(f"a key that never expires: {left}")
-    if stage.other is not None and told == "refused" and stage.other.holder not in owner:
-        wrong.append(f"told another's, and the server keeps {owner or 'nothing'}")
+    kept = stage.kept()
+    if told == "ours":
+        stage.seen.append(tokens(stage.lease))
+        lefts = [stage.keeps(holder) for holder in holder_ids(stage.lease)]
+        if None in lefts:
+            wrong.append(f"told it is ours, and the servers keep {kept}")
+        elif stage.lease.remaining() > min(left for left in lefts if left is not None) / 1000 + 0.01:
+            wrong.append(f"believes {stage.lease.remaining():.3f} s, and the servers keep it for {lefts} ms")
+    wrong += [f"kept for too long: {each}" for each in kept if each.left == -1 or each.left > 60_500]
+    if told == "refused" and stage.others:
+        if stage.keeps(stage.others[0].holder) is None:
+            wrong.append(f"told another's, and the servers keep {kept}")
+        theirs = [other.holder for other in stage.others]
+        if stage.subject.alone and any(each.holder not in theirs for each in kept):
+            wrong.append(f"told another's, while the servers keep {kept}")
     return wrong
 
 
 async def _leave(stage: Stage, told: str, within: float) -> list[str]:
-    """Give back what is held; what nobody holds must go by itself."""
+    """Give back what is held; what nobody holds must go by itself, and then it can be had again."""
     wrong: list[str] = []
-    if stage.lease is not None and told in ("ours", "refused"):
+    if stage.lease is not None and told != "lost":
         try:
             await maybe(stage.lease.release())
         except StoreUnavailable as error:
-            wrong.append(f"not given back afterwards: {error}")
-    if stage.other is not None:
-        stage.other.release()
+            if stage.subject.needs == 1:  # of a quorum the bad line may be needed; it is given back in the background
+                wrong.append(f"not given back afterwards: {error}")
+    for other in stage.others:
+        other.release()
+    if stage.waiter is not None:
+        stage.waiter.result(20)
     ends = now() + within
-    while stage.direct.exists(stage.lock.key) and now() < ends:
-        await stage.flavour.sleep(0.01)
-    if owner := stage.owner():
-        wrong.append(f"told {told!r}, and {within} s later the server still keeps {owner}")
-    wrong += [
-        f"{key!r} never expires"
-        for key in stage.direct.keys(f"coordkit:1:{{{stage.name}}}:*")
-        if stage.direct.ttl(key) == -1
-    ]
-    return wrong
+    while (left := [*stage.remains(), *stage.queued()]) and now() < ends:
+        await stage.flavour.sleep(0.04)
+    if left:
+        wrong.append(f"told {told!r}, and {within} s later the servers still keep {left}")
+    elif hasattr(stage.lock, "acquire"):
+        following = stage.fresh().acquire(timeout=2)
+        stage.seen.append(tokens(following))
+        following.release()
+    for before, after in itertools.pairwise(stage.seen):
+        if any(a <= b for b, a in zip(before, after, strict=True)):
+            wrong.append(f"tokens that do not rise: {stage.seen}")
+    keys = [(server, key) for server, key in stage.stored() if not key.endswith(b":fence")]
+    return wrong + [f"{key!r} never expires" for server, key in keys if server.ttl(key) == -1]
 
 
-def enumerate_faults(flavour: str, operation: str, url: str) -> list[str]:
+def enumerate_faults(flavour: str, kind: str, operation: str, urls: list[str]) -> list[str]:
     """Do one operation under every fault; return what was wrong, each line with its fault."""
+    what = OPERATIONS[kind][operation]
     # Twice: the first may have to teach the server a script, and answers that come together are read as one.
-    calms = [case(flavour, OPERATIONS[operation].like or operation, url, None) for _ in range(2)]
+    calms = [case(flavour, kind, what.like or operation, urls, None) for _ in range(2)]
     wrong = [f"without a fault: {line}" for calm in calms for line in calm.wrong]
     requests, answers = min(len(calm.requests) for calm in calms), min(calm.answers for calm in calms)
+    if what.waits and SUBJECTS[kind].needs > 1:  # it asks again and again, and each time is like the one before
+        requests, answers = min(requests, ROUNDS), min(answers, ROUNDS)
     scripts = names()
-    held = operation in ASYNC_ONLY
+    each_of = (("hold",), ("hold",)) if what.held else (REQUEST_FAULTS, ANSWER_FAULTS)
     faults = [
-        *(Fault(what, "request", n) for n in range(requests) for what in (("hold",) if held else REQUEST_FAULTS)),
-        *(Fault(what, "answer", n) for n in range(answers) for what in (("hold",) if held else ANSWER_FAULTS)),
+        Fault(PIPED.get(each, each) if SUBJECTS[kind].servers > 1 else each, of, n)
+        for of, count, all_of_them in zip(("request", "answer"), (requests, answers), each_of, strict=True)
+        for n in range(count)
+        for each in all_of_them
     ]
     if not requests or not answers:
         wrong.append("nothing was sent, or nothing was answered: no fault can happen")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = list(pool.map(lambda fault: _until_fired(flavour, operation, url, fault), faults))
+        outcomes = list(pool.map(lambda fault: _until_fired(flavour, kind, operation, urls, fault), faults))
     for fault, outcome in zip(faults, outcomes, strict=True):
         wrong += [f"{fault} of {[label(r, scripts) for r in outcome.requests]}: {line}" for line in outcome.wrong]
     missed = [str(fault) for fault, outcome in zip(faults, outcomes, strict=True) if not outcome.fired]
-    if len(missed) > (len(faults) / 2 if OPERATIONS[operation].polls else 0):
+    by_chance = what.waits or SUBJECTS[kind].servers > 1  # how often is asked
+    greeting = what.prepare is None  # some of its answers may come as one
+    if len(missed) > (len(faults) / 2 if by_chance else len(ANSWER_FAULTS) if greeting else 0):
         wrong.append(f"these faults did not happen: {missed}")
     return wrong
 
 
-def _until_fired(flavour: str, operation: str, url: str, fault: Fault) -> Outcome:
+def _until_fired(flavour: str, kind: str, operation: str, urls: list[str], fault: Fault) -> Outcome:
     for _ in range(3):  # how often a waiter asks is a matter of chance
-        outcome = case(flavour, operation, url, fault)
+        outcome = case(flavour, kind, operation, urls, fault)
         if outcome.fired or outcome.wrong:
             break
     return outcome
 
 
-def main(flavour: str, operation: str, url: str, mutant: str = "") -> None:
+def main(flavour: str, kind: str, operation: str, urls: str, mutant: str = "") -> None:
     if mutant:
         MUTANTS[mutant](None)  # type: ignore[arg-type]  those that W5 must find ask nothing of a worker
-    print(json.dumps(enumerate_faults(flavour, operation, url)))
+    print(json.dumps(enumerate_faults(flavour, kind, operation, urls.split(","))))
 
 
-def every() -> list[tuple[str, str]]:
-    """Return every operation in every flavour that has it."""
-    pairs = itertools.product(("blocking", "asyncio"), OPERATIONS)
-    return [(flavour, op) for flavour, op in pairs if flavour == "asyncio" or op not in ASYNC_ONLY]
+def every(*, short: bool) -> list[tuple[str, str, str]]:
+    """Return every operation of every kind in every flavour that has it.
+
+    ``short`` leaves out what differs from an other in its flavour only: how it is asked is written once, and the ways
+    by which it is sent are a lock's; only a quorum has its own, and there the operations take turns.
+    """
+    chosen: list[tuple[str, str, str]] = []
+    flavours = itertools.cycle(("blocking", "asyncio"))
+    for kind, parts in OPERATIONS.items():
+        for part, operation in parts.items():
+            one = "asyncio" if operation.held else next(flavours)
+            both = ("blocking", "asyncio") if kind == "lock" or not short else (one,)
+            chosen += [(flavour, kind, part) for flavour in both if flavour == "asyncio" or not operation.held]
+    return chosen
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from regime.scripts import edit
 
+from coordkit import StoreUnavailable
 from coordkit._ports import Call, Script
-from coordkit.core import contend, fence, lock, waiting
+from coordkit.core import contend, fence, lock, multi, quorum, rwlock, semaphore, waiting
 from coordkit.core.grantor import Granted
 from coordkit.core.lease import Lease, State
 
@@ -124,6 +125,65 @@ def keeps_what_it_may_have_got(_worker: Worker) -> None:
     contend.Attempt._give_back_later = lambda _self: None  # type: ignore[method-assign]
 
 
+def reader_waits_for_itself(_worker: Worker) -> None:
+    """Asked again by somebody who is in: refused, as if he were another."""
+    edit(rwlock, "_READ", "local ahead, its_place", "if mine then return {0, ARGV[1], 1} end\nlocal ahead, its_place")
+
+
+def writer_waits_for_itself(_worker: Worker) -> None:
+    """The same for who writes."""
+    edit(rwlock, "_WRITE", "if writer == ARGV[1] then\n  redis.call('PEXPIRE'", "if token then\n  redis.call('PEXPIRE'")
+
+
+def takes_another_permit(_worker: Worker) -> None:
+    """Each ask takes one: a lost reply costs a permit until its ttl."""
+    edit(semaphore, "_ACQUIRE", "slot, token = held(ARGV[1])", "slot, token = nil, nil")
+
+
+def keeps_the_first_of_several(_worker: Worker) -> None:
+    """All, or some."""
+
+    async def keep(self: Any, held: Any) -> None: ...
+
+    multi.Several._give_back = keep  # type: ignore[method-assign]
+
+
+def refused_by_its_own_vote(_worker: Worker) -> None:
+    """An attempt whose answer was lost has the vote; the next one of the same holder takes that for another's."""
+    was, attempt = quorum.QuorumMutex._refused, quorum.QuorumMutex._attempt
+
+    async def forgetful(self: quorum.QuorumMutex, holder: str, ttl: float) -> Any:
+        self._doubt.clear()
+        return await attempt(self, holder, ttl)
+
+    quorum.QuorumMutex._attempt = forgetful  # type: ignore[method-assign]
+    quorum.QuorumMutex._refused = lambda self, _, *rest: was(self, "", *rest)  # type: ignore[method-assign]
+
+
+def breaks_again(_worker: Worker) -> None:
+    """A request to break that is repeated takes it from the next as well."""
+    edit(lock, "_BREAK", "if done then", "if false then")
+
+
+def adopts_once(_worker: Worker) -> None:
+    """Whoever asks again is told that somebody adopted it: himself."""
+    edit(lock, "_ADOPT", "if holder == ARGV[2] and last > 0 then", "if false then")
+    edit(lock, "_ADOPT", "if holder ~= ARGV[1] and holder ~= ARGV[2] then", "if holder ~= ARGV[1] then")
+
+
+def runs_again(_worker: Worker) -> None:
+    """A user's script is sent anew when no answer came."""
+    was = fence.Fence.run
+
+    async def run(self: fence.Fence, *args: Any) -> Any:
+        try:
+            return await was(self, *args)
+        except StoreUnavailable:
+            return await was(self, *args)
+
+    fence.Fence.run = run  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[Worker], None]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -140,5 +200,13 @@ MUTANTS: dict[str, Callable[[Worker], None]] = {
         loss_is_not_announced,
         acquire_is_not_idempotent,
         keeps_what_it_may_have_got,
+        reader_waits_for_itself,
+        writer_waits_for_itself,
+        takes_another_permit,
+        keeps_the_first_of_several,
+        refused_by_its_own_vote,
+        breaks_again,
+        adopts_once,
+        runs_again,
     )
 }

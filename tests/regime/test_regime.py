@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from regime import clock_shim
 from regime.campaign import run
+from regime.kinds import KINDS
 from regime.verdict import Verdict
 from regime.workloads import WORKLOADS
 
@@ -26,6 +28,9 @@ GOOD = [(name, "") for name, workload in WORKLOADS.items() if not workload.contr
 BAD = [(name, mutant) for name, workload in WORKLOADS.items() for mutant in workload.mutants]
 BAD += [(name, "") for name, workload in WORKLOADS.items() if workload.control]
 
+OTHERS = [kind for kind in KINDS if kind != "lock"]
+NO_CASE = SimpleNamespace(params={})
+
 Verdicts = Callable[[str, str], Verdict]
 
 
@@ -37,7 +42,7 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         begun: dict[tuple[str, str], Future[Verdict]] = {}
         for item in request.session.items:
-            if item.path == request.path and hasattr(item, "callspec"):
+            if item.path == request.path and "workload" in getattr(item, "callspec", NO_CASE).params:
                 workload, mutant = item.callspec.params["workload"], item.callspec.params["mutant"]
                 if WORKLOADS[workload].clock is None or missing is None:
                     begun[workload, mutant] = pool.submit(run, workload, SEED, SECONDS, mutant=mutant)
@@ -66,3 +71,11 @@ def test_what_is_wrong_is_found(workload: str, mutant: str, verdicts: Verdicts) 
     verdict = verdicts(workload, mutant)
 
     assert verdict.killed, str(verdict)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_racers_for_what_is_no_lock(kind: str) -> None:
+    verdict = run("W1", SEED, 4.0, kind=kind)
+
+    assert verdict.passed, str(verdict)
