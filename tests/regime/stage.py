@@ -61,7 +61,8 @@ class Stage:
     async def warm(self) -> None:
         lease = await self._calmly()
         self.seen.append(tokens(lease))
-        await maybe(lease.release())
+        with contextlib.suppress(StoreUnavailable):  # it is then given back in the background
+            await maybe(lease.release())
 
     async def hold(self) -> None:
         self.lease = await self._calmly()

@@ -19,7 +19,7 @@ import coordkit
 from coordkit.testing.processes import start_redis
 
 TESTS = Path(__file__).resolve().parents[1]
-SIDE_BY_SIDE = 3
+SIDE_BY_SIDE = 2
 PARAMETERS = ("flavour", "kind", "operation", "mutant")
 
 
