@@ -3,8 +3,9 @@
     python tests/bench/lock.py [--rounds 15] [--pairs 300]
 
 Every row of one table comes from the same interleaved run, on one private server. The client and the server share one
-core, so that a round trip does not wait for a halted core to wake. Read the ratios: absolute times drift by a factor
-of two between runs and machines.
+core, so that a round trip does not wait for a halted core to wake. "Our scripts, bare socket" sends the very bytes of our
+lock and does nothing else: no client can be quicker. Read the ratios: absolute times drift by a factor of two between
+runs and machines.
 
 Where the time goes, blocking, as shares of redis-py's own Lock (redis-py 8.1 with hiredis, one core): two bare round
 trips 0.25; our two scripts over a bare socket 0.37 to 0.40 (a queue, a token and a lock cost the server 17 us more than
@@ -29,8 +30,12 @@ import redis.asyncio
 
 import coordkit
 import coordkit.aio
+from coordkit import _redis
+from coordkit._ports import Call
+from coordkit.core import lock
 from coordkit.testing.processes import start_redis
 
+LIMIT = "our scripts, bare socket"
 PING = b"*1\r\n$4\r\nPING\r\n"
 Step = Callable[[], Any]
 AwaitedStep = Callable[[], Awaitable[Any]]
@@ -58,7 +63,7 @@ def pinned(server: int) -> str:
 
 def blocking(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
     client = redis.Redis(port=port)
-    lock = coordkit.Lock(client, "coordkit", ttl=10)
+    mine = coordkit.Lock(client, "coordkit", ttl=10)
     theirs = client.lock("redis-py", timeout=10)
     with socket.create_connection(("127.0.0.1", port)) as bare:
         bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -69,14 +74,28 @@ def blocking(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
                 bare.recv(64)
 
         def ours() -> None:
-            with lock:
+            with mine:
                 pass
 
         def redis_py() -> None:
             with theirs:
                 pass
 
-        steps: dict[str, Step] = {"two bare round trips": two_pings, "redis.lock.Lock": redis_py, "coordkit.Lock": ours}
+        ours()  # the server knows the scripts from here on
+        acquire, release = as_bytes(mine.key)
+
+        def limit() -> None:
+            bare.sendall(acquire)
+            bare.recv(64)
+            bare.sendall(release)
+            bare.recv(64)
+
+        steps: dict[str, Step] = {
+            "two bare round trips": two_pings,
+            "redis.lock.Lock": redis_py,
+            LIMIT: limit,
+            "coordkit.Lock": ours,
+        }
         times: dict[str, list[float]] = {name: [] for name in steps}
         for round_ in range(rounds + 1):  # the first warms up and does not count
             for name, step in steps.items():
@@ -89,9 +108,16 @@ def blocking(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
     return times
 
 
+def as_bytes(key: str) -> tuple[bytes, bytes]:
+    """Return what a lock sends to be acquired and given back, as bytes: no client can be quicker than these two."""
+    keys = [key.removesuffix("lock").encode() + part for part in (b"lock", b"token", b"queue")]
+    acquire = Call(lock._ACQUIRE, keys, ("bench", 10_000, 60_000, "", ""))
+    return _redis.packed(acquire), _redis.packed(Call(lock._RELEASE, keys, ("bench", 60_000, "")))
+
+
 async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
     client = redis.asyncio.Redis(port=port)
-    lock = coordkit.aio.Lock(client, "coordkit", ttl=10)
+    mine = coordkit.aio.Lock(client, "coordkit", ttl=10)
     theirs = client.lock("redis-py", timeout=10)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
@@ -101,7 +127,7 @@ async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
             await reader.readline()
 
     async def ours() -> None:
-        async with lock:
+        async with mine:
             pass
 
     async def redis_py() -> None:
@@ -128,7 +154,7 @@ async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
 
 
 def show(flavour: str, times: dict[str, list[float]]) -> None:
-    floor, theirs, _ = times.values()
+    floor, theirs, *_ = times.values()
     print(f"\n{flavour:<26}{'us/pair':>9}{'x floor':>9}{'x redis-py':>12}")
     for name, row in times.items():
         to_floor = statistics.median(a / b for a, b in zip(row, floor, strict=True))
