@@ -3,9 +3,9 @@
     python tests/bench/lock.py [--rounds 15] [--pairs 300]
 
 Every row of one table comes from the same interleaved run, on one private server. The client and the server share one
-core, so that a round trip does not wait for a halted core to wake. "Our scripts, bare socket" sends the very bytes of our
-lock and does nothing else: no client can be quicker. Read the ratios: absolute times drift by a factor of two between
-runs and machines.
+core, so that a round trip does not wait for a halted core to wake. "Our scripts, bare socket" sends the very bytes of
+our lock and does nothing else: no client can be quicker. Read the ratios: absolute times drift by a factor of two
+between runs and machines.
 
 Where the time goes, blocking, as shares of redis-py's own Lock (redis-py 8.1 with hiredis, one core): two bare round
 trips 0.25; our two scripts over a bare socket 0.37 to 0.40 (a queue, a token and a lock cost the server 17 us more than
