@@ -173,6 +173,12 @@ class LoopWorker:
         idle = self._task is None or self._task.done() or self._task.get_loop() is not loop
         if idle and not here.over:
             self._task = here.spawn(self._serve())
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        """Begin again if somebody cancelled it before it had begun with what it was poked for."""
+        if self._pending and not life().over:
+            self.poke()
 
     async def _serve(self) -> None:
         while self._pending:

@@ -707,16 +707,31 @@ async def test_a_loss_that_another_thread_finds_cancels_the_body(
     await close(client)
 
 
+async def test_background_work_that_is_cancelled_before_it_began_is_done_all_the_same() -> None:
+    """The renewal was due in the very moment in which somebody cancelled every task: the lease was lost."""
+    from coordkit._asyncio.runtime import RUNTIME
+
+    done = asyncio.Event()
+
+    async def work() -> None:
+        done.set()
+
+    RUNTIME.worker(work).poke()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.wait_for(done.wait(), 10)
+
+
 async def test_whoever_cancels_every_task_does_not_end_renewal(
     coordkit_redis_server: Any, coordkit_namespace: str
 ) -> None:
     client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
     lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.6)
     lease = await lock.acquire()
-    for _ in range(40):
+    for _ in range(12):
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.06)  # long enough for a renewal, with a new connection, on a busy machine
     await asyncio.sleep(0.4)
     lease.ensure()
     assert await lease.release() is True

@@ -42,11 +42,9 @@ class Contenders:
         """Let all contend at ``url`` until there were enough grants; fail if there are not."""
         self._stop.clear()
         begun = self.grants
-        self._threads = [
-            threading.Thread(target=self._work, args=(url, f"t{i}"), daemon=True) for i in range(CONTENDERS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        for i in range(CONTENDERS):
+            self._threads.append(threading.Thread(target=self._work, args=(url, f"t{i}"), daemon=True))
+            self._threads[-1].start()
         ends = now() + seconds
         while self.grants < begun + ENOUGH and now() < ends:
             self._stop.wait(0.01)
@@ -55,8 +53,8 @@ class Contenders:
 
     def stop(self) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(20)
+        while self._threads:  # also those of an earlier call, which may contend for a server that is gone
+            self._threads.pop().join(20)
 
     def history(self) -> list[Op]:
         self._recorder.close()

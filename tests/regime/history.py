@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._ids = count()
+        self._open = True
+        self._lock = threading.Lock()
 
     def call(self, actor: str, what: str, **facts: Any) -> int:
         """Write that an operation begins; return its number."""
@@ -65,10 +68,16 @@ class Recorder:
         self._write({"id": next(self._ids), "actor": actor, "what": what, "call": call, "end": end, **facts})
 
     def _write(self, line: dict[str, Any]) -> None:
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        with self._lock:  # a thread that comes late must not write into what has the number of our file by then
+            if self._open:
+                os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
-        os.close(self._file)
+        """End the log; what is noted later is not part of it."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                os.close(self._file)
 
 
 def read(paths: Iterable[Path]) -> list[Op]:
