@@ -1,6 +1,8 @@
 """The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
 
+from coordkit._async.election import Election, Lead, Leadership
 from coordkit._async.fence import Fence
+from coordkit._async.group import Changes, Group, Join, Member
 from coordkit._async.hold import Hold, Lease
 from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
@@ -8,7 +10,6 @@ from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
 from coordkit._async.rwlock import ReadWriteLock
 from coordkit._async.semaphore import Semaphore
-from coordkit._async.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
 from coordkit.core.token import Token

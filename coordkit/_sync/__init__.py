@@ -1,6 +1,8 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
+from coordkit._sync.election import Election, Lead, Leadership
 from coordkit._sync.fence import Fence
+from coordkit._sync.group import Changes, Group, Join, Member
 from coordkit._sync.hold import Hold, Lease
 from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
@@ -8,7 +10,6 @@ from coordkit._sync.multi import MultiLease, MultiLock
 from coordkit._sync.quorum import Quorum, QuorumLock
 from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
-from coordkit._sync.zookeeper import Changes, Election, Group, Join, Lead, Leadership, Member
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
 from coordkit.core.token import Token

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kazoo.client import KazooClient
 
-from coordkit._async import zookeeper as awaited
-from coordkit._sync import zookeeper as blocking
+import coordkit as blocking
+import coordkit.aio as awaited
 from coordkit.core import znodes
 
 GUID = "0123456789abcdef" * 2

@@ -1,25 +1,21 @@
-"""Election and Group for asyncio; the KazooClient is a threading one, bridged."""
+"""Election for asyncio; the KazooClient is a threading one, bridged."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from coordkit import _kazoo
 from coordkit._async.lost import Lost, Scope
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
 from coordkit._open import OpenBlocks
-from coordkit.core import changes, checks, election, group, leadership, membership, znodes
-from coordkit.core.changes import Change
+from coordkit.core import checks, election, leadership, znodes
 from coordkit.core.token import Token
 from coordkit.core.znodes import Leader
 from coordkit.errors import CoordError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
 
 R = TypeVar("R")
 
@@ -191,162 +187,3 @@ class Election:
 
     def __repr__(self) -> str:
         return f"<Election {self.path} identity={self.identity!r}>"
-
-
-class Member:
-    """An identity in a group, kept through reconnects and new sessions until it is left.
-
-    ``lost`` tells that a newer incarnation joined under the same identity: that one has it now.
-    """
-
-    __slots__ = ("_core", "lost")
-
-    def __init__(self, core: membership.Membership) -> None:
-        self._core = core
-        self.lost = Lost(core.lost)
-
-    @property
-    def name(self) -> str:
-        """The path of the group."""
-        return self._core.name
-
-    @property
-    def identity(self) -> str:
-        """Who joined."""
-        return self._core.identity
-
-    @property
-    def data(self) -> bytes:
-        """What was last given to ``join`` or ``update``."""
-        return self._core.data
-
-    @property
-    def token(self) -> Token:
-        """The zxid of this incarnation: greater than that of every earlier one of this identity in this group."""
-        return self._core.token
-
-    def ensure(self) -> Literal[True]:
-        """Return True if the identity is ours, without asking the servers; raise ``LeaseLost`` if it is not."""
-        return self._core.ensure()
-
-    async def update(self, data: bytes) -> None:
-        """Change the data that others see; one round trip.
-
-        Raises ``LeaseLost`` if the identity is another's, ``StoreUnavailable`` if no answer came: the data are then
-        changed as soon as there is a connection.
-        """
-        await self._core.update(znodes.check_data(data))
-
-    def __repr__(self) -> str:
-        return f"<Member {self.identity!r} of {self.name}>"
-
-
-class Join:
-    """One block during which an identity is a member; it is cancelled if a newer incarnation takes the identity.
-
-    Leaving the block leaves the group. It raises ``LeaseLost`` if a newer incarnation has the identity, and
-    ``StoreUnavailable`` if leaving got no answer (it goes on in the background), unless the block itself raised.
-    """
-
-    __slots__ = ("_data", "_group", "_identity", "_member", "_scope")
-
-    def __init__(self, group: Group, identity: str, data: bytes) -> None:
-        self._group = group
-        self._identity = znodes.check_identity(identity)
-        self._data = znodes.check_data(data)
-        self._member: Member | None = None
-        self._scope: Scope | None = None
-
-    async def __aenter__(self) -> Member:
-        if self._member is not None:
-            raise CoordError(self._group.path, "this join() is in use: call join() again for each block")
-        self._member = Member(await self._group._core.join(self._identity, self._data))  # noqa: SLF001  one facade
-        self._scope = Scope(self._member._core.lost)  # noqa: SLF001  one facade
-        return self._member
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        member, self._member = self._member, None
-        scope, self._scope = self._scope, None
-        if member is not None:
-            if scope is not None and scope.left(error):
-                error = None  # our own cancellation: what became of the membership is the error
-            await membership.leave(member._core, error)  # noqa: SLF001  one facade
-
-
-class Changes:
-    """A stream of a group's changes: iterate over it, and close it (or leave its ``async with``) when done.
-
-    It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
-    or when the client is stopped.
-    """
-
-    __slots__ = ("_core",)
-
-    def __init__(self, core: changes.Changes) -> None:
-        self._core = core
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        change = await self._core.next_change()
-        if change is None:
-            raise StopAsyncIteration
-        return change
-
-    def close(self) -> None:
-        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
-        self._core.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._core.let_go()  # a loop that was left by break leaves no listener behind
-
-
-class Group:
-    """Describe a group on ZooKeeper: who is there, with what data.
-
-    :param zk: a ``KazooClient``. It may be started later, before the first use; it is not closed.
-    :param path: the znode of the group, absolute; each member is a znode below it.
-    :raises ValueError, TypeError: for arguments that can only be mistakes.
-
-    Not promised: that a member shown is alive. After a crash it is shown until its session timeout has passed.
-    """
-
-    def __init__(self, zk: Any, path: str) -> None:
-        _kazoo.check_client(zk)
-        self.path = znodes.check_path(path)
-        self.client = zk
-        _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
-        self._core = group.Group(RUNTIME, lambda: session_of(zk), path)
-
-    def join(self, identity: str, *, data: bytes = b"") -> Join:
-        """Return a block during which ``identity`` is a member, with ``data`` (bytes, at most 1,000,000).
-
-        Whoever joins last under an identity has it; a former incarnation is replaced, and told ``lost`` if it lives.
-        Entering raises ``StoreUnavailable`` if no answer comes within one session timeout, ``StoreRefused`` for a no.
-        """
-        return Join(self, identity, data)
-
-    async def members(self) -> dict[str, bytes]:
-        """Return the data of each member by identity; two round trips.
-
-        Who crashed is shown until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
-        """
-        return await self._core.members()
-
-    def watch(self) -> Changes:
-        """Return a stream of changes: first the present state, then what is new each time; bursts are merged."""
-        return Changes(self._core.watch())
-
-    def __repr__(self) -> str:
-        return f"<Group {self.path}>"
