@@ -8,19 +8,17 @@ that CONNECTED means anything. Only an answered write proves a session, and only
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from coordkit._ports import Check, Ensemble, GetData, Link, Multi, NoNode, Request, Runtime
+from coordkit._ports import Ensemble, Link, Request, Runtime
+from coordkit.core.proofs import Proofs
+from coordkit.core.removals import Removals
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.leadership import Leadership
-
-_log = logging.getLogger("coordkit")
 
 GRACE = 1.0
 """Seconds that one request may take although the caller's time is up: to ask once, and to give back."""
@@ -29,7 +27,7 @@ PROVEN = 2 / 3
 """The share of the session timeout for which an answered write proves the session: the rest covers what a follower
 may keep from the leader of the ensemble (half a tick, and the timeout is two ticks at least) and the round trip."""
 
-_PAUSE = 0.2  # seconds before an unanswered background request is made again
+_PAUSE = 0.02  # seconds before what may be asked twice is asked again
 
 
 class Wake:
@@ -75,13 +73,6 @@ class Stop:
         self._listeners.discard(listener)
 
 
-class Unwanted(NamedTuple):
-    """Something that must not stay in ZooKeeper; it is removed over the session that is given."""
-
-    name: str
-    remove: Callable[[Session], Awaitable[None]]
-
-
 class Guest(Protocol):
     """Something with a znode that must not outlive the session object that tends it."""
 
@@ -97,16 +88,13 @@ class Session:
         self.runtime = runtime
         self.ensemble = ensemble
         self._listeners: set[Callable[[Link], None]] = set()
-        self._due: deque[Leadership] = deque()
-        self._unwanted: dict[Unwanted, None] = {}  # a set in order of arrival
         self.guests: set[Guest] = set()
         self.mutex = runtime.mutex()
         self.joins: dict[
             tuple[int, str], int
         ] = {}  # by session and member: the last join, where some may be unanswered
-        self._heir: Session | None = None
-        self._prover = runtime.worker(self._prove)
-        self._remover = runtime.worker(self._remove)
+        self._proofs = Proofs(self, grace=GRACE)
+        self.removals = Removals(self)
         ensemble.listen(self._changed)
 
     # -- the link
@@ -130,8 +118,7 @@ class Session:
     def _changed(self, link: Link) -> None:
         for listener in list(self._listeners):
             listener(link)
-        if self._unwanted and link is not Link.CONNECTING:
-            self._remover.poke()
+        self.removals.heard(link)
 
     async def connected(self, name: str, until: float = math.inf, stop: Stop | None = None) -> int:
         """Return the session's id; wait for a connection until ``until``, and never longer than one session timeout.
@@ -216,40 +203,13 @@ class Session:
                 return answers
             if self.runtime.now() >= until:
                 raise lost
-            await self.runtime.sleep(_PAUSE / 10)
+            await self.runtime.sleep(_PAUSE)
 
     # -- proving leaderships
 
     def renew(self, leadership: Leadership) -> None:
         """Prove ``leadership`` to the quorum in the next round."""
-        self._due.append(leadership)
-        self._prover.poke()
-
-    async def _prove(self) -> None:
-        while self._due:
-            batch = [each for each in (self._due.popleft() for _ in range(len(self._due))) if each.held]
-            if not batch:
-                return
-            asked, proven = self.runtime.now(), self.proven
-            requests: list[Request] = []
-            for each in batch:
-                requests.append(Multi((Check(each.candidate.node),)))
-                requests.append(GetData(each.candidate.node, each.candidate.changed))
-            answers: list[Any]
-            within = max(GRACE, *(each.remaining() for each in batch))
-            answers = await self.ensemble.ask(batch[0].name, requests, within=within)
-            for leadership, answer in zip(batch, answers[::2], strict=True):
-                if isinstance(answer, list):
-                    leadership.renewed(asked, proven)
-                elif isinstance(answer, NoNode):
-                    leadership.lose("its znode is gone: deleted by hand, or with the session")
-                elif leadership.held:
-                    _log.warning("%s: not proven, %.1f s left: %s", leadership.name, leadership.remaining(), answer)
-                    self._again(leadership)
-
-    def _again(self, leadership: Leadership) -> None:
-        pause = min(leadership.ttl / 10, 1.0)
-        self.runtime.call_at(self.runtime.now() + pause, lambda: self.renew(leadership))
+        self._proofs.add(leadership)
 
     # -- removing
 
@@ -259,53 +219,14 @@ class Session:
 
     def remove_later(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:
         """Call ``remove`` in the background until it does not raise ``StoreUnavailable``, or the session has ended."""
-        self._unwanted[Unwanted(name, remove)] = None
-        self._see_to_it()
+        self.removals.later(name, remove)
 
     async def remove(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:
         """Call ``remove`` now, and in the background if it got no answer or was interrupted."""
-        unwanted = Unwanted(name, remove)
-        self._unwanted[unwanted] = None
-        try:
-            if self.ensemble.link() is Link.CONNECTED:
-                await self._try(unwanted)
-        finally:
-            if unwanted in self._unwanted:
-                self._see_to_it()
-
-    async def _try(self, unwanted: Unwanted) -> bool:
-        """Remove it; return False if there was no answer."""
-        try:
-            await unwanted.remove(self)
-        except StoreUnavailable:
-            return False
-        except CoordError as error:
-            _log.warning("%s: could not be removed, it ends with the session: %s", unwanted.name, error)
-        self._unwanted.pop(unwanted, None)
-        return True
-
-    async def _remove(self) -> None:
-        for unwanted in list(self._unwanted):
-            link = self.ensemble.link()
-            if link is Link.CONNECTING:
-                return  # poked again when that has changed
-            if link is not Link.CONNECTED:
-                self._unwanted.pop(unwanted, None)  # the session was closed, and all that is ephemeral with it
-            elif not await self._try(unwanted):
-                self.runtime.call_at(self.runtime.now() + _PAUSE, self._remover.poke)
-
-    def _see_to_it(self) -> None:
-        if self._heir is None:
-            self._remover.poke()
-            return
-        for name, remove in list(self._unwanted):
-            self._heir.remove_later(name, remove)
-        self._unwanted.clear()
+        await self.removals.now(name, remove)
 
     def leave_to(self, heir: Callable[[], Session]) -> None:
         """Have another session of the same client remove what is left: there is nobody here to do it any more."""
         for guest in list(self.guests):
-            self._unwanted[Unwanted(guest.name, guest.remove)] = None
-        if self._unwanted:
-            self._heir = heir()
-            self._see_to_it()
+            self.removals.note(guest.name, guest.remove)
+        self.removals.leave_to(lambda: heir().removals)

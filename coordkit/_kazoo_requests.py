@@ -1,0 +1,149 @@
+"""Our requests in kazoo's words, and its answers in ours; container znodes, which it does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kazoo.exceptions import (
+    BadVersionError,
+    NodeExistsError,
+    NoNodeError,
+    OperationTimeoutError,
+    RolledBackError,
+    RuntimeInconsistency,
+    ZookeeperError,
+)
+from kazoo.protocol.paths import _prefix_root
+from kazoo.protocol.serialization import Create2
+from kazoo.security import OPEN_ACL_UNSAFE
+
+from coordkit._kazoo_watches import Bells, Deliver
+from coordkit._ports import (
+    BadVersion,
+    Check,
+    Create,
+    Delete,
+    GetChildren,
+    GetData,
+    GetStat,
+    Kind,
+    Multi,
+    NodeExists,
+    NoNode,
+    Request,
+    SetData,
+    Stat,
+    Sync,
+)
+from coordkit.errors import StoreRefused, StoreUnavailable
+
+_NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -112, -118, -122, -127})
+"""Error codes after which the outcome is unknown or the request may be sent again: the connection or the session was
+lost or moved, a time ran out, a server failed inside, or it throttled us."""
+
+
+class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
+    """Create a znode that the servers remove once it is empty (kazoo#334 asks for it since 2015)."""
+
+    type = 19
+
+
+def submit(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
+    """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
+    if isinstance(request, GetData | GetStat | GetChildren):
+        looks = {GetData: client.get_async, GetStat: client.exists_async, GetChildren: client.get_children_async}
+        return looks[type(request)](request.path, watch=bells.hang(request, deliver))
+    if isinstance(request, SetData):
+        return client.set_async(request.path, request.data, request.version)
+    if isinstance(request, Delete):
+        return client.delete_async(request.path, request.version)
+    if isinstance(request, Multi):
+        return _transaction(client, request).commit_async()
+    return client.sync_async(request.path) if isinstance(request, Sync) else _create(client, request)
+
+
+def _create(client: Any, request: Create) -> Any:
+    if request.kind is Kind.CONTAINER:
+        result = client.handler.async_result()
+        path = _prefix_root(client.chroot, request.path)
+        acl = client.default_acl or OPEN_ACL_UNSAFE
+        client._call(CreateContainer(path, request.data, acl, 4), result)  # noqa: SLF001  kazoo has no method
+        return result
+    return client.create_async(
+        request.path,
+        request.data,
+        ephemeral=request.kind in (Kind.EPHEMERAL, Kind.SEQUENTIAL),
+        sequence=request.kind is Kind.SEQUENTIAL,
+        include_data=True,
+    )
+
+
+def _transaction(client: Any, request: Multi) -> Any:
+    transaction = client.transaction()
+    for step in request.steps:
+        if isinstance(step, Check):
+            transaction.check(step.path, step.version)
+        elif isinstance(step, SetData):
+            transaction.set_data(step.path, step.data, step.version)
+        elif isinstance(step, Delete):
+            transaction.delete(step.path, step.version)
+        else:
+            transaction.create(step.path, step.data, ephemeral=step.kind is Kind.EPHEMERAL)
+    return transaction
+
+
+def answer(where: str, name: str, request: Request, result: Any, within: float) -> Any:
+    """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""
+    if not result.ready():
+        error = StoreUnavailable(name, f"no answer from {where} within {within:.1f} s")
+        error.__cause__ = OperationTimeoutError()
+        return error
+    problem, path = result.exception, request.steps[0].path if isinstance(request, Multi) else request.path
+    if problem is None and isinstance(request, Multi):
+        # A failed transaction is returned, not raised (kazoo#222): one step has the reason, the others echo it.
+        for step, outcome in zip(request.steps, result.value, strict=False):
+            if isinstance(outcome, Exception) and not isinstance(outcome, RolledBackError | RuntimeInconsistency):
+                problem, path = outcome, step.path
+                break
+    if problem is not None:
+        return _problem(where, name, path, problem)
+    return _in_our_words(request, result.value)
+
+
+def _problem(where: str, name: str, path: str, problem: Exception) -> Exception:
+    for theirs, ours in _EXPECTED.items():
+        if isinstance(problem, theirs):
+            return ours(path)
+    said = str(problem) or type(problem).__name__
+    error: Exception
+    if not isinstance(problem, ZookeeperError):
+        error = StoreUnavailable(name, f"{where} was not asked, or did not answer: {said}")
+    elif getattr(problem, "code", None) in _NO_ANSWER:
+        error = StoreUnavailable(name, f"no answer from {where}: {said}")
+    else:
+        error = StoreRefused(name, f"{where} refused at {path}: {said}; check its ACLs, quotas and authentication")
+    error.__cause__ = problem
+    return error
+
+
+_EXPECTED = {NoNodeError: NoNode, NodeExistsError: NodeExists, BadVersionError: BadVersion}
+
+
+def _stat(stat: Any) -> Stat:
+    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner)
+
+
+def _in_our_words(request: Request, value: Any) -> Any:
+    if isinstance(request, GetData):
+        return value[0] or b"", _stat(value[1])
+    if isinstance(request, Create):
+        return value[0], _stat(value[1])
+    if isinstance(request, SetData):
+        return _stat(value)
+    if isinstance(request, GetStat):
+        return None if value is None else _stat(value)
+    if isinstance(request, Multi):
+        return [
+            _stat(each) if isinstance(step, SetData) else each for step, each in zip(request.steps, value, strict=True)
+        ]
+    return value

@@ -1,0 +1,57 @@
+"""Proving to the quorum, again and again, that what is led is led: one round of one worker serves a whole session."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from coordkit._ports import Check, GetData, Multi, NoNode, Request
+
+if TYPE_CHECKING:
+    from coordkit.core.leadership import Leadership
+    from coordkit.core.session import Session
+
+_log = logging.getLogger("coordkit")
+
+
+class Proofs:
+    """The leaderships of one session that are due to be proven."""
+
+    def __init__(self, session: Session, *, grace: float) -> None:
+        self._session = session
+        self._grace = grace
+        self._due: deque[Leadership] = deque()
+        self._prover = session.runtime.worker(self._prove)
+
+    def add(self, leadership: Leadership) -> None:
+        """Prove ``leadership`` to the quorum in the next round."""
+        self._due.append(leadership)
+        self._prover.poke()
+
+    async def _prove(self) -> None:
+        while self._due:
+            batch = [each for each in (self._due.popleft() for _ in range(len(self._due))) if each.held]
+            if not batch:
+                return
+            asked, proven = self._session.runtime.now(), self._session.proven
+            requests: list[Request] = []
+            for each in batch:
+                requests.append(Multi((Check(each.candidate.node),)))
+                requests.append(GetData(each.candidate.node, each.candidate.changed))
+            answers: list[Any]
+            within = max(self._grace, *(each.remaining() for each in batch))
+            answers = await self._session.ensemble.ask(batch[0].name, requests, within=within)
+            for leadership, answer in zip(batch, answers[::2], strict=True):
+                if isinstance(answer, list):
+                    leadership.renewed(asked, proven)
+                elif isinstance(answer, NoNode):
+                    leadership.lose("its znode is gone: deleted by hand, or with the session")
+                elif leadership.held:
+                    _log.warning("%s: not proven, %.1f s left: %s", leadership.name, leadership.remaining(), answer)
+                    self._again(leadership)
+
+    def _again(self, leadership: Leadership) -> None:
+        pause = min(leadership.ttl / 10, 1.0)
+        runtime = self._session.runtime
+        runtime.call_at(runtime.now() + pause, lambda: self.add(leadership))
