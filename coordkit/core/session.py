@@ -18,7 +18,7 @@ from coordkit._ports import Check, Ensemble, GetData, Link, Multi, NoNode, Reque
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
-    from coordkit.core.leadership import Leadership
+    from coordkit.core.proven import Proven
 
 _log = logging.getLogger("coordkit")
 
@@ -97,7 +97,7 @@ class Session:
         self.runtime = runtime
         self.ensemble = ensemble
         self._listeners: set[Callable[[Link], None]] = set()
-        self._due: deque[Leadership] = deque()
+        self._due: deque[Proven] = deque()
         self._unwanted: dict[Unwanted, None] = {}  # a set in order of arrival
         self.guests: set[Guest] = set()
         self.mutex = runtime.mutex()
@@ -220,7 +220,7 @@ class Session:
 
     # -- proving leaderships
 
-    def renew(self, leadership: Leadership) -> None:
+    def renew(self, leadership: Proven) -> None:
         """Prove ``leadership`` to the quorum in the next round."""
         self._due.append(leadership)
         self._prover.poke()
@@ -233,8 +233,8 @@ class Session:
             asked, proven = self.runtime.now(), self.proven
             requests: list[Request] = []
             for each in batch:
-                requests.append(Multi((Check(each.candidate.node),)))
-                requests.append(GetData(each.candidate.node, each.candidate.changed))
+                requests.append(Multi((Check(each.place.node),)))
+                requests.append(GetData(each.place.node, each.place.changed))
             answers: list[Any]
             within = max(GRACE, *(each.remaining() for each in batch))
             answers = await self.ensemble.ask(batch[0].name, requests, within=within)
@@ -246,8 +246,10 @@ class Session:
                 elif leadership.held:
                     _log.warning("%s: not proven, %.1f s left: %s", leadership.name, leadership.remaining(), answer)
                     self._again(leadership)
+                if not leadership.held:
+                    leadership.place.forget()  # it ended while we asked, and our watch came after
 
-    def _again(self, leadership: Leadership) -> None:
+    def _again(self, leadership: Proven) -> None:
         pause = min(leadership.ttl / 10, 1.0)
         self.runtime.call_at(self.runtime.now() + pause, lambda: self.renew(leadership))
 
