@@ -11,7 +11,6 @@ Not promised: that an old leader has stopped when a new one starts; only the tok
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,8 +21,8 @@ from coordkit.core import znodes
 from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate
 from coordkit.core.leadership import Leadership, leave, leave_with_result
-from coordkit.core.session import GRACE, Session, Stop, Stopped
-from coordkit.core.standing import Gone, Standing
+from coordkit.core.session import Session, Stop, Stopped
+from coordkit.core.standing import stand
 from coordkit.core.token import Token
 from coordkit.errors import LeadershipLost, StoreUnavailable
 
@@ -60,31 +59,20 @@ class Election:
 
     async def lead(self, timeout: float | None, attempt: Attempt | None = None) -> Leadership:
         """Stand until we lead: None for ever, 0 once."""
-        session, runtime = self._session(), self._runtime
-        deadline = math.inf if timeout is None else runtime.now() + timeout
-        stop = None if attempt is None else attempt.stop
-        while True:
-            await session.connected(self.path, max(deadline, runtime.now() + (GRACE if timeout == 0 else 0)), stop)
-            candidate = Candidate(session, self.path, self.identity)
+        session = self._session()
+
+        def stood() -> None:
             if attempt is not None:
                 attempt.stood = True
-                attempt.stop.listen(candidate.wake.ring)
-            try:
-                return await Standing(candidate, deadline, timeout, stop).lead()
-            except Gone as reason:
-                _log.info("%s: %s is in line again, at its end: %s", self.path, self.identity, reason)
-                await session.remove(self.path, candidate.remove)
-            except (StoreUnavailable, GeneratorExit):
-                # No answer, or nobody left to wait for one: see to it in the background.
-                candidate.forget()
-                candidate.remove_later()
-                raise
-            except BaseException:
-                await runtime.finish(session.remove(self.path, candidate.remove), within=GRACE)
-                raise
-            finally:
-                if attempt is not None:
-                    attempt.stop.unlisten(candidate.wake.ring)
+
+        return await stand(
+            session,
+            self.path,
+            lambda: Candidate(session, self.path, self.identity),
+            timeout,
+            stop=None if attempt is None else attempt.stop,
+            stood=stood,
+        )
 
     async def run(self, serve: Callable[[Leadership], Awaitable[T]], *, again: bool) -> T | None:
         """Lead, serve, resign; return what ``serve`` returned, or None after ``stop()``."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from coordkit._ports import Check, GetData, Multi, NoNode, Request
 
 if TYPE_CHECKING:
-    from coordkit.core.leadership import Leadership
+    from coordkit.core.proven import Proven
     from coordkit.core.session import Session
 
 _log = logging.getLogger("coordkit")
@@ -21,10 +21,10 @@ class Proofs:
     def __init__(self, session: Session, *, grace: float) -> None:
         self._session = session
         self._grace = grace
-        self._due: deque[Leadership] = deque()
+        self._due: deque[Proven] = deque()
         self._prover = session.runtime.worker(self._prove)
 
-    def add(self, leadership: Leadership) -> None:
+    def add(self, leadership: Proven) -> None:
         """Prove ``leadership`` to the quorum in the next round."""
         self._due.append(leadership)
         self._prover.poke()
@@ -37,8 +37,8 @@ class Proofs:
             asked, proven = self._session.runtime.now(), self._session.proven
             requests: list[Request] = []
             for each in batch:
-                requests.append(Multi((Check(each.candidate.node),)))
-                requests.append(GetData(each.candidate.node, each.candidate.changed))
+                requests.append(Multi((Check(each.place.node),)))
+                requests.append(GetData(each.place.node, each.place.changed))
             answers: list[Any]
             within = max(self._grace, *(each.remaining() for each in batch))
             answers = await self._session.ensemble.ask(batch[0].name, requests, within=within)
@@ -50,8 +50,10 @@ class Proofs:
                 elif leadership.held:
                     _log.warning("%s: not proven, %.1f s left: %s", leadership.name, leadership.remaining(), answer)
                     self._again(leadership)
+                if not leadership.held:
+                    leadership.place.forget()  # it ended while we asked, and our watch came after
 
-    def _again(self, leadership: Leadership) -> None:
+    def _again(self, leadership: Proven) -> None:
         pause = min(leadership.ttl / 10, 1.0)
         runtime = self._session.runtime
         runtime.call_at(runtime.now() + pause, lambda: self.add(leadership))

@@ -18,7 +18,7 @@ from coordkit.core.removals import Removals
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
-    from coordkit.core.leadership import Leadership
+    from coordkit.core.proven import Proven
 
 GRACE = 1.0
 """Seconds that one request may take although the caller's time is up: to ask once, and to give back."""
@@ -207,7 +207,7 @@ class Session:
 
     # -- proving leaderships
 
-    def renew(self, leadership: Leadership) -> None:
+    def renew(self, leadership: Proven) -> None:
         """Prove ``leadership`` to the quorum in the next round."""
         self._proofs.add(leadership)
 

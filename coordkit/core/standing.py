@@ -7,15 +7,22 @@ resolved by the candidate's GUID within one session, and by a new GUID in the ne
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from coordkit._ports import GetData, NodeExists, NoNode
 from coordkit.core import znodes
-from coordkit.core.candidate import Candidate
-from coordkit.core.leadership import Leadership
 from coordkit.core.lease import DRIFT
-from coordkit.core.session import GRACE, Stop, Stopped
+from coordkit.core.place import Entry, Place
+from coordkit.core.proven import Proven
+from coordkit.core.session import GRACE, Session, Stop, Stopped
 from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused, StoreUnavailable
+
+_log = logging.getLogger("coordkit")
+
+T = TypeVar("T", bound=Proven)
 
 _PAUSE = 0.05  # seconds before what got no answer is asked again
 
@@ -24,10 +31,50 @@ class Gone(Exception):
     """Our place in the line is gone; stand again with a new GUID."""
 
 
-class Standing:
+async def stand(
+    session: Session,
+    name: str,
+    place: Callable[[], Place[T]],
+    timeout: float | None,
+    *,
+    stop: Stop | None = None,
+    stood: Callable[[], None] = lambda: None,
+    standing: type[Standing[T]] | None = None,
+) -> T:
+    """Stand until it is our turn (``timeout``: None for ever, 0 once), with a new ``place()`` each time ours is gone.
+
+    However it ends, a place that is not held any more is removed, in the background where that takes long.
+    """
+    runtime = session.runtime
+    deadline = math.inf if timeout is None else runtime.now() + timeout
+    while True:
+        await session.connected(name, max(deadline, runtime.now() + (GRACE if timeout == 0 else 0)), stop)
+        candidate = place()
+        if stop is not None:
+            stop.listen(candidate.wake.ring)
+        stood()
+        try:
+            return await (standing or Standing)(candidate, deadline, timeout, stop).lead()
+        except Gone as reason:
+            _log.info("%s: %s is in line again, at its end: %s", name, candidate.who(), reason)
+            await session.remove(name, candidate.remove)
+        except (StoreUnavailable, GeneratorExit):
+            # No answer, or nobody left to wait for one: see to it in the background.
+            candidate.forget()
+            candidate.remove_later()
+            raise
+        except BaseException:
+            await runtime.finish(session.remove(name, candidate.remove), within=GRACE)
+            raise
+        finally:
+            if stop is not None:
+                stop.unlisten(candidate.wake.ring)
+
+
+class Standing(Generic[T]):
     """One contender on its way to the head of the line."""
 
-    def __init__(self, candidate: Candidate, deadline: float, timeout: float | None, stop: Stop | None) -> None:
+    def __init__(self, candidate: Place[T], deadline: float, timeout: float | None, stop: Stop | None) -> None:
         self._candidate = candidate
         self._session = candidate.session
         self._runtime = candidate.session.runtime
@@ -35,23 +82,25 @@ class Standing:
         self._deadline = deadline
         self._timeout = timeout
         self._stop = stop
-        self._parent = f"{candidate.name}/candidates/"
+        self._parent = f"{candidate.parent}/"
+        self._entry: Entry | None = None  # as long as it shows how things are
 
-    async def lead(self) -> Leadership:
+    async def lead(self) -> T:
         line = await self._enter()
         while True:
-            ahead = self._rank(line)
-            if ahead == 0:
-                return await self._take_over()
+            before = self._before(line)
+            if not before:
+                return self._at_once() or await self._take_over()
             if self._timeout == 0:
-                raise NotAcquired(self._name, f"another leads; contenders ahead: {ahead}")
-            line = await self._wait(line, ahead)
+                raise NotAcquired(self._name, self._candidate.taken(len(before)))
+            self._entry = None
+            line = await self._wait(line, before)
 
-    def _rank(self, line: list[str]) -> int:
+    def _before(self, line: list[str]) -> list[str]:
         own = self._candidate.node.rpartition("/")[2]
         if own not in line:
             raise Gone("our znode was deleted")
-        return line.index(own)
+        return self._candidate.before(line, line.index(own))
 
     async def _ask(self, *requests: Any) -> list[Any]:
         return await self._session.ask(self._name, requests, self._deadline, self._stop)
@@ -66,7 +115,8 @@ class Standing:
         candidate = self._candidate
         while True:
             session = await self._session.connected(self._name, self._deadline, self._stop)
-            created, names = await self._ask(*candidate.entry())
+            asked = self._runtime.now()
+            created, names, *seen = await self._ask(*candidate.entry())
             if isinstance(created, NoNode):
                 if not await self._found():
                     await self._runtime.sleep(_PAUSE)
@@ -81,6 +131,7 @@ class Standing:
                 raise created
             else:
                 candidate.entered(created[0], created[1].owner)
+                self._entry = Entry(asked, created[1], seen)
             number = znodes.sequence_of(candidate.node.rpartition("/")[2])
             if number is None or not 0 <= number < znodes.LAST_SEQUENCE:
                 raise StoreRefused(
@@ -88,7 +139,7 @@ class Standing:
                     f"the numbers of {self._parent[:-1]} are used up; delete that znode when nobody stands, and they "
                     "begin anew (tokens still rise)",
                 )
-            return await self._list() if isinstance(names, Exception) else znodes.line(names)
+            return await self._list() if isinstance(names, Exception) else candidate.line(names)
 
     async def _find(self, session: int, lost: StoreUnavailable) -> list[str] | None:
         """Find our znode, whose creation got no answer; None if it was not made."""
@@ -126,10 +177,10 @@ class Standing:
 
     async def _list(self) -> list[str]:
         names = (await self._session.read(self._name, [self._candidate.listing()], self._deadline, self._stop))[0]
-        return [] if isinstance(names, NoNode) else znodes.line(names)
+        return [] if isinstance(names, NoNode) else self._candidate.line(names)
 
-    async def _wait(self, line: list[str], ahead: int) -> list[str]:
-        """Wait for the contender before us to leave; return the line as it is then."""
+    async def _wait(self, line: list[str], ahead: list[str]) -> list[str]:
+        """Wait for the last of those ``ahead`` of us to leave; return the line as it is then."""
         candidate, wake = self._candidate, self._candidate.wake
         left = False
 
@@ -138,7 +189,7 @@ class Standing:
             left = left or gone
             wake.ring()
 
-        before = GetData(self._parent + line[ahead - 1], changed)
+        before = GetData(self._parent + ahead[-1], changed)
         self._session.subscribe(wake.ring)
         try:
             wake.reset()
@@ -160,13 +211,14 @@ class Standing:
         self._check_stop()
         if candidate.gone:
             raise Gone("our znode was deleted")
-        if left and ahead == 1:
-            return line[1:]  # ranks only fall: the head has left, so we are the head, and taking over checks it
+        if left and len(ahead) == 1:
+            # Nobody comes in before us: it is our turn, and taking over checks that we are there.
+            return [name for name in line if name != ahead[0]]
         await self._same_session(candidate.owner)
         if self._runtime.now() >= self._deadline:
             raise AcquireTimeout(
                 self._name,
-                f"another leads; contenders ahead: {ahead}; waited {self._timeout} s",
+                f"{candidate.taken(len(ahead))}; waited {self._timeout} s",
                 timeout=self._timeout or 0.0,
             )
         return await self._list()
@@ -175,17 +227,25 @@ class Standing:
         if self._stop is not None and self._stop.is_set():
             raise Stopped
 
-    async def _take_over(self) -> Leadership:
-        """Become the leader by one transaction; asked again, it is only written anew, with a greater token."""
+    def _at_once(self) -> T | None:
+        """Return what the entry itself gives us: it was a write, and nobody was before us."""
+        entry = self._entry
+        token = None if entry is None else self._candidate.token_at_once(entry)
+        if entry is None or token is None or not self._session.alive_as(self._candidate.owner):
+            return None
+        return self._proven(token, entry.asked)
+
+    async def _take_over(self) -> T:
+        """Take over by one transaction; asked again, it is only written anew, with a greater token."""
         candidate = self._candidate
         while True:
             self._check_stop()
             asked = self._runtime.now()
-            answer, own = await self._ask(candidate.take_over(), candidate.own())
+            answer, own, *seen = await self._ask(candidate.take_over(), candidate.own(), *candidate.also())
             if isinstance(answer, NoNode):
                 if answer.path == candidate.node:
                     raise Gone("our znode was deleted")
-                await self._found()  # only the epoch record is gone
+                await self._found()  # only what is beside the line is gone
                 await self._runtime.sleep(_PAUSE)
             elif isinstance(answer, StoreUnavailable):
                 if self._runtime.now() >= max(self._deadline, asked + GRACE):
@@ -198,19 +258,19 @@ class Standing:
                 raise Gone("our znode was deleted")
             elif not self._session.alive_as(candidate.owner):
                 await self._same_session(candidate.owner)
-            elif (leadership := self._proven(answer[1].modified, asked)) is not None:
-                return leadership
+            elif (token := candidate.token(answer, own, seen)) is not None and (taken := self._proven(token, asked)):
+                return taken
             else:
                 await self._runtime.sleep(_PAUSE)
 
-    def _proven(self, token: int, asked: float) -> Leadership | None:
+    def _proven(self, token: int, asked: float) -> T | None:
         """Return what was granted; None if the answer came so late that it proves nothing any more."""
         now, proven = self._runtime.now(), self._session.proven
         if now - asked < proven * (1 - DRIFT):
-            leadership = Leadership(self._candidate, token, asked=asked)
-            if not leadership.held:
-                raise Gone("it was lost as soon as it was led")
-            return leadership
+            held = self._candidate.hold(token, asked)
+            if not held.held:
+                raise Gone("it was lost as soon as it was granted")
+            return held
         if now >= self._deadline:
             raise StoreUnavailable(
                 self._name,

@@ -1,0 +1,97 @@
+"""A lease whose server is a session, and whose end has many causes.
+
+It is lost at the earliest of: the connection is suspended (the servers may end the session without our hearing of it),
+the session ends, our znode is deleted, the znode's owner is not our session, or the time has passed for which the last
+answered write proves the session. That time counts from before the write was sent, two thirds of the negotiated session
+timeout; it holds under a bounded rate of clocks, also for a client whose server is cut off from the quorum.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal, cast
+
+from coordkit._ports import Link
+from coordkit.core import lease
+from coordkit.core.grantor import Grantor
+from coordkit.core.place import Place
+from coordkit.errors import StoreUnavailable
+
+_log = logging.getLogger("coordkit")
+
+_CAUSES = {
+    Link.CONNECTING: "the connection was lost, and the session may end unheard",
+    Link.CLOSED: "the client was stopped, which ends the session",
+    Link.REFUSED: "the servers refuse the client's credentials",
+    Link.FORKED: "the client belongs to the parent of this process",
+}
+
+
+class Proven(lease.Lease):
+    """A lease on a place in a line, proven to the quorum every time a third of it has passed."""
+
+    what = "lease"  # in the log
+
+    def __init__(
+        self,
+        place: Place[Any],
+        token: int,
+        *,
+        asked: float,
+        max_hold: float | None = None,
+        span: float | None = None,
+        slot: int | None = None,
+    ) -> None:
+        self.place = place
+        self._link = place.session
+        super().__init__(
+            place.session.runtime,
+            # A lease asks its grantor to renew and to revoke; granting is the standing's.
+            cast("Grantor", place),
+            place.holder,
+            token,
+            place.session.proven,
+            asked=asked,
+            renewing=True,
+            max_hold=max_hold,
+            span=span,
+            slot=slot,
+        )
+        self._link.subscribe(self._heard)
+        place.until = lambda: self.expires
+        place.when_gone = self._deposed
+        if place.gone:  # before we listened
+            place.when_gone()
+
+    def _deposed(self) -> None:
+        self.lose("its znode was deleted")
+
+    def _heard(self, link: Link) -> None:
+        if link is not Link.CONNECTED:
+            self.lose(f"{self._link.ensemble}: {_CAUSES[link]}")
+
+    def ensure(self) -> Literal[True]:
+        """Return True if it holds; raise ``LeaseLost`` if it does not."""
+        if self.held and self._runtime.process() == self._process and not self._link.alive_as(self.place.owner):
+            self.lose(f"{self._link.ensemble}: {_CAUSES[Link.CONNECTING]}")
+        return super().ensure()
+
+    async def renew(self) -> None:
+        """Prove it now. Raises ``LeaseLost`` if it is lost meanwhile, ``StoreUnavailable`` if no answer came."""
+        try:
+            await super().renew()
+        except StoreUnavailable:
+            self.ensure()
+            raise
+
+    def lose(self, why: str) -> None:
+        """End it, loudly; the znode stays until the block has ended."""
+        if self._end(lease.State.LOST, why):
+            _log.warning("%s: %s lost: %s", self.name, self.what, why)
+            self.lost.set()
+
+    def _end(self, state: lease.State, why: str = "") -> bool:
+        ended = super()._end(state, why)
+        if ended:
+            self._link.unsubscribe(self._heard)
+        return ended
