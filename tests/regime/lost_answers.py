@@ -67,8 +67,19 @@ class Outcome:
     fired: bool
 
 
+class NotPrepared(Exception):
+    """A machine too busy to answer before there was any fault: nothing was tried, so it is tried anew."""
+
+
 def case(flavour: str, kind: str, operation: str, urls: list[str], fault: Fault | None) -> Outcome:
     """Do one operation under one fault."""
+    for _ in range(3):
+        with contextlib.suppress(NotPrepared):
+            return _case(flavour, kind, operation, urls, fault)
+    return _case(flavour, kind, operation, urls, fault)
+
+
+def _case(flavour: str, kind: str, operation: str, urls: list[str], fault: Fault | None) -> Outcome:
     server = urlsplit(urls[0])
     outcome: list[Outcome] = []
     with Line(str(server.hostname), int(server.port or 6379)) as line:
@@ -89,7 +100,10 @@ def case(flavour: str, kind: str, operation: str, urls: list[str], fault: Fault 
 
 async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outcome:
     if operation.prepare is not None:
-        await operation.prepare(stage)
+        try:
+            await operation.prepare(stage)
+        except StoreUnavailable as error:
+            raise NotPrepared from error
     stage.line.arm(fault)
     began = now()
     try:
