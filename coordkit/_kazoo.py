@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionLoss
+from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
 from coordkit import _kazoo_requests
+from coordkit._kazoo_end import close_at_exit, stop
+from coordkit._kazoo_past import Past
 from coordkit._kazoo_watches import Bells, Deliver
 from coordkit._ports import Link, Request
 from coordkit.errors import CoordError
@@ -41,11 +44,17 @@ class Wire:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.bells = Bells()
+        self.past = Past(client, self)
         self._negotiated: float | None = None
         self._refused = False
+        self._suspended = ""
+        self.companion: object | None = None  # what guards the session
+        self._near: tuple[str, str, int] | None = None  # the server that we are at
+        self._follower: Callable[[dict[str, Any]], None] | None = None
         self._listeners: set[Callable[[Link], None]] = set()
         self._learn()
         client.add_listener(self._told)
+        close_at_exit(self)
 
     def __str__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self.client.hosts)
@@ -69,8 +78,18 @@ class Wire:
             return Link.REFUSED if self._refused else Link.CLOSED
         if not alive:
             return Link.FORKED
-        connected = state == KeeperState.CONNECTED and client.connected
-        return Link.CONNECTED if connected else Link.CONNECTING
+        if state == KeeperState.CONNECTED and client.connected:
+            return Link.CONNECTING if self._suspended else Link.CONNECTED
+        return Link.REFUSED if self.past.behind else Link.CONNECTING
+
+    def session_is_ours(self) -> bool:
+        """Return whether there is a connection, of this process, over which the session could be closed."""
+        thread = self.client._connection._connection_routine  # noqa: SLF001  see link
+        return bool(self.client.connected and isinstance(thread, threading.Thread) and thread.is_alive())
+
+    def why(self) -> str:
+        """Return what is wrong with the link, where kazoo does not know it; else an empty text."""
+        return self.past.behind or self._suspended
 
     def cause(self) -> Exception:
         kinds = {Link.REFUSED: AuthFailedError, Link.CLOSED: ConnectionClosedError}
@@ -84,8 +103,19 @@ class Wire:
     def unlisten(self, listener: Callable[[Link], None]) -> None:
         self._listeners.discard(listener)
 
+    def suspend(self, why: str) -> None:
+        """Have the link count as not connected, for this reason; an empty one ends that."""
+        self._suspended = why
+        self._tell(self.link())
+
+    def end(self, stopped: Callable[[], None]) -> None:
+        """Stop the client in a thread, and call ``stopped`` there."""
+        stop(self.client, stopped)
+
     def _told(self, state: str) -> None:
-        link = self._heard(state)
+        self._tell(self._heard(state))
+
+    def _tell(self, link: Link) -> None:
         for listener in list(self._listeners):
             listener(link)
 
@@ -96,6 +126,25 @@ class Wire:
         if state == KazooState.LOST and self.link() is Link.CONNECTED:
             return Link.CONNECTING
         return self.link()
+
+    def follow(self, follower: Callable[[dict[str, Any]], None] | None) -> None:
+        """Have ``follower`` told of the session, as a companion wants it, and of each that follows, before its use."""
+        self._follower = follower
+        self._tell_follower()
+
+    def _tell_follower(self) -> None:
+        client, follower = self.client, self._follower
+        if follower is not None and client._session_id:  # noqa: SLF001  client_id is not set yet when this is told
+            password = client._session_passwd  # noqa: SLF001  as above
+            follower(
+                {
+                    "id": client._session_id,  # noqa: SLF001  as above
+                    "password": password.hex(),
+                    "timeout": self.session_timeout(),
+                    "near": self._near,
+                    "hosts": client.hosts,
+                }
+            )
 
     def may_wait(self, name: str) -> None:
         """Raise ``CoordError`` in the threads in which kazoo itself handles answers and calls listeners and watches."""
@@ -127,8 +176,15 @@ class Wire:
         connection = self.client._connection  # noqa: SLF001  kazoo#769
         connect = connection._connect  # noqa: SLF001  kazoo tells it nowhere else
 
-        def connecting(*args: Any, **kwargs: Any) -> Any:
-            timeouts = connect(*args, **kwargs)
+        def connecting(host: str, address: str, port: int) -> Any:
+            self._near = host, address, port
+            try:
+                timeouts = connect(host, address, port)
+            except ConnectionDropped:
+                if connection._socket is not None:  # noqa: SLF001  it was there, and hung up
+                    self.past.refused(host, address, port, self.session_timeout())
+                raise
+            self.past.accepted()
             self._negotiated = timeouts[0] / 1000 * 1.5
             return timeouts
 
@@ -141,6 +197,7 @@ class Wire:
                 self._refused = True
             elif state in (KeeperState.CONNECTED, KeeperState.CONNECTED_RO):
                 self._refused = False
+                self._tell_follower()
             return change(state)
 
         client._session_callback = changing  # noqa: SLF001  listeners hear it too late

@@ -331,6 +331,38 @@ class BadVersion(NodeError):
     """The znode has changed since."""
 
 
+class Companion(Protocol):
+    """A small process beside this one, which ends the session when this one dies or does not beat."""
+
+    def start(self) -> None:
+        """Start it, ending a former one; raises ``CoordError``. What it does not answer is seen by ``trouble``."""
+        ...
+
+    def beat(self) -> None:
+        """Say that we live; never blocks."""
+        ...
+
+    def ready(self) -> bool:
+        """Return whether it has said that it guards."""
+        ...
+
+    def trouble(self) -> str:
+        """Return why it does not guard; an empty text if it does."""
+        ...
+
+    def dismiss(self) -> None:
+        """Have it end without ending the session."""
+        ...
+
+    def gone(self) -> bool:
+        """Return whether its process has ended."""
+        ...
+
+    def stop(self) -> None:
+        """End it at once, without its ending the session, and leave nothing of it behind."""
+        ...
+
+
 class Ensemble(Protocol):
     """One client's ZooKeeper. Every call ends in a bounded time, connected or not."""
 
@@ -344,12 +376,24 @@ class Ensemble(Protocol):
         """Return the client library's own error for a link that is not connected."""
         ...
 
+    def why(self) -> str:
+        """Return why the link is not what it should be, where the client library does not know; else an empty text."""
+        ...
+
+    def suspend(self, why: str) -> None:
+        """Have the link count as not connected, for this reason; an empty one ends that."""
+        ...
+
     def session(self) -> int | None:
         """Return the id of the session, or None while there is no connection."""
         ...
 
     def session_timeout(self) -> float:
         """Return the seconds of silence after which the servers end the session, as negotiated with them."""
+        ...
+
+    def end(self, stopped: Callable[[], None]) -> None:
+        """Close the session and stop the client, in the background; call ``stopped`` then, from wherever that is."""
         ...
 
     def listen(self, listener: Callable[[Link], None]) -> None:

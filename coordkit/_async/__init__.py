@@ -10,6 +10,7 @@ from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
 from coordkit._async.rwlock import ReadWriteLock
 from coordkit._async.semaphore import Semaphore
+from coordkit._async.session import Guardian, SessionScope
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
 from coordkit.core.token import Token
@@ -42,6 +43,7 @@ __all__ = [
     "Election",
     "Fence",
     "Group",
+    "Guardian",
     "Hold",
     "Holder",
     "Join",
@@ -67,6 +69,7 @@ __all__ = [
     "ReadWriteLock",
     "RoundRobin",
     "Semaphore",
+    "SessionScope",
     "ShardDown",
     "ShardedPipeline",
     "ShardedRedis",

@@ -31,6 +31,9 @@ class KazooEnsemble:
         self._listener: Callable[[Link], None] | None = None
         self.link = self._wire.link
         self.cause = self._wire.cause
+        self.why = self._wire.why
+        self.suspend = self._wire.suspend
+        self.end = self._wire.end
         self.session = self._wire.session
         self.session_timeout = self._wire.session_timeout
 

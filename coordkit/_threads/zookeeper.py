@@ -24,6 +24,9 @@ class KazooEnsemble:
         self.may_wait = self._wire.may_wait
         self.link = self._wire.link
         self.cause = self._wire.cause
+        self.why = self._wire.why
+        self.suspend = self._wire.suspend
+        self.end = self._wire.end
         self.session = self._wire.session
         self.session_timeout = self._wire.session_timeout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterable
 from typing import cast
 
@@ -87,6 +88,27 @@ def check_timeout(value: object) -> float | None:
     if timeout < 0:
         raise ValueError(f"timeout must be None (for ever), 0 (once) or more seconds, got {value!r}")
     return None if math.isinf(timeout) else timeout
+
+
+def check_hang(value: object) -> float:
+    """Return ``value`` if a process that was silent for so many seconds may count as hung."""
+    hang = _number("hang", value)
+    if not 0.1 <= hang <= 86400:
+        raise ValueError(f"hang must be between 0.1 and 86400 seconds, got {value!r}")
+    return hang
+
+
+def check_signals(value: object) -> tuple[int, ...]:
+    """Return ``value``, several signals that a process can handle."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"signals must be several signals, such as [signal.SIGTERM], got {value!r}")
+    signals = tuple(value)
+    for each in signals:
+        if isinstance(each, bool) or not isinstance(each, int):
+            raise TypeError(f"signals must be signals of the module signal, got {each!r}")
+        if each not in signal.valid_signals() or each in (signal.SIGKILL, signal.SIGSTOP):
+            raise ValueError(f"signals must be signals that a process can handle, got {each!r}")
+    return signals
 
 
 def check_copies(min_replicas: object, fsync: object, ttl: float, cannot: str | None) -> Confirm | None:

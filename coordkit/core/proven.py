@@ -19,13 +19,6 @@ from coordkit.errors import StoreUnavailable
 
 _log = logging.getLogger("coordkit")
 
-_CAUSES = {
-    Link.CONNECTING: "the connection was lost, and the session may end unheard",
-    Link.CLOSED: "the client was stopped, which ends the session",
-    Link.REFUSED: "the servers refuse the client's credentials",
-    Link.FORKED: "the client belongs to the parent of this process",
-}
-
 
 class Proven(lease.Lease):
     """A lease on a place in a line, proven to the quorum every time a third of it has passed."""
@@ -68,12 +61,12 @@ class Proven(lease.Lease):
 
     def _heard(self, link: Link) -> None:
         if link is not Link.CONNECTED:
-            self.lose(f"{self._link.ensemble}: {_CAUSES[link]}")
+            self.lose(f"{self._link.ensemble}: {self._link.why(link)}")
 
     def ensure(self) -> Literal[True]:
         """Return True if it holds; raise ``LeaseLost`` if it does not."""
         if self.held and self._runtime.process() == self._process and not self._link.alive_as(self.place.owner):
-            self.lose(f"{self._link.ensemble}: {_CAUSES[Link.CONNECTING]}")
+            self.lose(f"{self._link.ensemble}: {self._link.why(Link.CONNECTING)}")
         return super().ensure()
 
     async def renew(self) -> None:

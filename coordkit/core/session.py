@@ -8,6 +8,7 @@ that CONNECTED means anything. Only an answered write proves a session, and only
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,8 @@ from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 if TYPE_CHECKING:
     from coordkit.core.proven import Proven
 
+_log = logging.getLogger("coordkit")
+
 GRACE = 1.0
 """Seconds that one request may take although the caller's time is up: to ask once, and to give back."""
 
@@ -28,6 +31,14 @@ PROVEN = 2 / 3
 may keep from the leader of the ensemble (half a tick, and the timeout is two ticks at least) and the round trip."""
 
 _PAUSE = 0.02  # seconds before what may be asked twice is asked again
+
+
+_CAUSES = {
+    Link.CONNECTING: "the connection was lost, and the session may end unheard",
+    Link.CLOSED: "the client was stopped, which ends the session",
+    Link.REFUSED: "the servers refuse the client's credentials; check its auth_data",
+    Link.FORKED: "the client belongs to the parent of this process",
+}
 
 
 class Wake:
@@ -108,6 +119,10 @@ class Session:
         """Return whether the client is connected, now, with this session."""
         return self.ensemble.link() is Link.CONNECTED and self.ensemble.session() == session
 
+    def why(self, link: Link) -> str:
+        """Return why a link that is not connected is not, for a message."""
+        return self.ensemble.why() or _CAUSES[link]
+
     def subscribe(self, listener: Callable[[Link], None]) -> None:
         """Have every change of the link told to ``listener``, from wherever it was noticed; it must be short."""
         self._listeners.add(listener)
@@ -145,9 +160,9 @@ class Session:
                 if stop is not None and stop.is_set():
                     raise Stopped
                 if self.runtime.now() >= until:
-                    raise StoreUnavailable(
-                        name, f"no connection to {self.ensemble} within the time given (at most {patience:.1f} s)"
-                    ) from self.ensemble.cause()
+                    waited = f"no connection to {self.ensemble} within the time given (at most {patience:.1f} s)"
+                    why = self.ensemble.why()
+                    raise StoreUnavailable(name, f"{waited}: {why}" if why else waited) from self.ensemble.cause()
                 await wake.wait(until)
         finally:
             self.unsubscribe(wake.ring)
@@ -163,9 +178,7 @@ class Session:
                 name, f"the KazooClient of {self.ensemble} is not running: call its start() first"
             ) from self.ensemble.cause()
         if link is Link.REFUSED:
-            raise StoreRefused(name, f"{self.ensemble} refused the client's credentials; check its auth_data") from (
-                self.ensemble.cause()
-            )
+            raise StoreRefused(name, f"{self.ensemble}: {self.why(link)}") from self.ensemble.cause()
         if link is Link.FORKED:
             raise CoordError(
                 name, "the KazooClient was started before a fork: make and start one of its own in this process"
@@ -204,6 +217,15 @@ class Session:
             if self.runtime.now() >= until:
                 raise lost
             await self.runtime.sleep(_PAUSE)
+
+    async def end(self) -> None:
+        """Close the session and stop the client; what takes longer than ``GRACE`` goes on in the background."""
+        if self.ensemble.link() is Link.FORKED:
+            return  # it is the parent's
+        stopped = self.runtime.event()
+        self.ensemble.end(stopped.set)
+        if not await stopped.wait(GRACE):
+            _log.warning("%s: the client does not stop; its session ends by itself, at its timeout", self.ensemble)
 
     # -- proving leaderships
 
