@@ -31,6 +31,9 @@ T = TypeVar("T")
 _UNKNOWN_TIMEOUT = 4.0
 """Seconds assumed when kazoo will not say what was negotiated: the least that a server with default settings grants."""
 
+SWEEP = 1.0
+"""Seconds after which a watch that nobody waits for any more is removed from the server."""
+
 
 def check_client(client: Any) -> None:
     """Raise ``TypeError`` for anything but a ``KazooClient``."""
@@ -205,6 +208,10 @@ class Wire:
             self._negotiated = _timeout_of(connection)
             if self._negotiated is None:
                 _log.warning("%s: negotiated timeout unknown, taken as at most %s s", self, _UNKNOWN_TIMEOUT)
+
+    def sweep(self) -> None:
+        """Remove the watches that nobody waits for."""
+        self.bells.sweep(self.client)
 
     # -- requests and answers
 

@@ -1,12 +1,14 @@
-"""The watches of one KazooClient, which cannot be counted or taken back there."""
+"""The watches of one KazooClient, which it cannot take back (K9 of the notes: 200 polls left 200 watchers)."""
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.states import EventType
 
 from coordkit._ports import GetChildren, GetData, GetStat, Watch
@@ -18,13 +20,15 @@ Deliver = Callable[[Callable[[], None]], object]
 class Bells:
     """The watches of one client: at most one per znode at kazoo, however many wait for it, and in whatever loops.
 
-    ZooKeeper keeps one watch per znode and connection, and kazoo one entry per callable; it cannot take either back. So
-    the callable of a znode is always equal to the last one, and who gave up waiting leaves nothing that grows.
+    ZooKeeper keeps one watch per znode and connection, and kazoo one entry per callable. So the callable of a znode is
+    always equal to the last one; and a watch that nobody waits for any more is removed from the server, a little later,
+    because most are hung up again at once or ring when their znode is deleted.
     """
 
     def __init__(self) -> None:
         self._mutex = threading.RLock()  # re-entered when a garbage collection inside it closes a stream
         self._waiting: dict[tuple[bool, str], set[tuple[Deliver, Watch]]] = {}
+        self._idle: set[tuple[bool, str]] = set()  # watched at the server, for nobody
 
     def hang(self, request: GetData | GetStat | GetChildren, deliver: Deliver) -> Bell | None:
         """Add the watch of ``request``; return what kazoo is to call."""
@@ -35,14 +39,15 @@ class Bells:
             self._waiting.setdefault(key, set()).add((deliver, request.watch))
         return Bell(self, key)
 
-    def unhang(self, request: GetData | GetStat | GetChildren, deliver: Deliver) -> None:
+    def unhang(self, request: GetData | GetStat | GetChildren, deliver: Deliver) -> bool:
+        """Forget the watch of ``request``; return whether there is something to ``sweep`` now."""
         key = _key(request)
         with self._mutex:
-            waiting = self._waiting.get(key)
-            if waiting is not None and request.watch is not None:
-                waiting.discard((deliver, request.watch))
-                if not waiting:
-                    del self._waiting[key]
+            waiting = self._waiting.get(key, set())
+            waiting.discard((deliver, request.watch or _nobody))
+            if not waiting and self._waiting.pop(key, None) is not None:
+                self._idle.add(key)
+            return bool(self._idle)
 
     def forget(self, deliver: Deliver) -> None:
         """Forget all watches that are carried by ``deliver``."""
@@ -53,12 +58,25 @@ class Bells:
                     self._waiting[key] = left
                 else:
                     del self._waiting[key]
+                    self._idle.add(key)
+
+    def sweep(self, client: Any) -> None:
+        """Remove from the server the watches that nobody waits for; not waited for, it never blocks."""
+        with self._mutex:  # requests are sent in order: whoever hangs one up after this, does so at the server too
+            idle, self._idle = self._idle - self._waiting.keys(), set()
+            for children, path in idle if client.connected else ():  # else they are gone with the connection
+                _remove(client, children, _prefix_root(client.chroot, path))
 
     def rung(self, key: tuple[bool, str], gone: bool) -> None:
         with self._mutex:
             waiting = self._waiting.pop(key, set())
+            self._idle.discard(key)
         for deliver, watch in waiting:
             deliver(partial(watch, gone))
+
+
+def _nobody(_gone: bool) -> None:
+    """Stand for the watch of a request that has none."""
 
 
 def _key(request: GetData | GetStat | GetChildren) -> tuple[bool, str]:
@@ -82,3 +100,30 @@ class Bell:
 
     def __hash__(self) -> int:
         return hash((id(self._bells), self._key))
+
+
+class RemoveWatches:
+    """Remove all watches of one kind that this connection has on a znode (kazoo has no such request)."""
+
+    type = 18
+
+    def __init__(self, path: str, kind: int) -> None:
+        self.path = path
+        self.kind = kind
+
+    def serialize(self) -> bytes:
+        path = self.path.encode()
+        return struct.pack(">i", len(path)) + path + struct.pack(">i", self.kind)
+
+    @staticmethod
+    def deserialize(_data: bytes, _offset: int) -> None:
+        """There is nothing in the answer."""
+
+
+def _remove(client: Any, children: bool, path: str) -> None:
+    watchers = client._child_watchers if children else client._data_watchers  # noqa: SLF001  no public way
+    hung = watchers.get(path, set())
+    if any(not isinstance(each, Bell) for each in hung):
+        return  # the program watches it as well, and the server knows no difference
+    watchers.pop(path, None)
+    client._call(RemoveWatches(path, 1 if children else 2), client.handler.async_result())  # noqa: SLF001  as above

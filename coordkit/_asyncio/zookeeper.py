@@ -18,6 +18,7 @@ from coordkit import _kazoo
 from coordkit._asyncio.runtime import RUNTIME, life
 from coordkit._ports import GetChildren, GetData, GetStat, Link, Request
 from coordkit._threads import zookeeper as threads
+from coordkit._threads.runtime import now
 from coordkit.core.session import Session
 
 
@@ -28,6 +29,7 @@ class KazooEnsemble:
         self._wire = _kazoo.wire_of(client)
         self._loop = loop
         self._bells = self._wire.bells
+        self._sweeping = False
         self._listener: Callable[[Link], None] | None = None
         self.link = self._wire.link
         self.cause = self._wire.cause
@@ -60,9 +62,16 @@ class KazooEnsemble:
         """Leave no listener and no watch behind."""
         self._wire.unlisten(self._told)
         self._bells.forget(self._soon)
+        self._wire.sweep()
 
     def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
-        self._bells.unhang(request, self._soon)
+        if self._bells.unhang(request, self._soon) and not self._sweeping:
+            self._sweeping = True
+            self._soon(lambda: RUNTIME.call_at(now() + _kazoo.SWEEP, self._sweep))
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        self._wire.sweep()
 
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         answered: asyncio.Future[None] = self._loop.create_future()

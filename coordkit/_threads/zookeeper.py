@@ -20,6 +20,7 @@ class KazooEnsemble:
     def __init__(self, client: Any) -> None:
         self._wire = _kazoo.wire_of(client)
         self._bells = self._wire.bells
+        self._sweeping = False
         self.listen = self._wire.listen
         self.may_wait = self._wire.may_wait
         self.link = self._wire.link
@@ -34,7 +35,13 @@ class KazooEnsemble:
         return str(self._wire)
 
     def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
-        self._bells.unhang(request, _at_once)
+        if self._bells.unhang(request, _at_once) and not self._sweeping:
+            self._sweeping = True
+            RUNTIME.call_at(now() + _kazoo.SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        self._wire.sweep()
 
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         until = now() + within
