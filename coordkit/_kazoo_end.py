@@ -47,11 +47,12 @@ def _close_all() -> None:
 
 
 def stop(client: Any, stopped: Callable[[], None]) -> None:
-    """Stop a client, in a thread of its own, and call ``stopped`` when that is done: it may take a session timeout."""
+    """Stop and close a client in a thread of its own, and call ``stopped`` then: it may take a session timeout."""
 
     def run() -> None:
         try:
             client.stop()
+            client.close()
         finally:
             stopped()
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 from deployed import KINDS, Deployed
+from programs import program  # noqa: F401  a fixture for all tests
 
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.servers import ZooKeeperEnsemble

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class SessionScope:
     """End a client's session with a block, and the block on signals: another then leads within milliseconds.
 
-    :param zk: a ``KazooClient``. It may be started inside the block; it is stopped when the block is left.
+    :param zk: a ``KazooClient``. It may be started inside the block; it is stopped and closed when the block is left.
     :param signals: those that leave the block as ``sys.exit(128 + number)`` does, so that every block inside is left
         as usual: by default SIGTERM, which else ends the process without a word, and its session one timeout later.
         Their handlers are put back at the end. Only the first signal counts.
