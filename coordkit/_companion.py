@@ -50,19 +50,20 @@ class Closer:
             return
         near = [session["near"]] if session["near"] else []
         until = time.monotonic() + session["timeout"]
+        # A server that is cut off says nothing: the next one has to have its turn, and a slow one a second.
+        patience = 0.25
         while time.monotonic() < until:
             for host, address, port in [*near, *([host, host, port] for host, port in session["hosts"])]:
                 with suppress(OSError, EOFError):
                     if self._job["sasl"] is None:
-                        self._close_at(session, host, address, port)
+                        self._close_at(session, host, address, port, patience)
                     else:
                         self._close_by_kazoo(session, host, port)
                     return
-            time.sleep(0.05)
+            time.sleep(0.02)
+            patience *= 2
 
-    def _close_at(self, session: dict[str, Any], host: str, address: str, port: int) -> None:
-        # A server that is cut off says nothing: the next one has to have its turn before the session is over.
-        patience = max(0.2, session["timeout"] / (2 * len(session["hosts"])))
+    def _close_at(self, session: dict[str, Any], host: str, address: str, port: int, patience: float) -> None:
         connection = socket.create_connection((address, port), patience)
         if self._tls is not None:
             connection = self._tls.wrap_socket(connection, server_hostname=host)

@@ -22,7 +22,8 @@ from conftest import Flavour
 from kazoo.client import KazooClient
 
 flavour, hosts, path, timeout = Flavour(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
-zk = KazooClient(hosts, timeout=timeout, connection_retry={"max_tries": -1, "delay": 0.05, "max_delay": 0.3})
+retry = {"max_tries": -1, "delay": 0.05, "max_delay": 0.3}
+zk = KazooClient(hosts, timeout=timeout, randomize_hosts=False, connection_retry=retry)
 zk.start(20)
 
 def say(*what):

@@ -91,7 +91,15 @@ class RedisProcess(LocalProcess):
 class ZooKeeperProcess(LocalProcess):
     """One local ZooKeeper node; made by ``start_zookeeper``."""
 
-    def __init__(self, my_id: int, ports: Sequence[Sequence[int]], *, tick_time: int, settings: Sequence[str]) -> None:
+    def __init__(
+        self,
+        my_id: int,
+        ports: Sequence[Sequence[int]],
+        *,
+        tick_time: int,
+        settings: Sequence[str],
+        java: Sequence[str] = (),
+    ) -> None:
         super().__init__(f"ZooKeeper node {my_id}", ports[my_id - 1][0])
         directory = self.directory
         lines = [
@@ -116,7 +124,7 @@ class ZooKeeperProcess(LocalProcess):
         flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xmx128m"]
         flags += ["-Djava.net.preferIPv4Stack=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        self.command = [_java(), *flags, "-cp", zookeeper_classpath(), main, str(directory / "zoo.cfg")]
+        self.command = [_java(), *flags, *java, "-cp", zookeeper_classpath(), main, str(directory / "zoo.cfg")]
 
     def ready(self) -> bool:
         return serves_zookeeper(self.host, self.port)
@@ -148,17 +156,22 @@ def start_redis_servers(count: int, *, args: Sequence[str] = ()) -> list[RedisPr
     return servers
 
 
-def start_zookeeper(nodes: int = 1, *, tick_time: int = 200, settings: Sequence[str] = ()) -> ZooKeeperEnsemble:
+def start_zookeeper(
+    nodes: int = 1, *, tick_time: int = 200, settings: Sequence[str] = (), java: Sequence[str] = ()
+) -> ZooKeeperEnsemble:
     """Start a standalone ZooKeeper (``nodes=1``) or an ensemble, and wait until all nodes serve and one leads.
 
     ``tick_time`` is in milliseconds; the smallest session timeout is twice that. ``settings`` are further lines of
-    zoo.cfg. Raise ServerFailed when it does not come up within 60 seconds.
+    zoo.cfg, ``java`` further options of the virtual machine. Raise ServerFailed when it does not come up within 60
+    seconds.
     """
     if nodes < 1:
         raise ValueError(f"nodes: {nodes!r} is not 1 or more")
     flat = free_ports(3 * nodes)
     ports = [flat[i : i + 3] for i in range(0, len(flat), 3)]
-    members = [ZooKeeperProcess(n, ports, tick_time=tick_time, settings=settings) for n in range(1, nodes + 1)]
+    members = [
+        ZooKeeperProcess(n, ports, tick_time=tick_time, settings=settings, java=java) for n in range(1, nodes + 1)
+    ]
     start_all(members, 60.0)
     ensemble = ZooKeeperEnsemble(members)
     try:
@@ -256,8 +269,9 @@ def _find_classpath() -> str | None:
         return given
     home = os.environ.get("ZOOKEEPER_HOME")
     if home is None and (_DEBIAN_JARS / "zookeeper.jar").exists():
-        # The jar's own manifest names the rest, apart from a logger; this one writes to stderr.
-        return os.pathsep.join(str(_DEBIAN_JARS / jar) for jar in ("zookeeper.jar", "slf4j-simple.jar"))
+        # The jar's own manifest names the rest, apart from a logger (this one writes to stderr) and two parts of netty.
+        jars = ("zookeeper.jar", "slf4j-simple.jar", "netty-codec.jar", "netty-resolver.jar")
+        return os.pathsep.join(str(_DEBIAN_JARS / jar) for jar in jars)
     for place in (home,) if home else _UNPACKED:
         if list(Path(place).glob("lib/zookeeper-*.jar")) or list(Path(place).glob("zookeeper-*.jar")):
             return os.pathsep.join(f"{place}/{part}" for part in ("conf", "*", "lib/*"))
