@@ -13,7 +13,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionLoss
+from kazoo.exceptions import (
+    AuthFailedError,
+    ConnectionClosedError,
+    ConnectionLoss,
+    SessionClosedRequireSaslError,
+)
 from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
@@ -187,6 +192,8 @@ class Wire:
                 if connection._socket is not None:  # noqa: SLF001  it was there, and hung up
                     self.past.refused(host, address, port, self.session_timeout())
                 raise
+            except SessionClosedRequireSaslError as error:
+                raise AuthFailedError from error  # else kazoo's thread dies of it, and the client looks stopped
             self.past.accepted()
             self._negotiated = timeouts[0] / 1000 * 1.5
             return timeouts

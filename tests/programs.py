@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,13 +18,13 @@ import pytest
 from coordkit.testing.servers import scaled, wait_until
 
 PRELUDE = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from conftest import Flavour
 from kazoo.client import KazooClient
 
 flavour, hosts, path, timeout = Flavour(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
 retry = {"max_tries": -1, "delay": 0.05, "max_delay": 0.3}
-zk = KazooClient(hosts, timeout=timeout, randomize_hosts=False, connection_retry=retry)
+zk = KazooClient(hosts, timeout=timeout, randomize_hosts=False, connection_retry=retry, **json.loads(sys.argv[5]))
 zk.start(20)
 
 def say(*what):
@@ -85,10 +86,9 @@ def program(flavour: Any, coordkit_zk_server: Any, coordkit_namespace: str) -> I
     """Give a way to run programs in the flavour of the test, each with a session of its own."""
     made: list[Program] = []
 
-    def make(text: str, *, hosts: str = "", timeout: float = 20.0) -> Program:
-        made.append(
-            Program(text, flavour.name, hosts or coordkit_zk_server.hosts, f"/{coordkit_namespace}/x", str(timeout))
-        )
+    def make(text: str, *, hosts: str = "", timeout: float = 20.0, options: Any = None) -> Program:
+        path, options = f"/{coordkit_namespace}/x", json.dumps(options or {})
+        made.append(Program(text, flavour.name, hosts or coordkit_zk_server.hosts, path, str(timeout), options))
         return made[-1]
 
     yield make
