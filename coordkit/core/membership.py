@@ -168,9 +168,16 @@ class Membership:
 
     async def _found(self) -> None:
         above: list[Request] = [Create(path) for path in znodes.ancestors(self.name)[:-1]]
-        answer = (await self._ask(*above, Create(self.name, kind=Kind.CONTAINER)))[-1]
+        # Not the session's ask: above the group, we may lack the right to create what exists already.
+        answers = await self._session.ensemble.ask(
+            self.name,
+            [*above, Create(self.name, kind=Kind.CONTAINER)],
+            within=max(GRACE, self._session.ensemble.session_timeout()),
+        )
+        answer = answers[-1]
         if isinstance(answer, NoNode):
-            raise StoreRefused(self.name, "its parent cannot be created: the client's chroot does not exist")
+            refused = next((each for each in answers if isinstance(each, StoreRefused)), None)
+            raise refused or StoreRefused(self.name, "its parent cannot be created: no such chroot")
         if isinstance(answer, Exception) and not isinstance(answer, NodeExists):
             raise answer
 

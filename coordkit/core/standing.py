@@ -168,7 +168,8 @@ class Standing(Generic[T]):
         )
         for answer in answers[-2:]:  # above them, we may lack the right to create what exists already
             if isinstance(answer, NoNode):
-                raise StoreRefused(self._name, "its parent cannot be created: the client's chroot does not exist")
+                refused = next((each for each in answers if isinstance(each, StoreRefused)), None)
+                raise refused or StoreRefused(self._name, "its parent cannot be created: no such chroot")
             if isinstance(answer, StoreUnavailable) and self._runtime.now() >= self._deadline:
                 raise answer
             if isinstance(answer, Exception) and not isinstance(answer, NodeExists | StoreUnavailable):

