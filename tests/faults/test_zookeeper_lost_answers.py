@@ -1,0 +1,154 @@
+"""Every request that we send, lost once on its way there, and once on its way back: the decision table, enumerated.
+
+A story is told once undisturbed, to count its requests; then once for each of them, which is lost. It must end as it
+should or by the error for it, with one session to the end, and leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+from zookeeper_relay import Loss, Relay
+
+from coordkit.errors import AcquireTimeout, LeadershipLost, StoreUnavailable
+from coordkit.testing.cleaning import close_kazoo
+from coordkit.testing.servers import ZooKeeperEnsemble, scaled
+
+
+@pytest.fixture
+def relay(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Relay]:
+    node = coordkit_zk_server.nodes[0]
+    relay = Relay(node.host, node.port)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def zk(relay: Relay) -> Iterator[Any]:
+    """Give a client that comes back quickly, with a session that outlives every story."""
+    retry = {"max_tries": -1, "delay": 0.01, "max_delay": 0.1}
+    zk = KazooClient(relay.address, timeout=60.0, connection_retry=retry)
+    zk.start(scaled(20))
+    yield zk
+    close_kazoo(zk)
+
+
+def candidates(direct: Any, path: str) -> list[str]:
+    return direct.get_children(f"{path}/candidates") if direct.exists(f"{path}/candidates") else []
+
+
+class Stage:
+    """What a story needs, and what must be true of it."""
+
+    def __init__(self, flavour: Any, zk: Any, direct: Any, path: str) -> None:
+        self.flavour = flavour
+        self.zk = zk
+        self.direct = direct
+        self.path = path
+
+    async def leads(self, leadership: Any) -> None:
+        """Look, as the quorum sees it, at who leads: it is one, and by this token."""
+        stands = [f"{self.path}/candidates/{name}" for name in candidates(self.direct, self.path)]
+        mine = [each for each in stands if self.direct.get(each)[1].ephemeralOwner == self.zk._session_id]
+        assert len(mine) == 1
+        assert self.direct.get(f"{self.path}/epoch")[1].mzxid == leadership.token
+
+
+async def a_term(stage: Stage) -> None:
+    flavour = stage.flavour
+    election = flavour.Election(stage.zk, stage.path, identity="one")
+    with contextlib.suppress(LeadershipLost, StoreUnavailable):  # of a connection that is lost while it leads
+        async with flavour.within(election.lead(timeout=scaled(20))) as leadership:
+            await stage.leads(leadership)
+            await flavour.maybe(leadership.verify())
+            leadership.ensure()
+
+
+async def a_succession(stage: Stage) -> None:
+    flavour = stage.flavour
+    first = flavour.Election(stage.direct, stage.path, identity="first")
+    second = flavour.Election(stage.zk, stage.path, identity="second")
+
+    async def succeed() -> bool:
+        with contextlib.suppress(LeadershipLost, StoreUnavailable):
+            async with flavour.within(second.lead(timeout=scaled(20))) as leadership:
+                await stage.leads(leadership)
+        return True
+
+    async with flavour.within(first):
+        running = flavour.spawn(succeed)
+        await flavour.until(lambda: len(candidates(stage.direct, stage.path)) == 2, 20)
+        await flavour.sleep(0.05)  # so that it mostly waits, and watches, when the first leaves
+    assert await running.result()
+
+
+async def a_wait_in_vain(stage: Stage) -> None:
+    flavour = stage.flavour
+    async with flavour.within(flavour.Election(stage.direct, stage.path, identity="first")) as first:
+        with pytest.raises((AcquireTimeout, StoreUnavailable)):
+            async with flavour.within(flavour.Election(stage.zk, stage.path, identity="two").lead(timeout=0.3)):
+                pytest.fail("two leaders")
+        await flavour.until(lambda: len(candidates(stage.direct, stage.path)) == 1, 20)
+        first.ensure()
+
+
+async def a_membership(stage: Stage) -> None:
+    flavour, node = stage.flavour, f"{stage.path}/one"
+    group = flavour.Group(stage.zk, stage.path)
+    with contextlib.suppress(StoreUnavailable):  # of leaving: it goes on in the background
+        async with flavour.within(group.join("one", data=b"1")) as member:
+            assert stage.direct.get(node)[0] == b"1"
+            assert stage.direct.get(node)[1].czxid == member.token
+            with contextlib.suppress(StoreUnavailable):  # goes on, too
+                await flavour.maybe(member.update(b"2"))
+            await flavour.until(lambda: stage.direct.get(node)[0] == b"2", 20)
+            assert member.ensure()
+    await flavour.until(lambda: not stage.direct.exists(node), 20)
+
+
+async def a_look_round(stage: Stage) -> None:
+    """Reading is asked again until it is answered."""
+    flavour = stage.flavour
+    there = flavour.Election(stage.direct, stage.path, identity="first")
+    async with (
+        flavour.within(there) as leadership,
+        flavour.within(flavour.Group(stage.direct, f"{stage.path}/members").join("one", data=b"1")),
+    ):
+        election = flavour.Election(stage.zk, stage.path, identity="two")
+        assert (await flavour.maybe(election.leader())).token == leadership.token
+        assert await flavour.maybe(election.contenders()) == ["first"]
+        assert await flavour.maybe(flavour.Group(stage.zk, f"{stage.path}/members").members()) == {"one": b"1"}
+
+
+STORIES = [a_term, a_succession, a_wait_in_vain, a_membership, a_look_round]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("loss", ["request", "reply"])
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+async def test_nothing_that_is_lost_leaves_anything_behind(
+    flavour: Any, zk: Any, zk_client: Any, relay: Relay, coordkit_namespace: str, story: Any, loss: Loss
+) -> None:
+    direct, session = zk_client(timeout=60.0), zk.client_id
+    number, lost = 0, []
+    while True:
+        path = f"/{coordkit_namespace}/{story.__name__}-{number}"
+        relay.arm(number, loss)
+        try:
+            await story(Stage(flavour, zk, direct, path))
+            await flavour.until(lambda: candidates(direct, path) == [], 20)  # noqa: B023  it waits for it here
+            await flavour.until(lambda: zk.connected, 20)
+        except BaseException as error:
+            raise AssertionError(f"with {loss} {number} lost, of {relay.seen}") from error
+        assert zk.client_id == session, "it went with its session, which proves nothing"
+        if number and not relay.fired():
+            break
+        if number:
+            lost.append(relay.seen[number - 1])
+        number += 1
+    print(f"{story.__name__}: {loss} lost: {', '.join(lost)}")  # for a person who wonders
+    assert len(lost) >= 3
