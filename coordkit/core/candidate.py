@@ -31,6 +31,8 @@ class Terms(NamedTuple):
 class Candidate(Place[Leadership]):
     """One contender's place in the line of one election."""
 
+    watched_at_once = False
+
     def __init__(self, session: Session, election: str, terms: Terms, *, marked: bool = False) -> None:
         super().__init__(session, election, f"{election}/candidates")
         self.terms = terms
@@ -93,7 +95,7 @@ class Candidate(Place[Leadership]):
         record = znodes.pack_record(self._record())
         return Multi((Check(self.node), Check(self.parent, self.mark), SetData(self._epoch, record)))
 
-    def token(self, answers: list[Any], own: tuple[bytes, Stat], seen: Sequence[Any]) -> int:  # noqa: ARG002  the set's
+    def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int:  # noqa: ARG002  it is the set's
         modified: int = answers[-1].modified
         return modified
 

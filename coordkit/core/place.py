@@ -27,6 +27,8 @@ class Entry(NamedTuple):
 class Place(Generic[T]):
     """One contender's place in one line, from which it comes to hold a ``T``."""
 
+    watched_at_once = True  # our own znode, when we take over; else soon after, which spares who waits for it a request
+
     def __init__(self, session: Session, name: str, parent: str) -> None:
         self.name = name
         self.parent = parent
@@ -88,8 +90,8 @@ class Place(Generic[T]):
         """Return the token of a place that was the head when it was entered; None if one must take over first."""
         return None
 
-    def token(self, answers: list[Any], own: tuple[bytes, Stat], seen: Sequence[Any]) -> int | None:
-        """Return the token, from the answers to ``take_over``, ``own`` and ``also``; None if they do not tell it."""
+    def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int | None:
+        """Return the token, from the answers to ``take_over``, ``own`` (None if not asked) and ``also``; None if untold."""
         raise NotImplementedError
 
     def hold(self, token: int, asked: float) -> T:

@@ -20,6 +20,9 @@ from coordkit.errors import StoreUnavailable
 
 _log = logging.getLogger("coordkit")
 
+_WATCHED = 0.02
+"""Seconds after which a znode is watched that was not at once: who leads for less asks for nothing more."""
+
 _CAUSES = {
     Link.CONNECTING: "the connection was lost, and the session may end unheard",
     Link.CLOSED: "the client was stopped, which ends the session",
@@ -46,6 +49,7 @@ class Proven(lease.Lease):
     ) -> None:
         self.place = place
         self.strict = strict
+        self._watched = place.watched_at_once
         self._link = place.session
         super().__init__(
             place.session.runtime,
@@ -69,6 +73,13 @@ class Proven(lease.Lease):
 
     def _deposed(self) -> None:
         self.lose("its znode was deleted")
+
+    def _schedule(self, asked: float) -> None:
+        if self._watched:
+            super()._schedule(asked)
+        else:  # the first proof comes soon, because it also watches our znode
+            self._watched = True
+            self._timer = self._runtime.call_at(self._runtime.now() + _WATCHED, self._due)
 
     def _look(self) -> None:
         """Have our znode read and the session proven, soon: what we watched has changed, or is watched no longer."""

@@ -253,7 +253,9 @@ class Standing(Generic[T]):
         while True:
             self._check_stop()
             asked = self._runtime.now()
-            answer, own, *seen = await self._ask(candidate.take_over(), candidate.own(), *candidate.also())
+            looks = [candidate.own()] if candidate.watched_at_once else []
+            answer, *rest = await self._ask(candidate.take_over(), *looks, *candidate.also())
+            own, seen = (rest[0], rest[1:]) if looks else (None, rest)
             if isinstance(answer, NoNode):
                 if answer.path == candidate.node:
                     raise Gone("our znode was deleted")
