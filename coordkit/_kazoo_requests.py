@@ -8,6 +8,7 @@ from kazoo.exceptions import (
     BadVersionError,
     NodeExistsError,
     NoNodeError,
+    NotEmptyError,
     OperationTimeoutError,
     RolledBackError,
     RuntimeInconsistency,
@@ -30,6 +31,7 @@ from coordkit._ports import (
     Multi,
     NodeExists,
     NoNode,
+    NotEmpty,
     Request,
     SetData,
     Stat,
@@ -50,9 +52,12 @@ class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
 
 def submit(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
     """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-    if isinstance(request, GetData | GetStat | GetChildren):
-        looks = {GetData: client.get_async, GetStat: client.exists_async, GetChildren: client.get_children_async}
-        return looks[type(request)](request.path, watch=bells.hang(request, deliver))
+    if isinstance(request, GetChildren):
+        bell = bells.hang(request, deliver)
+        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
+    if isinstance(request, GetData | GetStat):
+        look = client.get_async if isinstance(request, GetData) else client.exists_async
+        return look(request.path, watch=bells.hang(request, deliver))
     if isinstance(request, SetData):
         return client.set_async(request.path, request.data, request.version)
     if isinstance(request, Delete):
@@ -63,19 +68,12 @@ def submit(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any
 
 
 def _create(client: Any, request: Create) -> Any:
-    if request.kind is Kind.CONTAINER:
-        result = client.handler.async_result()
-        path = _prefix_root(client.chroot, request.path)
-        acl = client.default_acl or OPEN_ACL_UNSAFE
-        client._call(CreateContainer(path, request.data, acl, 4), result)  # noqa: SLF001  kazoo has no method
-        return result
-    return client.create_async(
-        request.path,
-        request.data,
-        ephemeral=request.kind in (Kind.EPHEMERAL, Kind.SEQUENTIAL),
-        sequence=request.kind is Kind.SEQUENTIAL,
-        include_data=True,
-    )
+    """Send a creation as kazoo does, less a thread of kazoo's between its answer and ours; it has no containers."""
+    operation = CreateContainer if request.kind is Kind.CONTAINER else Create2
+    result, path = client.handler.async_result(), _prefix_root(client.chroot, request.path)
+    acl = client.default_acl or OPEN_ACL_UNSAFE
+    client._call(operation(path, request.data, acl, request.kind.value), result)  # noqa: SLF001  see above
+    return result
 
 
 def _transaction(client: Any, request: Multi) -> Any:
@@ -98,24 +96,27 @@ def answer(where: str, name: str, request: Request, result: Any, within: float) 
         error = StoreUnavailable(name, f"no answer from {where} within {within:.1f} s")
         error.__cause__ = OperationTimeoutError()
         return error
-    problem, path = result.exception, request.steps[0].path if isinstance(request, Multi) else request.path
+    problem, at = result.exception, 0
+    path = request.steps[0].path if isinstance(request, Multi) else request.path
     if problem is None and isinstance(request, Multi):
         # A failed transaction is returned, not raised (kazoo#222): one step has the reason, the others echo it.
-        for step, outcome in zip(request.steps, result.value, strict=False):
+        for step, outcome in enumerate(result.value):
             if isinstance(outcome, Exception) and not isinstance(outcome, RolledBackError | RuntimeInconsistency):
-                problem, path = outcome, step.path
+                problem, path, at = outcome, request.steps[step].path, step
                 break
     if problem is not None:
-        return _problem(where, name, path, problem)
+        return _problem(where, name, path, problem, at)
     return _in_our_words(request, result.value)
 
 
-def _problem(where: str, name: str, path: str, problem: Exception) -> Exception:
+def _problem(where: str, name: str, path: str, problem: Exception, step: int) -> Exception:
+    error: Exception
     for theirs, ours in _EXPECTED.items():
         if isinstance(problem, theirs):
-            return ours(path)
+            error = ours(path, step)
+            error.__cause__ = problem
+            return error
     said = str(problem) or type(problem).__name__
-    error: Exception
     if not isinstance(problem, ZookeeperError):
         error = StoreUnavailable(name, f"{where} was not asked, or did not answer: {said}")
     elif getattr(problem, "code", None) in _NO_ANSWER:
@@ -126,7 +127,12 @@ def _problem(where: str, name: str, path: str, problem: Exception) -> Exception:
     return error
 
 
-_EXPECTED = {NoNodeError: NoNode, NodeExistsError: NodeExists, BadVersionError: BadVersion}
+_EXPECTED = {
+    NoNodeError: NoNode,
+    NodeExistsError: NodeExists,
+    BadVersionError: BadVersion,
+    NotEmptyError: NotEmpty,
+}
 
 
 def _stat(stat: Any) -> Stat:
@@ -137,10 +143,11 @@ def _in_our_words(request: Request, value: Any) -> Any:
     if isinstance(request, GetData):
         return value[0] or b"", _stat(value[1])
     if isinstance(request, Create):
+        parent, name = request.path.rpartition("/")[0], value[0].rpartition("/")[2]
+        return f"{parent}/{name}", _stat(value[1])  # a chroot is none of ours
+    if isinstance(request, GetChildren) and request.with_stat:
         return value[0], _stat(value[1])
-    if isinstance(request, SetData):
-        return _stat(value)
-    if isinstance(request, GetStat):
+    if isinstance(request, SetData | GetStat):
         return None if value is None else _stat(value)
     if isinstance(request, Multi):
         return [

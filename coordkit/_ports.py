@@ -290,10 +290,11 @@ class GetStat(NamedTuple):
 
 
 class GetChildren(NamedTuple):
-    """Answered by a list of names, in no order."""
+    """Answered by a list of names, in no order; ``with_stat`` by that and the ``Stat`` of the parent."""
 
     path: str
     watch: Watch | None = None
+    with_stat: bool = False
 
 
 class Sync(NamedTuple):
@@ -312,11 +313,15 @@ Request = Create | Delete | SetData | GetData | GetStat | GetChildren | Sync | M
 
 
 class NodeError(Exception):
-    """An answer that the core expects and handles; ``path`` is the znode it is about."""
+    """An answer that the core expects and handles; ``path`` is the znode it is about.
 
-    def __init__(self, path: str) -> None:
+    Of a ``Multi``, ``step`` is the place of the step that failed.
+    """
+
+    def __init__(self, path: str, step: int = 0) -> None:
         super().__init__(path)
         self.path = path
+        self.step = step
 
 
 class NoNode(NodeError):
@@ -329,6 +334,10 @@ class NodeExists(NodeError):
 
 class BadVersion(NodeError):
     """The znode has changed since."""
+
+
+class NotEmpty(NodeError):
+    """The znode has children, so it cannot be deleted."""
 
 
 class Companion(Protocol):

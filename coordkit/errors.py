@@ -11,6 +11,7 @@
     ├── StoreUnavailable            no answer: the outcome is unknown                   incident
     │   ├── NoQuorum                fewer than a majority answered
     │   └── ShardDown               cannot be reached, so the command was not sent
+    ├── TransactionFailed           a step of a leader's transaction was refused, so nothing was done
     ├── StoreRefused                answered, and the answer was no (password, read-only, memory, type)
     ├── CrossShardError             one command, keys on several shards
     ├── PartialFailure              a split command worked on some shards only
@@ -39,6 +40,7 @@ __all__ = [
     "StaleToken",
     "StoreRefused",
     "StoreUnavailable",
+    "TransactionFailed",
 ]
 
 
@@ -124,6 +126,18 @@ class ShardDown(StoreUnavailable):
     def __init__(self, name: str, why: str, *, shard: str) -> None:
         super().__init__(name, why)
         self.shard = shard
+
+
+class TransactionFailed(CoordError):
+    """A step of a leader's transaction was refused, so nothing of it was done.
+
+    ``step`` is its place, counted from 0, ``path`` its znode; ``__cause__`` is the client library's own error.
+    """
+
+    def __init__(self, name: str, why: str, *, step: int, path: str) -> None:
+        super().__init__(name, why)
+        self.step = step
+        self.path = path
 
 
 class StoreRefused(CoordError):

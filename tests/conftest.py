@@ -272,12 +272,18 @@ def admin(deployment: Deployed) -> Iterator[Any]:
 
 
 @pytest.fixture
-def zk_client(coordkit_zk_server: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
+def zk_servers(coordkit_zk_server: ZooKeeperEnsemble) -> ZooKeeperEnsemble:
+    """Give what ``zk_client`` connects to; a test file that gives another one says so."""
+    return coordkit_zk_server
+
+
+@pytest.fixture
+def zk_client(zk_servers: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
     """Give a way to make started KazooClients, each with a session of its own."""
     made: list[Any] = []
 
     def make(timeout: float = 4.0, hosts: str = "") -> Any:
-        made.append(start_kazoo(hosts or coordkit_zk_server.hosts, timeout))
+        made.append(start_kazoo(hosts or zk_servers.hosts, timeout))
         return made[-1]
 
     yield make

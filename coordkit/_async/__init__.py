@@ -1,6 +1,6 @@
 """The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
 
-from coordkit._async.election import Election, Lead, Leadership
+from coordkit._async.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._async.fence import Fence
 from coordkit._async.group import Changes, Group, Join, Member
 from coordkit._async.hold import Hold, Lease
@@ -14,6 +14,7 @@ from coordkit._async.session import Guardian, SessionScope
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
 from coordkit.core.token import Token
+from coordkit.core.views import View
 from coordkit.core.znodes import Leader
 from coordkit.errors import (
     AcquireTimeout,
@@ -29,6 +30,7 @@ from coordkit.errors import (
     StaleToken,
     StoreRefused,
     StoreUnavailable,
+    TransactionFailed,
 )
 from coordkit.gate import TokenGate
 from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
@@ -79,5 +81,9 @@ __all__ = [
     "StoreUnavailable",
     "Token",
     "TokenGate",
+    "Transaction",
+    "TransactionFailed",
+    "View",
+    "Views",
     "rendezvous",
 ]

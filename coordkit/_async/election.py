@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from coordkit import _kazoo
 from coordkit._async.lost import Lost, Scope
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
 from coordkit._open import OpenBlocks
-from coordkit.core import checks, election, leadership, znodes
+from coordkit.core import checks, election, leadership, transaction, views, znodes
+from coordkit.core.candidate import Terms
 from coordkit.core.token import Token
+from coordkit.core.views import View
 from coordkit.core.znodes import Leader
-from coordkit.errors import CoordError
+from coordkit.errors import CoordError, LeadershipLost
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
+
+_log = logging.getLogger("coordkit")
 
 R = TypeVar("R")
 
@@ -62,8 +70,120 @@ class Leadership:
         """
         await self._core.renew()
 
+    async def resign(self) -> None:
+        """Give the leadership up now, before the block ends: its work must have ended.
+
+        The next in line leads at once; leaving the block does nothing more. Raises ``LeadershipLost`` if it was lost
+        before, ``StoreUnavailable`` if no answer came (it goes on in the background).
+        """
+        await self._core.resign()
+
+    async def transfer_to(self, identity: str) -> None:
+        """Resign in favour of the first contender that stands as ``identity``: it leads next, whoever else waits.
+
+        Raises ``NoNodes`` if nobody stands under it: then we lead on. Should it leave in that moment, or crash before
+        it leads (which takes a session timeout to be known), the next in line leads. Raises what ``resign`` raises.
+        """
+        await self._core.transfer_to(znodes.check_identity(identity))
+
+    def transaction(self) -> Transaction:
+        """Return a block that collects writes to ZooKeeper, which are carried out only if we lead then.
+
+        Leaving it raises ``LeadershipLost`` if we do not; ``TransactionFailed``, which names the step, if one was
+        refused: nothing was done then; ``StoreUnavailable`` if no answer came: it may have been carried out, once.
+        """
+        return Transaction(self._core.transaction())
+
     def __repr__(self) -> str:
         return f"<Leadership {self.name} {self.identity} token={self.token} remaining={self.remaining():.1f}s>"
+
+
+class Transaction:
+    """Writes that are carried out all or none, and only while we lead: ZooKeeper itself refuses them afterwards.
+
+    Made by ``leadership.transaction()``. Add steps, then leave the block: that sends them, in one request, behind a
+    check of our own znode; a block that raises sends nothing. ``results`` then has one entry per step: the path of what
+    was created, the new version of what was set, None for the others.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: transaction.Transaction) -> None:
+        self._core = core
+
+    @property
+    def results(self) -> list[str | int | None]:
+        """What became of each step, in order; empty until the block was left."""
+        return self._core.results
+
+    def create(self, path: str, data: bytes = b"", *, ephemeral: bool = False) -> None:
+        """Create a znode at the absolute ``path``; ``ephemeral`` ends it with our session."""
+        self._core.create(path, data, ephemeral=ephemeral)
+
+    def set(self, path: str, data: bytes, *, version: int = -1) -> None:
+        """Replace the data of a znode, if it has this ``version`` (-1: any)."""
+        self._core.set(path, data, version)
+
+    def delete(self, path: str, *, version: int = -1) -> None:
+        """Delete a znode without children, if it has this ``version`` (-1: any)."""
+        self._core.delete(path, version)
+
+    def check(self, path: str, *, version: int = -1) -> None:
+        """Have nothing done unless this znode is there, with this ``version`` (-1: any)."""
+        self._core.check(path, version)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self._core.commit()
+
+    def __repr__(self) -> str:
+        return f"<Transaction of {self._core.leadership.name}>"
+
+
+class Views:
+    """A stream of who leads: iterate over it, and close it (or leave its ``async with``) when done.
+
+    It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
+    or when the client is stopped.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: views.Views) -> None:
+        self._core = core
+
+    async def next(self, timeout: float | None = None) -> View | None:
+        """Wait for news and return it; None after ``timeout`` seconds without any, or if the stream is closed."""
+        return await self._core.next_view(checks.check_timeout(timeout))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> View:
+        view = await self._core.next_view()
+        if view is None:
+            raise StopAsyncIteration
+        return view
+
+    def close(self) -> None:
+        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
+        self._core.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._core.let_go()  # a loop that was left by break leaves no listener behind
 
 
 class Lead:
@@ -85,7 +205,7 @@ class Lead:
     async def __aenter__(self) -> Leadership:
         if self._leadership is not None:
             raise CoordError(self._election.path, "this lead() is in use: call lead() again for each block")
-        self._leadership = Leadership(await self._election._core.lead(self._timeout))  # noqa: SLF001  one facade
+        self._leadership = await self._election._led(self._timeout)  # noqa: SLF001  one facade
         self._scope = Scope(self._leadership._core.lost)  # noqa: SLF001  one facade
         return self._leadership
 
@@ -107,21 +227,66 @@ class Election:
         leads: a leader that crashes is replaced when its session timeout has passed.
     :param path: the znode of the election, absolute. ``epoch`` and ``candidates`` are made below it.
     :param identity: who stands, a text for people and for ``leader()``.
+    :param priority: who leads next, when the present leader has ended: the greatest (0 to 999,999,999), of equals the
+        first that came. It never ends the term of another.
+    :param policy: "strict": a suspended connection ends the leadership, because the session may end unheard. "session":
+        an outage is outlived if the same session comes back within two thirds of its timeout, counted from when the
+        last answered write was sent; not longer, so it is as safe as far as clocks run alike.
+    :param on_lost: called once, with the ``LeadershipLost``, when a leadership is lost (not when it is given up). It is
+        called in the event loop and must not block; what it raises is logged.
     :raises ValueError, TypeError: for arguments that can only be mistakes.
 
     Contenders lead in the order in which they came. The leadership is lost at the earliest of: the connection is
-    suspended, the session ends, our znode is deleted, or two thirds of the session timeout pass without an answered
-    write. Not promised: that an old leader has stopped when a new one starts. Only the token tells them apart.
+    suspended (but see ``policy``), the session ends, our znode is deleted, we are evicted, or two thirds of the session
+    timeout pass without an answered write. Not promised: that an old leader has stopped when a new one starts. Only the
+    token tells them apart.
     """
 
-    def __init__(self, zk: Any, path: str, *, identity: str) -> None:
+    def __init__(
+        self,
+        zk: Any,
+        path: str,
+        *,
+        identity: str,
+        priority: int = 0,
+        policy: Literal["strict", "session"] = "strict",
+        on_lost: Callable[[LeadershipLost], object] | None = None,
+    ) -> None:
         _kazoo.check_client(zk)
         self.path = znodes.check_path(path)
         self.identity = znodes.check_identity(identity)
+        self.priority = znodes.check_priority(priority)
+        self.policy = checks.check_policy(policy)
+        self.on_lost = checks.check_callback("on_lost", on_lost)
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
-        self._core = election.Election(RUNTIME, lambda: session_of(zk), path, identity)
+        terms = Terms(identity, priority, strict=policy == "strict")
+        self._core = election.Election(RUNTIME, lambda: session_of(zk), path, terms)
         self._open: OpenBlocks[Lead] = OpenBlocks(path, "election.lead()")
+
+    async def _led(self, timeout: float | None) -> Leadership:
+        core = await self._core.lead(timeout)
+        self._tell(core)
+        return Leadership(core)
+
+    def _tell(self, core: leadership.Leadership) -> None:
+        """Have ``on_lost`` called when this leadership is lost."""
+        on_lost = self.on_lost
+        if on_lost is None:
+            return
+
+        def call() -> None:
+            try:
+                on_lost(core.loss())
+            except Exception:  # noqa: BLE001  the caller's code, called from ours
+                _log.exception("%s: on_lost failed", self.path)
+
+        loop = asyncio.get_running_loop()
+
+        def soon() -> None:
+            loop.call_soon(call)
+
+        core.lost.call_when_set(soon)
 
     def lead(self, timeout: float | None = None) -> Lead:
         """Return a block that waits until elected: for ever, or at most ``timeout`` seconds; 0 asks once.
@@ -143,6 +308,7 @@ class Election:
         """
 
         async def served(core: leadership.Leadership) -> R:
+            self._tell(core)
             scope = Scope(core.lost)
             try:
                 result = await serve(Leadership(core))
@@ -173,6 +339,23 @@ class Election:
         Who crashed is in line until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
         """
         return await self._core.contenders()
+
+    async def evict(self, reason: str = "", *, force: bool = False) -> Leader | None:
+        """Have who leads step down; return its identity and token, or None if nobody leads.
+
+        Its leadership is lost at once, with ``reason`` in the error; when its block has ended, the next in line leads.
+        ``election.run`` stands again, at the end of the line. With ``force=True`` its znode is deleted: the next leads
+        at once, beside work of the evicted that may go on, as after a crash. In both cases the token of the next is
+        greater, and a resource that compares them refuses the evicted one from then on. Raises ``StoreUnavailable``.
+        """
+        return await self._core.evict(reason, force=force)
+
+    def observe(self) -> Views:
+        """Return a stream of who leads: first the present state, then what is new each time; bursts are merged.
+
+        It goes on through reconnects and new sessions. What it shows is what one server knows, as with ``leader()``.
+        """
+        return Views(self._core.observe())
 
     async def __aenter__(self) -> Leadership:
         block = self.lead()

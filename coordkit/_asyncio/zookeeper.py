@@ -76,22 +76,20 @@ class KazooEnsemble:
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         answered: asyncio.Future[None] = self._loop.create_future()
         results = [self._wire.submit(request, self._soon) for request in requests]
-        left = set(range(len(results)))
 
         def settle() -> None:
             if not answered.done():
                 answered.set_result(None)
 
-        def one(index: int) -> None:
-            left.discard(index)  # kazoo may tell twice
-            if not left:
+        def next_one() -> None:  # kazoo may tell twice
+            # They come in order, so who hears of the last is woken once; a failed one may be early.
+            left = next((result for result in reversed(results) if not result.ready()), None)
+            if left is None:
                 settle()
+            else:
+                left.rawlink(lambda _: self._soon(next_one))
 
-        def link(index: int) -> None:
-            results[index].rawlink(lambda _: self._soon(lambda: one(index)))
-
-        for index in range(len(results)):
-            link(index)
+        next_one()
         timer = self._loop.call_later(within, settle)
         try:
             await answered

@@ -1,6 +1,6 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
-from coordkit._sync.election import Election, Lead, Leadership
+from coordkit._sync.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._sync.fence import Fence
 from coordkit._sync.group import Changes, Group, Join, Member
 from coordkit._sync.hold import Hold, Lease
@@ -14,6 +14,7 @@ from coordkit._sync.session import Guardian, SessionScope
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
 from coordkit.core.token import Token
+from coordkit.core.views import View
 from coordkit.core.znodes import Leader
 from coordkit.errors import (
     AcquireTimeout,
@@ -29,6 +30,7 @@ from coordkit.errors import (
     StaleToken,
     StoreRefused,
     StoreUnavailable,
+    TransactionFailed,
 )
 from coordkit.gate import TokenGate
 from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
@@ -79,5 +81,9 @@ __all__ = [
     "StoreUnavailable",
     "Token",
     "TokenGate",
+    "Transaction",
+    "TransactionFailed",
+    "View",
+    "Views",
     "rendezvous",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import signal
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import TypeVar, cast
 
 from tenacity.wait import wait_base
 
@@ -109,6 +110,24 @@ def check_signals(value: object) -> tuple[int, ...]:
         if each not in signal.valid_signals() or each in (signal.SIGKILL, signal.SIGSTOP):
             raise ValueError(f"signals must be signals that a process can handle, got {each!r}")
     return signals
+
+
+def check_policy(value: object) -> str:
+    """Return ``value`` if it says what a suspended connection does to a leadership."""
+    if value not in ("strict", "session"):
+        raise ValueError(f"policy must be 'strict' or 'session', got {value!r}")
+    return str(value)
+
+
+C = TypeVar("C", bound=Callable[..., object])
+
+
+def check_callback(argument: str, value: C | None) -> C | None:
+    """Return ``value`` if it can be called and nobody needs to await it."""
+    given: object = value
+    if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+        raise TypeError(f"{argument} must be a plain function or None, got {value!r}")
+    return value
 
 
 def check_copies(min_replicas: object, fsync: object, ttl: float, cannot: str | None) -> Confirm | None:

@@ -1,9 +1,9 @@
 """Stand, lead, resign: one leader at a time, each with a greater token.
 
 Contenders make sequential znodes; the first in the line leads, each other watches the one before it only. Taking over
-is one transaction, ``check(own znode)`` and ``set(epoch record)``: it proves to the quorum that the session lives,
-announces the leader, and its zxid is the token. (The line is the classic ZooKeeper recipe; the transaction is ours, and
-what the recipes of kazoo and Curator lack.)
+is one transaction, ``check(own znode)``, ``check(mark of the line)`` and ``set(epoch record)``: it proves to the quorum
+that the session lives, announces the leader, and its zxid is the token. (The line is the classic ZooKeeper recipe; the
+transaction is ours, and what the recipes of kazoo and Curator lack.)
 
 Not promised: that an old leader has stopped when a new one starts; only the token tells them apart.
 """
@@ -16,14 +16,16 @@ from typing import TypeVar
 
 from tenacity.wait import wait_random_exponential
 
-from coordkit._ports import GetChildren, GetData, Link, NoNode, Runtime
+from coordkit._ports import Delete, GetChildren, GetData, Link, NoNode, Runtime, SetData
 from coordkit.core import znodes
 from coordkit.core.answer import attempts
-from coordkit.core.candidate import Candidate
+from coordkit.core.candidate import Candidate, Terms
 from coordkit.core.leadership import Leadership, leave, leave_with_result
 from coordkit.core.session import Session, Stop, Stopped
 from coordkit.core.standing import stand
+from coordkit.core.succession import succession
 from coordkit.core.token import Token
+from coordkit.core.views import Views
 from coordkit.errors import LeadershipLost, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
@@ -50,9 +52,10 @@ class Attempt:
 class Election:
     """The contenders for one path."""
 
-    def __init__(self, runtime: Runtime, session: Callable[[], Session], path: str, identity: str) -> None:
+    def __init__(self, runtime: Runtime, session: Callable[[], Session], path: str, terms: Terms) -> None:
         self.path = path
-        self.identity = identity
+        self.terms = terms
+        self._marked = False  # whether the order of the line was other than that of arrival when we last looked
         self._runtime = runtime
         self._session = session
         self._attempts: set[Attempt] = set()
@@ -65,14 +68,16 @@ class Election:
             if attempt is not None:
                 attempt.stood = True
 
-        return await stand(
+        leadership = await stand(
             session,
             self.path,
-            lambda: Candidate(session, self.path, self.identity),
+            lambda: Candidate(session, self.path, self.terms, marked=self._marked),
             timeout,
             stop=None if attempt is None else attempt.stop,
             stood=stood,
         )
+        self._marked = leadership.candidate.mark > 0
+        return leadership
 
     async def run(self, serve: Callable[[Leadership], Awaitable[T]], *, again: bool) -> T | None:
         """Lead, serve, resign; return what ``serve`` returned, or None after ``stop()``."""
@@ -89,7 +94,7 @@ class Election:
                     closed = self._session().ensemble.link() is Link.CLOSED
                     if closed or not again or not attempt.stood or attempt.stop.is_set():
                         raise error from error.__cause__
-                    _log.warning("%s: %s stands again after: %s", self.path, self.identity, error)
+                    _log.warning("%s: %s stands again after: %s", self.path, self.terms.identity, error)
                 await attempt.stop.wait(_PAUSES(attempt.failures))
                 attempt.failures.attempt_number += 1
                 if attempt.stop.is_set():
@@ -125,25 +130,39 @@ class Election:
 
     async def leader(self) -> znodes.Leader | None:
         """Return who leads, by one round trip."""
-        epoch, names = await self._session().read(
-            self.path, [GetData(f"{self.path}/epoch"), GetChildren(f"{self.path}/candidates")]
-        )
+        found = await self._leader()
+        return None if found is None else found[0]
+
+    async def _leader(self) -> tuple[znodes.Leader, str] | None:
+        """Return who leads, and its znode."""
+        parent = f"{self.path}/candidates"
+        epoch, names = await self._session().read(self.path, [GetData(f"{self.path}/epoch"), GetChildren(parent)])
         if isinstance(epoch, NoNode) or isinstance(names, NoNode):
             return None
         record, modified = znodes.unpack_record(epoch[0]), epoch[1].modified
         if record is None or record.resigned or record.candidate not in names:
             return None
-        return znodes.Leader(record.identity, Token(modified, record.holder))
+        return znodes.Leader(record.identity, Token(modified, record.holder)), f"{parent}/{record.candidate}"
+
+    async def evict(self, reason: str, *, force: bool) -> znodes.Leader | None:
+        """Have who leads step down, or delete its znode; return who that is."""
+        found = await self._leader()
+        if found is None:
+            return None
+        leader, node = found
+        why = f"by {self.terms.identity!r}: {reason}" if reason else f"by {self.terms.identity!r}"
+        step = Delete(node) if force else SetData(node, znodes.candidate_data(leader.identity, why))
+        answer = (await self._session().read(self.path, [step]))[0]
+        if isinstance(answer, Exception) and not isinstance(answer, NoNode):
+            raise answer
+        return leader  # or it has left by itself in that moment
+
+    def observe(self) -> Views:
+        return Views(self._session(), self.path)
 
     async def contenders(self) -> list[str]:
         """Return who stands, the leader first, by two round trips."""
-        session, parent = self._session(), f"{self.path}/candidates"
-        names = (await session.read(self.path, [GetChildren(parent)]))[0]
-        if isinstance(names, NoNode):
-            return []
-        line = znodes.line(names)
-        answers = await session.read(self.path, [GetData(f"{parent}/{name}") for name in line]) if line else []
-        return [znodes.candidate_identity(answer[0]) for answer in answers if not isinstance(answer, NoNode)]
+        return [each.identity for each in await succession(self._session(), self.path)]
 
 
 class _Failed(Exception):

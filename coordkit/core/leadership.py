@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from coordkit.core import lease
+from coordkit.core import lease, znodes
 from coordkit.core.proven import Proven
-from coordkit.errors import LeadershipLost, StoreUnavailable
+from coordkit.core.succession import succession
+from coordkit.core.transaction import Transaction
+from coordkit.errors import LeadershipLost, NoNodes, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.candidate import Candidate
@@ -23,14 +25,40 @@ class Leadership(Proven):
 
     what = "leadership"
 
-    def __init__(self, candidate: Candidate, token: int, *, asked: float) -> None:
+    def __init__(self, candidate: Candidate, token: int, *, asked: float, strict: bool) -> None:
         self.candidate = candidate
-        self.identity = candidate.identity
-        super().__init__(candidate, token, asked=asked)
+        self.identity = candidate.terms.identity
+        super().__init__(candidate, token, asked=asked, strict=strict)
 
     def loss(self) -> LeadershipLost:
         error = super().loss()
         return LeadershipLost(error.name, error.why, token=error.token)
+
+    def told(self, data: bytes) -> None:
+        why = znodes.candidate_evicted(data)
+        if why:
+            self.lose(f"evicted {why}")
+
+    def transaction(self) -> Transaction:
+        return Transaction(self)
+
+    async def resign(self) -> None:
+        """Give it up now; raises ``LeadershipLost`` if it was lost before."""
+        if not await self.release():
+            raise self.loss()
+
+    async def transfer_to(self, identity: str) -> None:
+        """Resign in favour of who stands as ``identity``; raises ``NoNodes`` if nobody does, and leads on."""
+        self.ensure()
+        standing = await succession(self.candidate.session, self.name)
+        for each in standing:
+            if each.identity == identity and each.node != self.candidate.node:
+                self.candidate.successor = each.node, each.data
+                break
+        else:
+            names = [each.identity for each in standing]
+            raise NoNodes(self.name, f"nobody stands as {identity!r} beside us, so we lead on; contenders: {names}")
+        await self.resign()
 
 
 async def leave(leadership: Leadership, error: BaseException | None) -> None:

@@ -6,7 +6,7 @@ What the line is for (to lead, to hold a lock) is said by the kinds of place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat, Sync
@@ -27,6 +27,8 @@ class Entry(NamedTuple):
 class Place(Generic[T]):
     """One contender's place in one line, from which it comes to hold a ``T``."""
 
+    watched_at_once = True  # our own znode, when we take over; else soon after, which spares who waits for it a request
+
     def __init__(self, session: Session, name: str, parent: str) -> None:
         self.name = name
         self.parent = parent
@@ -38,6 +40,7 @@ class Place(Generic[T]):
         self.node = ""  # its path, once it is known
         self.wake = Wake(session.runtime)
         self.when_gone: Callable[[], None] = self.wake.ring
+        self.when_changed: Callable[[], None] = self.wake.ring  # its data, or the connection over which we watched
         self.until: Callable[[], float] = session.runtime.now  # how long a proof is worth waiting for
         self.gone = False
 
@@ -45,7 +48,7 @@ class Place(Generic[T]):
 
     def entry(self) -> Sequence[Request]:
         """Return the requests that enter the line and show it, in this order, to be sent at once; more may follow."""
-        return Create(f"{self.parent}/{self.guid}-", self.data(), Kind.SEQUENTIAL), self.listing()
+        return Create(f"{self.parent}/{self.guid}-", self.data(), Kind.SEQUENTIAL), *self.looks()
 
     def data(self) -> bytes:
         """Return what is written into the znode."""
@@ -55,8 +58,12 @@ class Place(Generic[T]):
         """Return the requests that make what the line stands on, to be sent at once; what is there stays."""
         raise NotImplementedError
 
-    def line(self, names: Iterable[str]) -> list[str]:
-        """Return those of the names that stand in the line, in their order."""
+    def looks(self) -> Sequence[Request]:
+        """Return the requests that show the line, a listing of it first."""
+        return (self.listing(),)
+
+    def line(self, names: Any, seen: Sequence[Any]) -> list[str] | None:  # noqa: ARG002  it is for kinds that look twice
+        """Return who stands in the line, in order, from the answers to ``looks``; None if they do not tell it."""
         return znodes.line(names)
 
     def before(self, line: list[str], own: int) -> list[str]:
@@ -83,8 +90,8 @@ class Place(Generic[T]):
         """Return the token of a place that was the head when it was entered; None if one must take over first."""
         return None
 
-    def token(self, answers: list[Any], own: tuple[bytes, Stat], seen: Sequence[Any]) -> int | None:
-        """Return the token, from the answers to ``take_over``, ``own`` and ``also``; None if they do not tell it."""
+    def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int | None:
+        """Return the token by the answers to ``take_over``, ``own`` (None if not asked) and ``also``; None if untold."""
         raise NotImplementedError
 
     def hold(self, token: int, asked: float) -> T:
@@ -116,7 +123,7 @@ class Place(Generic[T]):
             self.gone = True
             self.when_gone()
         else:
-            self.wake.ring()
+            self.when_changed()
 
     def forget(self) -> None:
         """Leave no watch behind."""

@@ -42,7 +42,9 @@ class Proofs:
             answers: list[Any]
             within = max(self._grace, *(each.remaining() for each in batch))
             answers = await self._session.ensemble.ask(batch[0].name, requests, within=within)
-            for leadership, answer in zip(batch, answers[::2], strict=True):
+            for leadership, answer, own in zip(batch, answers[::2], answers[1::2], strict=True):
+                if isinstance(own, tuple):
+                    leadership.told(own[0])
                 if isinstance(answer, list):
                     leadership.renewed(asked, proven)
                 elif isinstance(answer, NoNode):

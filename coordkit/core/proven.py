@@ -1,9 +1,10 @@
 """A lease whose server is a session, and whose end has many causes.
 
-It is lost at the earliest of: the connection is suspended (the servers may end the session without our hearing of it),
-the session ends, our znode is deleted, the znode's owner is not our session, or the time has passed for which the last
-answered write proves the session. That time counts from before the write was sent, two thirds of the negotiated session
-timeout; it holds under a bounded rate of clocks, also for a client whose server is cut off from the quorum.
+It is lost at the earliest of: the connection is suspended (the servers may end the session without our hearing of it;
+this only if the lease is ``strict``), the session ends, our znode is deleted, the znode's owner is not our session, or
+the time has passed for which the last answered write proves the session. That time counts from before the write was
+sent, two thirds of the negotiated session timeout; it holds under a bounded rate of clocks, also for a client whose
+server is cut off from the quorum. A lease that is not strict outlives a short outage, and never that time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from coordkit.core.place import Place
 from coordkit.errors import StoreUnavailable
 
 _log = logging.getLogger("coordkit")
+
+_WATCHED = 0.02
+"""Seconds after which a znode is watched that was not at once: who leads for less asks for nothing more."""
 
 
 class Proven(lease.Lease):
@@ -34,8 +38,11 @@ class Proven(lease.Lease):
         max_hold: float | None = None,
         span: float | None = None,
         slot: int | None = None,
+        strict: bool = True,
     ) -> None:
         self.place = place
+        self.strict = strict
+        self._watched = place.watched_at_once
         self._link = place.session
         super().__init__(
             place.session.runtime,
@@ -53,20 +60,45 @@ class Proven(lease.Lease):
         self._link.subscribe(self._heard)
         place.until = lambda: self.expires
         place.when_gone = self._deposed
+        place.when_changed = self._look
         if place.gone:  # before we listened
             place.when_gone()
 
     def _deposed(self) -> None:
         self.lose("its znode was deleted")
 
+    def _schedule(self, asked: float) -> None:
+        if self._watched:
+            super()._schedule(asked)
+        else:  # the first proof comes soon, because it also watches our znode
+            self._watched = True
+            self._timer = self._runtime.call_at(self._runtime.now() + _WATCHED, self._due)
+
+    def _look(self) -> None:
+        """Have our znode read and the session proven, soon: what we watched has changed, or is watched no longer."""
+        if self._link.ensemble.link() is Link.CONNECTED:
+            self._link.renew(self)
+
+    def told(self, data: bytes) -> None:
+        """Be told what our znode says."""
+
     def _heard(self, link: Link) -> None:
-        if link is not Link.CONNECTED:
-            self.lose(f"{self._link.ensemble}: {self._link.why(link)}")
+        why = self._ended(link)
+        if why:
+            self.lose(f"{self._link.ensemble}: {why}")
+        elif link is Link.CONNECTED:
+            self._look()
+
+    def _ended(self, link: Link) -> str:
+        """Return how this link ends the lease, "" if it does not."""
+        if link is Link.CONNECTED:
+            return "" if self._link.ensemble.session() in (self.place.owner, None) else "the session has ended"
+        return "" if link is Link.CONNECTING and not self.strict else self._link.why(link)
 
     def ensure(self) -> Literal[True]:
         """Return True if it holds; raise ``LeaseLost`` if it does not."""
-        if self.held and self._runtime.process() == self._process and not self._link.alive_as(self.place.owner):
-            self.lose(f"{self._link.ensemble}: {self._link.why(Link.CONNECTING)}")
+        if self.held and self._runtime.process() == self._process and (why := self._ended(self._link.ensemble.link())):
+            self.lose(f"{self._link.ensemble}: {why}")
         return super().ensure()
 
     async def renew(self) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from coordkit._ports import GetData, NodeExists, NoNode
+from coordkit._ports import BadVersion, GetData, NodeExists, NoNode
 from coordkit.core import znodes
 from coordkit.core.lease import DRIFT
 from coordkit.core.place import Entry, Place
@@ -90,7 +90,11 @@ class Standing(Generic[T]):
         while True:
             before = self._before(line)
             if not before:
-                return self._at_once() or await self._take_over()
+                taken = self._at_once() or await self._take_over()
+                if taken is not None:
+                    return taken
+                line = await self._list()
+                continue
             if self._timeout == 0:
                 raise NotAcquired(self._name, self._candidate.taken(len(before)))
             self._entry = None
@@ -126,7 +130,7 @@ class Standing(Generic[T]):
                 if found is None:
                     await self._runtime.sleep(_PAUSE)
                     continue
-                names = found
+                names, seen = found, []
             elif isinstance(created, Exception):
                 raise created
             else:
@@ -139,7 +143,8 @@ class Standing(Generic[T]):
                     f"the numbers of {self._parent[:-1]} are used up; delete that znode when nobody stands, and they "
                     "begin anew (tokens still rise)",
                 )
-            return await self._list() if isinstance(names, Exception) else candidate.line(names)
+            line = None if isinstance(names, Exception) else candidate.line(names, seen)
+            return await self._list() if line is None else line
 
     async def _find(self, session: int, lost: StoreUnavailable) -> list[str] | None:
         """Find our znode, whose creation got no answer; None if it was not made."""
@@ -177,8 +182,12 @@ class Standing(Generic[T]):
         return not any(isinstance(answer, StoreUnavailable) for answer in answers[-2:])
 
     async def _list(self) -> list[str]:
-        names = (await self._session.read(self._name, [self._candidate.listing()], self._deadline, self._stop))[0]
-        return [] if isinstance(names, NoNode) else self._candidate.line(names)
+        while True:
+            looks = self._candidate.looks()
+            names, *seen = await self._session.read(self._name, looks, self._deadline, self._stop)
+            line = [] if isinstance(names, NoNode) else self._candidate.line(names, seen)
+            if line is not None:
+                return line
 
     async def _wait(self, line: list[str], ahead: list[str]) -> list[str]:
         """Wait for the last of those ``ahead`` of us to leave; return the line as it is then."""
@@ -236,18 +245,25 @@ class Standing(Generic[T]):
             return None
         return self._proven(token, entry.asked)
 
-    async def _take_over(self) -> T:
-        """Take over by one transaction; asked again, it is only written anew, with a greater token."""
+    async def _take_over(self) -> T | None:
+        """Take over by one transaction; asked again, it is only written anew, with a greater token.
+
+        Returns None if the order of the line was changed since we looked.
+        """
         candidate = self._candidate
         while True:
             self._check_stop()
             asked = self._runtime.now()
-            answer, own, *seen = await self._ask(candidate.take_over(), candidate.own(), *candidate.also())
+            looks = [candidate.own()] if candidate.watched_at_once else []
+            answer, *rest = await self._ask(candidate.take_over(), *looks, *candidate.also())
+            own, seen = (rest[0], rest[1:]) if looks else (None, rest)
             if isinstance(answer, NoNode):
                 if answer.path == candidate.node:
                     raise Gone("our znode was deleted")
                 await self._found()  # only what is beside the line is gone
                 await self._runtime.sleep(_PAUSE)
+            elif isinstance(answer, BadVersion):
+                return None
             elif isinstance(answer, StoreUnavailable):
                 if self._runtime.now() >= max(self._deadline, asked + GRACE):
                     raise answer

@@ -4,8 +4,8 @@
 
     <election>              persistent
     ├── epoch               persistent; JSON: who leads, or who resigned last; its mzxid is the token
-    └── candidates          container
-        └── <guid>-<seq>    ephemeral, sequential; JSON: who stands
+    └── candidates          container; its version rises when somebody gets in before those who wait
+        └── <guid>-<seq>    ephemeral, sequential; JSON: who stands; <guid>-p<priority>-<seq> with a priority
     <group>                 container
     └── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
 
@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 from coordkit.core.token import Token
 
-_CANDIDATE = re.compile(r"([0-9a-f]{32})-(-?\d{10,})")
+_CANDIDATE = re.compile(r"[0-9a-f]{32}(?:-p(\d{1,9}))?-(-?\d{10,})", re.ASCII)
 
 LAST_SEQUENCE = 2_000_000_000
 """ZooKeeper's counter sticks at 2**31 - 1, where all contenders would get one number: stop well before."""
@@ -39,12 +39,13 @@ class Leader(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The epoch record: who took over last, and whether it has resigned since."""
+    """The epoch record: who took over last, whether it has resigned since, and in favour of which candidate."""
 
     candidate: str
     identity: str
     holder: str
     resigned: bool = False
+    successor: str = ""
 
 
 def check_path(value: object) -> str:
@@ -85,6 +86,24 @@ def check_data(value: object) -> bytes:
     return value
 
 
+def check_version(value: object) -> int:
+    """Return ``value`` if it can be the version of a znode; -1 stands for any."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"version must be an int, got {value!r}")
+    if not -1 <= value < 1 << 31:
+        raise ValueError(f"version must be -1 (any) or the version of a znode, got {value!r}")
+    return value
+
+
+def check_priority(value: object) -> int:
+    """Return ``value`` if it can be the priority of a contender."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"priority must be an int, got {value!r}")
+    if not 0 <= value < 10**9:
+        raise ValueError(f"priority must be between 0 and 999,999,999, got {value!r}")
+    return value
+
+
 def member_name(identity: str) -> str:
     """Return the name of the znode of ``identity``; ``identity_of`` turns it back."""
     name = quote(identity, safe=" !#$&'()*+,:;=@[]")
@@ -101,10 +120,23 @@ def sequence_of(name: str) -> int | None:
     return int(match[2]) if match else None
 
 
-def line(names: Iterable[str]) -> list[str]:
-    """Return the candidates in order of succession: by number, never by text."""
-    numbered = [(number, name) for name in names if (number := sequence_of(name)) is not None]
-    return [name for _, name in sorted(numbered)]
+def candidate_prefix(guid: str, priority: int) -> str:
+    """Return what the name of a candidate begins with; ZooKeeper adds the number."""
+    return f"{guid}-p{priority}-" if priority else f"{guid}-"
+
+
+def line(names: Iterable[str], record: Record | None = None) -> list[str]:
+    """Return the candidates in order of succession: by priority, then by number, never by text.
+
+    First, if it is there, comes whoever leads or was named as the successor, according to the epoch record.
+    """
+    first = "" if record is None else record.successor if record.resigned else record.candidate
+    ranked = [
+        (name != first, -int(match[1] or 0), int(match[2]), name)
+        for name in names
+        if (match := _CANDIDATE.fullmatch(name))
+    ]
+    return [name for *_, name in sorted(ranked)]
 
 
 def ancestors(path: str) -> list[str]:
@@ -113,8 +145,9 @@ def ancestors(path: str) -> list[str]:
     return ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def candidate_data(identity: str) -> bytes:
-    return _pack({"identity": identity})
+def candidate_data(identity: str, evicted: str = "") -> bytes:
+    """Return what a candidate's znode says: who stands, and why it is asked to step down, if it is."""
+    return _pack({"identity": identity, **({"evicted": evicted} if evicted else {})})
 
 
 def candidate_identity(data: bytes) -> str:
@@ -122,9 +155,15 @@ def candidate_identity(data: bytes) -> str:
     return str(_unpack(data).get("identity", "?"))
 
 
+def candidate_evicted(data: bytes) -> str:
+    """Return why the candidate is asked to step down, "" if it is not."""
+    return str(_unpack(data).get("evicted", ""))
+
+
 def pack_record(record: Record) -> bytes:
-    state = "resigned" if record.resigned else "leading"
-    return _pack({"candidate": record.candidate, "identity": record.identity, "holder": record.holder, "state": state})
+    values = {"candidate": record.candidate, "identity": record.identity, "holder": record.holder}
+    values["state"] = "resigned" if record.resigned else "leading"
+    return _pack({**values, **({"successor": record.successor} if record.successor else {})})
 
 
 def unpack_record(data: bytes) -> Record | None:
@@ -137,6 +176,7 @@ def unpack_record(data: bytes) -> Record | None:
         str(values.get("identity", "?")),
         str(values.get("holder", "")),
         values.get("state") == "resigned",
+        str(values.get("successor", "")),
     )
 
 
