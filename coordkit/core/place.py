@@ -91,7 +91,7 @@ class Place(Generic[T]):
         return None
 
     def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int | None:
-        """Return the token by the answers to ``take_over``, ``own`` (None if not asked) and ``also``; None if untold."""
+        """Return the token by the answers to ``take_over``, ``own`` (None: not asked) and ``also``; None if untold."""
         raise NotImplementedError
 
     def hold(self, token: int, asked: float) -> T:
