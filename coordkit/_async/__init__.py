@@ -8,11 +8,13 @@ from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
 from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
+from coordkit._async.roles import Backup, Primary, Roles
 from coordkit._async.rwlock import ReadWriteLock
 from coordkit._async.semaphore import Semaphore
 from coordkit._async.session import Guardian, SessionScope
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
+from coordkit.core.in_sync import InSyncSet
 from coordkit.core.token import Token
 from coordkit.core.views import View
 from coordkit.core.znodes import Leader
@@ -38,6 +40,7 @@ from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 
 __all__ = [
     "AcquireTimeout",
+    "Backup",
     "Change",
     "Changes",
     "CoordError",
@@ -48,6 +51,7 @@ __all__ = [
     "Guardian",
     "Hold",
     "Holder",
+    "InSyncSet",
     "Join",
     "Lead",
     "Leader",
@@ -65,10 +69,12 @@ __all__ = [
     "NotAcquired",
     "PartialFailure",
     "Placement",
+    "Primary",
     "Quorum",
     "QuorumLock",
     "Random",
     "ReadWriteLock",
+    "Roles",
     "RoundRobin",
     "Semaphore",
     "SessionScope",

@@ -8,11 +8,13 @@ from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
 from coordkit._sync.multi import MultiLease, MultiLock
 from coordkit._sync.quorum import Quorum, QuorumLock
+from coordkit._sync.roles import Backup, Primary, Roles
 from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
 from coordkit._sync.session import Guardian, SessionScope
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
+from coordkit.core.in_sync import InSyncSet
 from coordkit.core.token import Token
 from coordkit.core.views import View
 from coordkit.core.znodes import Leader
@@ -38,6 +40,7 @@ from coordkit.routing.client import ShardedPipeline, ShardedRedis
 
 __all__ = [
     "AcquireTimeout",
+    "Backup",
     "Change",
     "Changes",
     "CoordError",
@@ -48,6 +51,7 @@ __all__ = [
     "Guardian",
     "Hold",
     "Holder",
+    "InSyncSet",
     "Join",
     "Lead",
     "Leader",
@@ -65,10 +69,12 @@ __all__ = [
     "NotAcquired",
     "PartialFailure",
     "Placement",
+    "Primary",
     "Quorum",
     "QuorumLock",
     "Random",
     "ReadWriteLock",
+    "Roles",
     "RoundRobin",
     "Semaphore",
     "SessionScope",

@@ -122,6 +122,22 @@ def check_policy(value: object) -> str:
 C = TypeVar("C", bound=Callable[..., object])
 
 
+def check_delay(argument: str, value: object) -> float:
+    """Return ``value`` if it is a number of seconds to let pass, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} must be a number of seconds, got {value!r}")
+    if not (0 <= value < math.inf):
+        raise ValueError(f"{argument} must be 0 or more seconds, and finite, got {value!r}")
+    return float(value)
+
+
+def check_callable(argument: str, value: C) -> C:
+    """Return ``value`` if it can be called."""
+    if not callable(value):
+        raise TypeError(f"{argument} must be callable, got {value!r}")
+    return value
+
+
 def check_callback(argument: str, value: C | None) -> C | None:
     """Return ``value`` if it can be called and nobody needs to await it."""
     given: object = value

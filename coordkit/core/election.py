@@ -22,7 +22,7 @@ from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate, Terms
 from coordkit.core.leadership import Leadership, leave, leave_with_result
 from coordkit.core.session import Session, Stop, Stopped
-from coordkit.core.standing import stand
+from coordkit.core.standing import Standing, stand
 from coordkit.core.succession import succession
 from coordkit.core.token import Token
 from coordkit.core.views import Views
@@ -52,6 +52,9 @@ class Attempt:
 class Election:
     """The contenders for one path."""
 
+    candidate: type[Candidate] = Candidate
+    standing: type[Standing[Leadership]] = Standing
+
     def __init__(self, runtime: Runtime, session: Callable[[], Session], path: str, terms: Terms) -> None:
         self.path = path
         self.terms = terms
@@ -71,10 +74,11 @@ class Election:
         leadership = await stand(
             session,
             self.path,
-            lambda: Candidate(session, self.path, self.terms, marked=self._marked),
+            lambda: self.candidate(session, self.path, self.terms, marked=self._marked),
             timeout,
             stop=None if attempt is None else attempt.stop,
             stood=stood,
+            standing=self.standing,
         )
         self._marked = leadership.candidate.mark > 0
         return leadership
