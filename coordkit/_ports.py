@@ -109,8 +109,10 @@ class Inbox(Protocol):
         """Return where messages for the resource ``name`` reach us, ``"PUBLISH <channel>"``; "" if we do not listen."""
         ...
 
-    async def open(self, name: str) -> str:
-        """Listen, if we do not yet, and return the address; "" where that cannot be had: ask again instead."""
+    async def open(self, name: str, until: float) -> str:
+        """Listen, if we do not yet, and return the address; "" where that cannot be had, or not until ``now()`` has
+        reached ``until``: ask again instead.
+        """
         ...
 
     def expect(self, holder: str, address: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
@@ -87,6 +89,7 @@ class Inbox:
         self._lines: dict[str, Line] = {}  # by node
         self._by_address: dict[str, Line] = {}
         self._opening = asyncio.Lock()
+        self._openings: dict[str, asyncio.Task[None]] = {}  # by name
         self._not_before = 0.0
         self._used = now()
 
@@ -99,15 +102,33 @@ class Inbox:
         line = self._lines.get(ear.node) if ear else None
         return line.addresses.get(ear.channel, "") if ear and line else ""
 
-    async def open(self, name: str) -> str:
-        async with self._opening:
+    async def open(self, name: str, until: float) -> str:
+        # A task of its own: whoever gives up, or is cancelled, leaves it to the others.
+        opening = self._openings.get(name)
+        if opening is None:
             if address := self.address(name):
                 return address
             if now() < self._not_before:
                 return ""
+            opening = self._openings[name] = life().spawn(self._open(name))
+            opening.add_done_callback(partial(self._opened, name))
+        await asyncio.wait([opening], timeout=None if until == math.inf else max(0.0, until - now()))
+        if opening.done() and not opening.cancelled():
+            opening.result()
+        return self.address(name)
+
+    def _opened(self, name: str, opening: asyncio.Task[None]) -> None:
+        del self._openings[name]
+        if not opening.cancelled():
+            opening.exception()  # taken note of: perhaps nobody waits for it any more
+
+    async def _open(self, name: str) -> None:
+        async with self._opening:
+            if self.address(name) or now() < self._not_before:
+                return
             ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
-                return ""
+                return
             try:
                 address = await self._subscribe(ear)
                 await self._check(name, address)
@@ -117,8 +138,6 @@ class Inbox:
                     raise
                 self._told.say(str(self._store), error)
                 self._not_before = now() + AGAIN  # from now on: those behind us need not wait for the same silence
-                return ""
-            return address
 
     def expect(self, holder: str, address: str) -> None:
         self._boxes.add(holder, Box(address))

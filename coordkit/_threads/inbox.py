@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _CHECK = load("inbox_check")
 
 
+def _left(until: float) -> float:
+    """Return the seconds until then, a few at least: 0 would mean no bound to a socket."""
+    return max(0.005, until - now())
+
+
 class Inbox:
     """Where the threads of one client that wait for locks hear of their grants."""
 
@@ -69,26 +74,35 @@ class Inbox:
             return ""
         return line.addresses.get(ear.channel, "")
 
-    async def open(self, name: str) -> str:
-        with self._opening:
-            if address := self.address(name):
-                return address
-            if now() < self._not_before:
-                return ""
-            ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
-            if ear is None:
-                return ""
-            try:
-                address = self._subscribe(ear)
-                await self._check(name, address)
-            except BaseException as error:
-                self._leave(ear)  # whoever may not publish cannot be handed anything, either
-                if not isinstance(error, exceptions.RedisError | OSError | CoordError):
-                    raise
-                self._told.say(str(self._store), error)
-                self._not_before = now() + AGAIN  # from now on: those behind us need not wait for the same silence
-                return ""
+    async def open(self, name: str, until: float) -> str:
+        if not self._opening.acquire(timeout=min(max(0.0, until - now()), threading.TIMEOUT_MAX)):
+            return ""
+        try:
+            return await self._open(name, until)
+        finally:
+            self._opening.release()
+
+    async def _open(self, name: str, until: float) -> str:
+        began = now()
+        if address := self.address(name):
             return address
+        if began < self._not_before or began >= until:
+            return ""
+        ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
+        if ear is None:
+            return ""
+        try:
+            address = self._subscribe(ear, until)
+            await self._check(name, address, until)
+        except BaseException as error:
+            self._leave(ear)  # whoever may not publish cannot be handed anything, either
+            if not isinstance(error, exceptions.RedisError | OSError | CoordError):
+                raise
+            if (present := now()) < until or present - began > AGAIN:  # else it may only have been in a hurry
+                self._told.say(str(self._store), error)
+                self._not_before = present + AGAIN  # those behind us need not wait for the same silence
+            return ""
+        return address
 
     def expect(self, holder: str, address: str) -> None:
         self._boxes.add(holder, Box(address))
@@ -169,20 +183,22 @@ class Inbox:
 
     # -- lines
 
-    def _subscribe(self, ear: Ear) -> str:
+    def _subscribe(self, ear: Ear, until: float) -> str:
         refusal: Exception = exceptions.ConnectionError("no way to subscribe")
         for publish, subscribe in ear.verbs:
             line = self._lines.get(ear.node)
             if line is None or not self._alive(line):
-                line = self._lines[ear.node] = self._connect(ear)
+                line = self._lines[ear.node] = self._connect(ear, until)
             self._thin_out(line)
             box = line.asked[ear.channel] = Box(f"{publish} {ear.channel}")
             try:
                 line.send(subscribe, ear.channel)
-                self._confirm(line, box)
+                self._confirm(line, box, until)
             except BaseException:
                 self._broken(line)
                 raise
+            if not box.messages:
+                raise exceptions.TimeoutError("no subscription in the time of whoever wanted it")
             if box.refusal is None:
                 return box.address
             refusal = box.refusal
@@ -216,9 +232,11 @@ class Inbox:
         self._boxes.broken(address)  # somebody may have come just now
         line.send(*leaving(address))
 
-    def _confirm(self, line: Line, box: Box) -> None:
+    def _confirm(self, line: Line, box: Box, until: float) -> None:
         deadline = now() + line.patience
         while not box.messages:
+            if now() > until:
+                return
             if now() > deadline:
                 raise exceptions.TimeoutError(f"no subscription within {line.patience} s")
             if not line.reading.acquire(blocking=False):
@@ -232,18 +250,22 @@ class Inbox:
         if box.messages[0] == BROKEN:
             raise exceptions.ConnectionError("the connection broke while it was subscribed")
 
-    async def _check(self, name: str, address: str) -> None:
+    async def _check(self, name: str, address: str, until: float) -> None:
         verb, channel = address.split(" ", 1)
-        heard = await self._store.run(name, Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel)))
+        call = Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel))
+        [heard] = await self._store.run_many([(name, call)], within=_left(until))
+        if isinstance(heard, Exception):
+            raise heard
         if not heard:
             raise exceptions.ResponseError("published to it, and nobody heard")
 
-    def _connect(self, ear: Ear) -> Line:
-        kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)
+    def _connect(self, ear: Ear, until: float) -> Line:
+        patience = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)["socket_timeout"]
+        kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection, _left(until))
         kwargs.update(protocol=2, decode_responses=False)  # what is pushed comes as lists of bytes, whatever the client
         connection = ear.pool.connection_class(**kwargs)
         connection.connect()
-        return Line(ear.node, connection, kwargs["socket_timeout"])
+        return Line(ear.node, connection, patience)
 
     def _alive(self, line: Line) -> bool:
         """Return whether a line may be used: while nobody reads, its end would go unnoticed."""

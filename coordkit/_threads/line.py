@@ -52,6 +52,7 @@ class Line:
         self.pinged = False
         self._parser = _reader.reader_for(connection)
         self._sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
+        self._sock.settimeout(patience)  # whoever connected may have been in a hurry
         if getattr(type(self._sock), "recv", None) is not socket.SocketType.recv or not hasattr(select, "poll"):
             self._parser = None  # TLS, gevent and what else only looks like a socket wait in their own way
         else:

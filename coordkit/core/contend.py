@@ -171,8 +171,9 @@ class Attempt:
                 handed = await waiting.told(answer, asked, self._deadline)
                 if handed is not None and self._is_enough(handed):
                     return await self._lease(handed)
-            elif not await waiting.queue_up():
+            elif not await waiting.queue_up(self._deadline):
                 attempt = attempt or attempts()
+                left = max(0.0, self._deadline - self._runtime.now())
                 await self._runtime.sleep(min(self._by.wait(attempt), left, max(0.001, answer.left)))
                 attempt.attempt_number += 1
 

@@ -79,11 +79,11 @@ class Waiting:
             self._inbox.forget(self._holder, None if won else self._stray)
             self.spot = None
 
-    async def queue_up(self) -> bool:
-        """Listen, and be ready to take a place with the next ask; return False where that cannot be had."""
+    async def queue_up(self, until: float) -> bool:
+        """Listen, and be ready to take a place with the next ask; return False where it cannot be had by ``until``."""
         self.over(won=True)  # for now: the next ask says so if we have been granted it meanwhile
         inbox = self._inbox
-        if inbox is None or self._deaf > 1 or not (address := await inbox.open(self._grantor.name)):
+        if inbox is None or self._deaf > 1 or not (address := await inbox.open(self._grantor.name, until)):
             return False
         self._stand(inbox, address)
         return True
@@ -96,7 +96,7 @@ class Waiting:
         self.spot.place = self._place = queued.place
         if not queued.heard:  # whoever hands it on would take us for dead
             self._deaf += 1
-            await self.queue_up()
+            await self.queue_up(until)
             return None
         left = LOOK / 30 if refused.left == math.inf else refused.left
         ask_again = asked + min(LOOK, left + queued.ahead * CLAIM + _MARGIN)
@@ -105,7 +105,7 @@ class Waiting:
             if message is None:
                 return None
             if message == BROKEN:
-                await self.queue_up()
+                await self.queue_up(until)
                 return None
             self._deaf = 0
             what, *rest = message.split(" ")

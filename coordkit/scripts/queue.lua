@@ -64,12 +64,27 @@ local function tell_next(queue, claim)
   end
 end
 
+-- Take those out of a queue, from its head, who wait where nobody listens (`silent`, by verb and channel), a hundred at
+-- most: all waiters of a process listen at one place, and thousands may have died with it.
+local function bury(queue, silent)
+  local dead = {}
+  for _, entry in ipairs(redis.call('ZRANGE', queue, 0, 99)) do
+    local waiter = parsed(entry)
+    if not silent[waiter.verb .. waiter.channel] then
+      break
+    end
+    dead[#dead + 1] = entry
+  end
+  redis.call('ZREM', queue, unpack(dead))
+end
+
 -- Hand on, in order, to those who wait and listen. `offer` says what there is for a waiter now: the token, the rest of
 -- what it is told, and a function that makes the grant true; nothing, if that one must wait on. Those ahead of `before`
 -- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over. Return the longest of the claims
 -- in ms, or nil: by then somebody should look whether all that was handed on was taken.
 local function serve(queue, offer, before)
   local now, soonest, longest, entry, place
+  local silent = {}
   while true do
     entry, place = head_of(queue)
     if not entry or (before and place >= before) then
@@ -77,20 +92,26 @@ local function serve(queue, offer, before)
     end
     now = now or micros()
     local waiter = parsed(entry)
-    local token, note, give = offer(waiter, now)
-    if not token then
-      break
-    end
-    redis.call('ZREM', queue, entry) -- a write first: a replica must not tell anybody anything
-    local heard = tell(waiter, table.concat({'grant', digits(token), digits(now), note}, ' '))
-    if heard < 0 then
-      redis.call('ZADD', queue, digits(place), entry) -- it keeps its place, and asks by itself
-      break
-    end
-    if heard > 0 then
-      give(token)
-      soonest = math.min(soonest or waiter.claim, waiter.claim)
-      longest = math.max(longest or waiter.claim, waiter.claim)
+    local where = waiter.verb .. waiter.channel
+    if silent[where] then
+      bury(queue, silent)
+    else
+      local token, note, give = offer(waiter, now)
+      if not token then
+        break
+      end
+      redis.call('ZREM', queue, entry) -- a write first: a replica must not tell anybody anything
+      local heard = tell(waiter, table.concat({'grant', digits(token), digits(now), note}, ' '))
+      if heard < 0 then
+        redis.call('ZADD', queue, digits(place), entry) -- it keeps its place, and asks by itself
+        break
+      elseif heard == 0 then
+        silent[where] = true
+      else
+        give(token)
+        soonest = math.min(soonest or waiter.claim, waiter.claim)
+        longest = math.max(longest or waiter.claim, waiter.claim)
+      end
     end
   end
   if soonest and entry then

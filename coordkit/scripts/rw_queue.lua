@@ -71,8 +71,15 @@ end
 -- Take writers who are gone out of the way of readers, who would otherwise wait for them as long as anybody reads.
 local function pass_over()
   local entry = head_of(QUEUE)
-  while entry and parsed(entry).mode == 'w' and not listening(parsed(entry)) do
-    redis.call('ZREM', QUEUE, entry)
+  local silent = {}
+  while entry and parsed(entry).mode == 'w' do
+    local waiter = parsed(entry)
+    local where = waiter.verb .. waiter.channel
+    if not silent[where] and listening(waiter) then
+      return
+    end
+    silent[where] = true
+    bury(QUEUE, silent)
     entry = head_of(QUEUE)
   end
 end

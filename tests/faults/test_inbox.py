@@ -54,7 +54,7 @@ async def test_a_refused_channel_costs_nobody_the_connection(
     client = deployment.redis(**no_sharded_channels)
     opened = []
     connect = inbox_class(flavour)._connect
-    monkeypatch.setattr(inbox_class(flavour), "_connect", lambda self, ear: opened.append(ear) or connect(self, ear))
+    monkeypatch.setattr(inbox_class(flavour), "_connect", lambda self, *to: opened.append(to) or connect(self, *to))
     # One hash tag, so one node: "{tag" of these names.
     locks = [flavour.Lock(client, f"{{{coordkit_namespace}}}{number}", ttl=60) for number in range(4)]
     primary = deployment.servers.primary_for(locks[0].key)
@@ -118,13 +118,13 @@ async def test_a_slot_that_nobody_serves_is_an_outage(
     other = flavour.Lock(client, f"{coordkit_namespace}:other", ttl=60)
     held = [await maybe(lock.acquire()), await maybe(other.acquire())]
     inbox = lock._contender.grantor.inbox() if hasattr(lock, "_contender") else client._coordkit_store.inbox()
-    assert await inbox.open(lock.name)
+    assert await inbox.open(lock.name, now() + 20)
     slots = client.nodes_manager.slots_cache
     kept = dict(slots)
     slots.clear()
     try:
         assert inbox.address(other.name) == ""
-        assert await inbox.open(other.name) == ""
+        assert await inbox.open(other.name, now() + 20) == ""
     finally:
         slots.update(kept)
     for lease in held:
@@ -160,17 +160,15 @@ async def test_silence_is_waited_for_once(
     """Of ten that want to listen each waited for the same dead end, one after the other."""
     tried = []
 
-    def later(_self: Any, ear: Any) -> Any:
-        tried.append(ear)
+    async def later_async(_self: Any, *to: Any) -> Any:
+        tried.append(to)
+        await flavour.sleep(1.2)
         raise exceptions.TimeoutError("no connection within 1.2 s")
 
-    async def later_async(self: Any, ear: Any) -> Any:
-        await flavour.sleep(1.2)
-        later(self, ear)
-
-    def later_blocking(self: Any, ear: Any) -> Any:
+    def later_blocking(_self: Any, *to: Any) -> Any:
+        tried.append(to)
         threading.Event().wait(1.2)
-        later(self, ear)
+        raise exceptions.TimeoutError("no connection within 1.2 s")
 
     monkeypatch.setattr(inbox_class(flavour), "_connect", later_async if flavour.is_async else later_blocking)
     lock = flavour.Lock(flavour.redis(coordkit_redis_server.url), f"{coordkit_namespace}:job", ttl=60)
@@ -187,6 +185,29 @@ async def test_silence_is_waited_for_once(
     assert len(tried) == 1
     assert max(took) < 8
     await maybe(held.release())
+
+
+@pytest.mark.parametrize("lost", [b"CLIENT", b"SUBSCRIBE", b"PUBLISH"])
+async def test_a_subscription_that_hangs_does_not_stretch_the_wait(
+    flavour: Any, maybe: Any, coordkit_redis_server: Any, coordkit_faults: Any, coordkit_namespace: str, lost: bytes
+) -> None:
+    """Whatever of it has no answer: it took the client's own timeout for each, the caller's was over long before."""
+    proxy = coordkit_faults.proxy(coordkit_redis_server)
+    through = flavour.redis(proxy.url, socket_timeout=30, socket_connect_timeout=30, client_name="ours")
+    name = f"{coordkit_namespace}:job"
+    held = await maybe(flavour.Lock(flavour.redis(coordkit_redis_server.url), name, ttl=60).acquire())
+    lock = flavour.Lock(through, name, ttl=60)
+    assert await maybe(lock.try_acquire()) is None  # the connection that asks is there
+    proxy.drop_request_matching(lost)
+    began = now()
+    with pytest.raises(coordkit.AcquireTimeout):
+        await maybe(lock.acquire(timeout=0.5))
+    assert 0.5 <= now() - began < 15
+    assert proxy.hits["drop_request_matching"] == 1
+    proxy.heal()
+    await maybe(held.release())
+    lease = await maybe(lock.acquire(timeout=10))
+    assert await maybe(lease.release()) is True
 
 
 # -- what was handed on is looked after, whatever became of the timers

@@ -67,7 +67,7 @@ class SimInbox:
     def address(self, _name: str) -> str:
         return f"PUBLISH {self._channel.decode()}" if self._channel else ""
 
-    async def open(self, name: str) -> str:
+    async def open(self, name: str, _until: float) -> str:
         if not self._channel:
             if self._process.world.random.random() < 0.05:
                 return ""  # it did not work out; the contender asks again, and tries again

@@ -254,8 +254,8 @@ class SimRedis:
             self._made(key)[member] = float(score)
         return int(not known)
 
-    def _do_zrem(self, key: bytes, member: bytes) -> int:
-        gone = self._removed(key, member)
+    def _do_zrem(self, key: bytes, *members: bytes) -> int:
+        gone = self._removed(key, *members)
         if gone:
             self._left = key, gone[0]
         return len(gone)
