@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regime import resource
+from regime import resource, turnstile
 from regime.flavours import maybe
 from regime.history import now
+from regime.kinds import KINDS
 
 from coordkit import StaleToken, StoreUnavailable
 
@@ -22,13 +23,15 @@ class Actor(NamedTuple):
 
 
 async def racer(actor: Actor) -> None:
-    """W1: acquire, hold for a moment, give back, as fast as it goes."""
+    """W1: acquire, go through the turnstile, come out, give back, as fast as it goes."""
     worker, name, chance = actor
     while not worker.over():
         lease = await worker.acquire(name, chance.choice(worker.plan.names), None)
         if lease is not None:
+            await turnstile.enter(worker.resource, lease, KINDS[worker.plan.kind].at_once, name)
             await worker.flavour.sleep(chance.uniform(0, 0.004))
             worker.look(name, lease)
+            await turnstile.leave(worker.resource, lease)
             await worker.release(name, lease)
 
 

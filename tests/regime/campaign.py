@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import redis
-from regime import clock_shim
+from regime import clock_shim, turnstile
 from regime.crew import Crew
 from regime.faults import Storm
 from regime.history import now, read
@@ -30,6 +30,7 @@ from coordkit.testing.processes import RedisProcess, start_redis
 
 GRANTS = 100
 FIRED = 3
+SLOW = 60.0  # seconds that a run may go on until there are as many grants
 
 
 def run(
@@ -87,6 +88,7 @@ class _Run:
         if what.faults:
             storm.rage(crew, what.faults, verdict.seconds, random.Random(verdict.seed))
         crew.follow(lambda: bool(crew.trouble()), max(0.0, ends - now()))
+        crew.follow(lambda: bool(crew.trouble()) or crew.grants >= GRANTS, SLOW)  # a slow machine has longer
         if what.faults:
             proxy.heal()
         self._stop.touch()
@@ -112,6 +114,7 @@ class _Run:
             names=what.names,
             locks=self._locks,
             resource=self._resource.url if self._resource else "",
+            turnstile=what.turnstile,
             options=what.options,
         )
 
@@ -125,9 +128,11 @@ class _Run:
         evidence = Evidence(ops, what.ttl, self._kind)
         if self._resource is not None:
             client = redis.Redis.from_url(self._resource.url)
-            evidence = Evidence(
-                ops, what.ttl, self._kind, entries(client.lrange(LOG, 0, -1)), write_of(client.get(KEY))
-            )
+            if what.turnstile:
+                self._count(client)
+            else:
+                log, final = entries(client.lrange(LOG, 0, -1)), write_of(client.get(KEY))
+                evidence = Evidence(ops, what.ttl, self._kind, log, final)
             client.close()
         for checker in what.checkers:
             verdict.found += checker(evidence)
@@ -139,6 +144,13 @@ class _Run:
             for fault in what.faults
             if verdict.fired[fault] < FIRED
         ]
+
+    def _count(self, client: redis.Redis) -> None:
+        """Ask the turnstile; where several may be in, several must have been, or it shows nothing."""
+        self._verdict.found += turnstile.wrong(client, self._what.names)
+        wanted = 2 if self._kind.shared else self._kind.at_once
+        if (most := turnstile.together(client, self._what.names)) < wanted:
+            self._verdict.void.append(f"{most} at once, and {wanted} are wanted")
 
     def _left_behind(self) -> list[str]:
         """Return the locks that outlived everybody by more than their ttl (P6)."""

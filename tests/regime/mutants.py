@@ -135,6 +135,22 @@ def writer_waits_for_itself(_worker: Worker) -> None:
     edit(rwlock, "_WRITE", "if writer == ARGV[1] then\n  redis.call('PEXPIRE'", "if token then\n  redis.call('PEXPIRE'")
 
 
+def reads_beside_a_writer(_worker: Worker) -> None:
+    """Readers are counted, and who writes is forgotten."""
+    edit(rwlock, "_READ", "if mine or (not writer and", "if mine or (true and")
+
+
+def writes_beside_readers(_worker: Worker) -> None:
+    """Who reads is forgotten."""
+    edit(rwlock, "_WRITE", "if redis.call('ZCARD', READERS) == 0 and redis", "if redis")
+
+
+def one_permit_too_many(_worker: Worker) -> None:
+    """`>` for `>=`."""
+    for name in ("_ACQUIRE", "_RELEASE"):
+        edit(semaphore, name, "if fresh >= permits then", "if fresh > permits then")
+
+
 def takes_another_permit(_worker: Worker) -> None:
     """Each ask takes one: a lost reply costs a permit until its ttl."""
     edit(semaphore, "_ACQUIRE", "slot, token = held(ARGV[1])", "slot, token = nil, nil")
@@ -202,6 +218,9 @@ MUTANTS: dict[str, Callable[[Worker], None]] = {
         keeps_what_it_may_have_got,
         reader_waits_for_itself,
         writer_waits_for_itself,
+        reads_beside_a_writer,
+        writes_beside_readers,
+        one_permit_too_many,
         takes_another_permit,
         keeps_the_first_of_several,
         refused_by_its_own_vote,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import redis
 from hypothesis import Phase
 from regime.durability import MODES, tokens_over_a_death
 from regime.history import now
@@ -17,8 +18,10 @@ from regime.lost_answers import every
 from regime.mutants import MUTANTS
 from regime.scripts import restored
 from regime.stateful import play
+from regime.subjects import SUBJECTS
 from regime.verdict import Verdict
 
+import coordkit
 from coordkit.core import lock
 from coordkit.testing.processes import start_redis
 
@@ -28,15 +31,21 @@ _LONG = 600  # seconds that one enumeration may take
 
 def lost_answers(verdict: Verdict) -> None:
     """W5: every operation in every flavour, in a process of its own, because a mutant stays in one."""
-    with start_redis() as server:
-        for flavour, operation in every():
-            command = [sys.executable, "-m", "regime.lost_answers", flavour, operation, server.url]
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start_redis()) for _ in range(3)]
+        clients = [stack.enter_context(redis.Redis.from_url(server.url)) for server in servers]
+        coordkit.Quorum(clients).initialise()
+        for flavour, kind, operation in every(short=bool(verdict.mutant)):
+            if verdict.found and verdict.mutant:
+                return
+            urls = ",".join(server.url for server in servers[: SUBJECTS[kind].servers])
+            command = [sys.executable, "-m", "regime.lost_answers", flavour, kind, operation, urls]
             command += [verdict.mutant] * bool(verdict.mutant)
             done = subprocess.run(command, cwd=_TESTS, capture_output=True, text=True, timeout=_LONG, check=False)
             if done.returncode:
-                verdict.void.append(f"{flavour} {operation}: {done.stderr[-500:]}")
+                verdict.void.append(f"{flavour} {kind} {operation}: {done.stderr[-500:]}")
                 continue
-            verdict.found += [f"{flavour} {operation}: {line}" for line in json.loads(done.stdout)]
+            verdict.found += [f"{flavour} {kind} {operation}: {line}" for line in json.loads(done.stdout)]
             verdict.fired["operation"] += 1
 
 

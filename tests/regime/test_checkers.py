@@ -24,8 +24,8 @@ from regime.resource import Entry
 TTL = 1.0
 
 
-def got(token: int, call: float, end: float, until: float = 0.0) -> Op:
-    facts: dict[str, Any] = {"token": token} | ({"until": until} if until else {})
+def got(token: int, call: float, end: float, until: float = 0.0, *, shared: bool = False) -> Op:
+    facts: dict[str, Any] = {"token": token, "shared": shared} | ({"until": until} if until else {})
     return Op(f"a{token}", "acquire", call, end, facts)
 
 
@@ -159,6 +159,10 @@ def test_token_regressions() -> None:
     assert token_regressions([got(2, 0, 1), got(1, 0.5, 3)]) == []  # at the same time: either may be the later one
     assert "after 2" in token_regressions([got(2, 0, 1), got(1, 1.5, 3)])[0]
     assert "twice" in token_regressions([got(1, 0, 1), got(1, 0.5, 3)])[0]
+    together = [got(1, 0, 1, shared=True), got(1, 2, 3, shared=True)]
+    assert token_regressions(together) == []
+    assert "twice" in token_regressions([*together, got(1, 4, 5)])[0]
+    assert "after 2" in token_regressions([together[0], got(2, 1.2, 1.5), together[1]])[0]
 
 
 def test_resource_violations() -> None:

@@ -23,6 +23,15 @@ def test_tokens_neither_repeat_nor_fall(mode: Mode, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["no", "replica"])
+@pytest.mark.parametrize("kind", ["write", "either", "permit"])
+def test_those_of_the_other_kinds_do_not_either(kind: str, mode: Mode, tmp_path: Path) -> None:
+    wrong, grants = tokens_over_a_death(mode, 1, tmp_path, kind)
+
+    assert wrong == []
+    assert grants >= 2 * 15
+
+
+@pytest.mark.parametrize("mode", ["no", "replica"])
 def test_a_bare_counter_is_found(mode: Mode, tmp_path: Path) -> None:
     """INCR: what redis-py users build. It falls with what the server forgets."""
     with restored(lock):

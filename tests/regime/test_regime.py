@@ -77,6 +77,18 @@ def test_what_is_wrong_is_found(workload: str, mutant: str, verdicts: Verdicts) 
     assert verdict.killed, str(verdict)
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("kind", "mutant"),
+    [("either", "reads_beside_a_writer"), ("either", "writes_beside_readers"), ("permit", "one_permit_too_many")],
+)
+def test_racers_that_are_let_in_wrongly_are_seen(kind: str, mutant: str) -> None:
+    """By what they race for, whatever they believe."""
+    verdict = run("W1", SEED, 1.0, kind=kind, mutant=mutant)
+
+    assert [line for line in verdict.found if line.startswith("turnstile")], str(verdict)
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_racers_for_what_is_no_lock(kind: str) -> None:

@@ -44,6 +44,7 @@ class Plan:
     names: tuple[str, ...] = ("job",)
     locks: tuple[str, ...] = ()  # URLs of the servers that keep the locks
     resource: str = ""  # URL of the server that keeps what they protect
+    turnstile: bool = False  # which is a turnstile
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -64,7 +65,7 @@ class Worker:
         self._stop_at = ""
         for number, gap in ((signal.SIGUSR1, "before the look"), (signal.SIGUSR2, "after the look")):
             signal.signal(number, lambda *_, gap=gap: self._asked_to_stop(gap))
-        if plan.resource:
+        if plan.resource and not plan.turnstile:
             resource.keep_a_log()
         if plan.mutant:
             mutants.MUTANTS[plan.mutant](self)
@@ -109,7 +110,8 @@ class Worker:
             self.recorder.back(number, refused=True)
             return None
         until = self.believes_until(lease)
-        self.recorder.back(number, token=int(lease.token), holder=lease.holder, until=until)
+        shared = lease.token.holder != lease.holder
+        self.recorder.back(number, token=int(lease.token), holder=lease.holder, until=until, shared=shared)
         return lease
 
     async def release(self, actor: str, lease: Any) -> bool | None:
