@@ -217,27 +217,6 @@ def user(coordkit_redis: Any, coordkit_namespace: str) -> Any:
 
 
 @standalone
-async def test_the_least_rights_are_enough(
-    flavour: Any, make: Any, maybe: Any, waiting: Any, user: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What the README says a user needs, and not a right more."""
-    options = user(*COMMANDS, *HEARING)
-    lock = make(options=options)
-    held = await maybe(lock.acquire())
-
-    async def work() -> Any:
-        return await maybe(make(options=options).acquire(timeout=20))
-
-    running = await waiting(lock, work)
-    await maybe(held.renew())
-    await maybe(held.release())
-    lease = await running.result()
-    await maybe(lease.renew())
-    assert await maybe(lease.release()) is True
-    assert caplog.records == []
-
-
-@standalone
 @pytest.mark.parametrize("lacking", ["+publish", "+subscribe", "&coordkit:*"])
 async def test_without_the_right_to_hear_it_asks_again_and_says_so_once(
     flavour: Any, make: Any, maybe: Any, user: Any, caplog: pytest.LogCaptureFixture, lacking: str

@@ -117,7 +117,7 @@ def _key(stage: Stage) -> str:
 
 async def _fenced(stage: Stage) -> None:
     coordkit.Fence(stage.direct, stage.name).set(_key(stage), "1", token=BEFORE, ttl=60)
-    await maybe(stage.lock.claim(token=BEFORE))
+    await stage.calmly(lambda: stage.lock.claim(token=BEFORE))
 
 
 def _through(access: Callable[[Any, str], Any], done: str | None) -> Operation:

@@ -52,20 +52,24 @@ class Stage:
         self.facts: dict[str, Any] = {}  # what an operation keeps for its own check
         self.waiter: Future[Any] | None = None  # somebody else who waits
 
-    async def _calmly(self) -> Any:
-        """Acquire where no fault is meant: on a busy machine a request may take longer than its patience."""
+    @staticmethod
+    async def calmly(ask: Callable[[], Any]) -> Any:
+        """Ask where no fault is meant: on a busy machine a request may take longer than its patience."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                return await maybe(self.lock.acquire(timeout=5))
+                return await maybe(ask())
+
+    async def _acquire(self) -> Any:
+        return await self.calmly(lambda: self.lock.acquire(timeout=5))
 
     async def warm(self) -> None:
-        lease = await self._calmly()
+        lease = await self._acquire()
         self.seen.append(tokens(lease))
         with contextlib.suppress(StoreUnavailable):  # it is then given back in the background
             await maybe(lease.release())
 
     async def hold(self) -> None:
-        self.lease = await self._calmly()
+        self.lease = await self._acquire()
 
     async def another_holds(self) -> None:
         await self.warm()
