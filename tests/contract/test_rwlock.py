@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-import redis
-import redis.asyncio
 
-import coordkit.aio
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRefused
 from coordkit._threads.runtime import now
 from coordkit.testing import expire
@@ -348,30 +344,6 @@ async def test_repr_says_what_it_is(make: Any) -> None:
     assert repr(lock) == f"<ReadWriteLock {lock.name} ttl=60.0s>"
     assert repr(lock.read) == f"<ReadWriteLock {lock.name} read ttl=60.0s>"
     assert lock.read.name == lock.write.name == lock.name
-
-
-@pytest.mark.parametrize("side", ["read", "write"])
-@pytest.mark.parametrize("steps", range(10))
-async def test_a_cancelled_waiter_leaves_nothing(
-    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, side: str, steps: int, key: Any
-) -> None:
-    """At every one of its first awaits in turn; the one behind it is let in."""
-    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    lock = coordkit.aio.ReadWriteLock(client, f"{coordkit_namespace}:job", ttl=60)
-    async with lock.write:
-        task = asyncio.create_task(getattr(lock, side).acquire())
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    async with lock.write.hold(timeout=10):
-        pass
-    for _ in range(500):
-        if not coordkit_redis.exists(key("readers"), key("writer"), key("queue")):
-            break
-        await asyncio.sleep(0.01)
-    assert not coordkit_redis.exists(key("readers"), key("writer"), key("queue"))
-    await (getattr(client, "aclose", None) or client.close)()
 
 
 async def test_wherever_redis_is_deployed(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-import redis
-import redis.asyncio
 
-import coordkit.aio
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRefused
 from coordkit._threads.runtime import now
 
@@ -305,27 +301,6 @@ async def test_repr_says_what_it_is(make: Any) -> None:
     semaphore = make(4)
     assert repr(semaphore) == f"<Semaphore {semaphore.name} permits=4 ttl=60.0s>"
     assert semaphore.permits == 4
-
-
-@pytest.mark.parametrize("steps", range(10))
-async def test_a_cancelled_waiter_leaves_nothing(
-    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, steps: int, key: Any
-) -> None:
-    """At every one of its first awaits in turn."""
-    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    semaphore = coordkit.aio.Semaphore(client, f"{coordkit_namespace}:job", permits=1, ttl=60)
-    async with semaphore:
-        task = asyncio.create_task(semaphore.acquire())
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    for _ in range(500):
-        if not coordkit_redis.exists(key("permits"), key("holders"), key("queue")):
-            break
-        await asyncio.sleep(0.01)
-    assert not coordkit_redis.exists(key("permits"), key("holders"), key("queue"))
-    await (getattr(client, "aclose", None) or client.close)()
 
 
 async def test_wherever_redis_is_deployed(
