@@ -75,6 +75,8 @@ class Inbox:
         return line.addresses.get(ear.channel, "")
 
     async def open(self, name: str, until: float) -> str:
+        if os.getpid() != self._process:
+            self.reset()  # before its lock: a thread of the parent's may have had that
         if not self._opening.acquire(timeout=min(max(0.0, until - now()), threading.TIMEOUT_MAX)):
             return ""
         try:
