@@ -8,7 +8,8 @@ them (``token.holder`` is ``readers:<token>``), so that a fence takes it from ea
 Each reader's lease has an end of its own by the server's clock, in a sorted set; the writer is a plain ``SET NX PX``.
 
 Not promised: that a failover keeps either of them, as with a lock; and nobody who reads becomes the writer without
-leaving first, which two readers at once could only wait for in vain.
+leaving first, which two readers at once could only wait for in vain. A replica that is promoted may not know yet that a
+phase was over: readers who come then join it, under its token, which a fence that a later writer has claimed refuses.
 """
 
 from __future__ import annotations

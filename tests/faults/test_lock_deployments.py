@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit import CoordError, LeaseLost, StoreRefused, StoreUnavailable
+from coordkit import CoordError, LeaseLost, StaleToken, StoreRefused, StoreUnavailable
 from coordkit._threads.runtime import now
 from coordkit.routing.slots import slot_of
 from coordkit.testing.deployments import tell
@@ -97,6 +97,28 @@ async def test_a_primary_that_is_gone(
     assert came - promoted < lock.ttl + 3 * PATIENCE + MARGIN
     assert got.token > lease.token
     with contextlib.suppress(CoordError):  # not asked here: a Cluster's client may go to the dead one first
+        await maybe(got.release())
+
+
+@both
+async def test_what_the_replica_had_outlasts_the_outage(
+    flavour: Any, make: Any, maybe: Any, deployment: Any, primary: Any, coordkit_faults: Any
+) -> None:
+    """With a ttl that is longer than it, and a copy on each replica: the holder goes on, and nobody else gets in."""
+    old = primary()
+    copies = len(deployment.servers.replicas()) if deployment.kind == "sentinel" else 1
+    lease = await maybe(make(ttl=120, min_replicas=copies).acquire())
+    coordkit_faults.kill(old)
+    deployment.servers.wait_promoted(old)
+    other = make(ttl=120)
+
+    assert await until_answered(flavour, maybe, other.try_acquire) is None
+    await until_answered(flavour, maybe, lease.renew)
+    assert lease.ensure()
+    assert await until_answered(flavour, maybe, lease.release) is True
+    got, _ = await sooner_or_later(flavour, maybe, other)
+    assert got.token > lease.token
+    with contextlib.suppress(CoordError):
         await maybe(got.release())
 
 
@@ -210,6 +232,31 @@ async def test_a_replica_promoted_by_hand(
     after = flavour.Lock(flavour.redis(servers.primary.url), name, ttl=20)
     async with flavour.within(after) as got:
         assert first.token < lease.token < got.token
+
+
+async def test_an_old_primary_that_was_only_cut_off_still_grants(
+    flavour: Any, maybe: Any, coordkit_redis_replicated: Any, coordkit_namespace: str
+) -> None:
+    """A replica was promoted, and some clients still see the old primary: each side has a holder, the fence has one."""
+    servers, name = coordkit_redis_replicated, f"{coordkit_namespace}:job"
+    old, new = servers.primary, servers.replicas[0]
+    there = flavour.Lock(flavour.redis(old.url), name, ttl=20)
+    servers.promote(new)
+    here = flavour.Lock(flavour.redis(new.url), name, ttl=20)
+    tell(old, "REPLICAOF", "NO", "ONE")  # as if it had heard of nothing
+    tokens = []
+    for _ in range(5):
+        first = await maybe(there.acquire(timeout=0))
+        second = await maybe(here.acquire(timeout=0))
+        tokens += [first.token, second.token]
+        fence = flavour.Fence(flavour.redis(new.url), coordkit_namespace)
+        await maybe(fence.claim(token=second.token))
+        with pytest.raises(StaleToken):
+            await maybe(fence.claim(token=first.token))
+        assert first.ensure()  # it cannot know
+        assert await maybe(first.release()) is True
+        assert await maybe(second.release()) is True
+    assert tokens == sorted(set(tokens))  # their clocks are one
 
 
 # -- a slot moves

@@ -248,6 +248,37 @@ async def test_tokens_rise_through_wipes_although_clocks_stand_still(
     assert tokens == sorted(set(tokens))
 
 
+@pytest.mark.parametrize("how", ["kill", "wipe"])
+async def test_it_is_held_on_while_two_of_five_are_gone(flavour: Any, maybe: Any, how: str) -> None:
+    """Or forgot, or were seated again: three still know who holds it."""
+    servers = start_redis_servers(5)
+    try:
+        lock, other = lock_on(flavour, servers, ttl=60), lock_on(flavour, servers, ttl=60)
+        await maybe(lock.quorum.initialise())
+        lease = await maybe(lock.acquire())
+        await flavour.until(lambda: None not in holders(servers))
+        for server in servers[:2]:
+            if how == "kill":
+                server.kill()
+            else:
+                with redis.Redis.from_url(server.url) as client:
+                    client.flushall()
+        assert await maybe(other.try_acquire()) is None
+        await maybe(lease.renew())
+        if how == "wipe":
+            assert len(await maybe(other.quorum.readmit())) == 2
+            assert await maybe(other.try_acquire()) is None
+            await maybe(lease.renew())
+        assert lease.ensure()
+        assert await maybe(lease.release()) is True
+        after = await maybe(other.acquire(timeout=20))
+        assert after.token > lease.token
+        await maybe(after.release())
+    finally:
+        for server in servers:
+            server.stop()
+
+
 @pytest.mark.parametrize("lost", ["roster", "highest", "floor", "born"])
 async def test_one_that_lost_a_part_is_seated_again(flavour: Any, maybe: Any, servers: Any, lost: str) -> None:
     """An eviction, a careless DEL: what is not whole does not vote, and is made whole the same way."""
