@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.metadata import version
 from typing import Any
 
@@ -279,16 +280,32 @@ async def test_one_lock_serves_many(flavour: Any, make: Any, maybe: Any) -> None
 
 
 async def test_the_late_one_does_not_release_the_next(flavour: Any, make: Any, maybe: Any) -> None:
-    """redis.asyncio: two tasks share a Lock, the lease of one expires, and its release deletes the other's."""
+    """redis.asyncio: two tasks share a Lock, the lease of one expires, and its release deletes the other's.
+
+    Redisson: the late one that asks for its token is told the other's.
+    """
     lock = make(renew=False)
     late = await maybe(lock.acquire())
+    token = int(late.token)
     await maybe(expire(lock))
     current = await maybe(lock.acquire())
 
+    assert late.token == token
     assert await maybe(late.release()) is False
     assert (await maybe(lock.client.get(lock.key))).decode() == current.holder
     assert late.token < current.token
     await maybe(current.release())
+
+
+@pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+async def test_a_lease_that_nobody_keeps_is_held_on(flavour: Any, make: Any, maybe: Any) -> None:
+    """sherlock gives back in ``__del__``: what is held depends on when garbage is collected."""
+    lock = make(ttl=1.5)
+    holder = (await maybe(lock.acquire())).holder
+    gc.collect()
+    await flavour.sleep(2.0)  # and it is renewed
+    assert (await maybe(lock.client.get(lock.key))).decode() == holder
+    await maybe(lock.break_lease())
 
 
 @pytest.mark.parametrize("name", ["naïve-名前", "{user}:42", "a}b", "a b\n", "x" * 500])

@@ -12,6 +12,7 @@ import redis.asyncio
 
 import coordkit.aio
 from coordkit import AcquireTimeout, StoreUnavailable
+from coordkit._threads.runtime import now
 from coordkit.testing import expire
 
 standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
@@ -126,6 +127,37 @@ async def test_whoever_gives_up_leaves_the_queue(flavour: Any, make: Any, maybe:
     assert admin.exists(queue_of(lock)) == 0
     await maybe(held.release())
     assert admin.exists(lock.key) == 0
+
+
+@standalone
+@pytest.mark.parametrize("options", [{}, {"single_connection_client": True}], ids=["told", "asking again"])
+async def test_whoever_gets_it_meanwhile_does_not_stretch_the_wait(
+    flavour: Any, make: Any, maybe: Any, options: dict[str, Any]
+) -> None:
+    """python-redis-lock begins anew at each wake-up: 9 seconds of a timeout of 2, while newcomers barge in."""
+    others, over = make(), False
+
+    async def barge() -> None:
+        while not over:
+            async with flavour.within(others.hold(timeout=30)):
+                await flavour.sleep(0.02)
+
+    running = [flavour.spawn(barge) for _ in range(3)]
+    patient = make(options=options)
+    try:
+        for _ in range(5):
+            began = now()
+            try:
+                lease = await maybe(patient.acquire(timeout=0.3))
+            except AcquireTimeout:
+                assert now() - began >= 0.3
+            else:
+                await maybe(lease.release())
+            assert now() - began < 0.3 + 5  # the margin is a busy machine's; by wake-ups it would be any number
+    finally:
+        over = True
+    for one in running:
+        await one.result()
 
 
 async def test_a_try_does_not_overtake(flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any) -> None:

@@ -248,6 +248,21 @@ async def test_tokens_rise_through_wipes_although_clocks_stand_still(
     assert tokens == sorted(set(tokens))
 
 
+async def test_a_minority_that_is_down_floods_no_log(
+    flavour: Any, maybe: Any, servers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pottery logs an exception for each server at each failure; here whoever cannot go on is told, by NoQuorum."""
+    lock = lock_on(flavour, servers, patience=0.2)
+    async with flavour.within(lock):
+        pass
+    for server in servers[:2]:
+        server.pause()
+    for _ in range(30):
+        async with flavour.within(lock) as lease:
+            await maybe(lease.renew())
+    assert len(caplog.messages) <= 2
+
+
 @pytest.mark.parametrize("how", ["kill", "wipe"])
 async def test_it_is_held_on_while_two_of_five_are_gone(flavour: Any, maybe: Any, how: str) -> None:
     """Or forgot, or were seated again: three still know who holds it."""
