@@ -50,6 +50,10 @@ if slot then
     leave(QUEUE, ARGV[4], ARGV[5])
   end
   hand_on(last, ARGV[3]) -- there may be more that are free, and more who wait
+  if waits then -- whoever is first now has relied on us to look: it must, when the next permit ends
+    local soonest = redis.call('ZRANGE', PERMITS, 0, 0, 'WITHSCORES')[2]
+    tell_next(QUEUE, digits(math.max(1, math.ceil((soonest - now) / 1000))))
+  end
   return {1, token, slot}
 end
 local first = redis.call('ZRANGE', PERMITS, 0, 0, 'WITHSCORES')

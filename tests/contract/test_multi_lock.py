@@ -78,14 +78,14 @@ async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: A
         first = await maybe(make("a").acquire())
 
         async def free_the_first() -> None:
-            await flavour.sleep(0.3)
+            await flavour.sleep(4.0)
             await maybe(first.release())
 
         freeing, began = flavour.spawn(free_the_first), now()
         with pytest.raises(AcquireTimeout) as caught:
-            await maybe(make("ac").acquire(timeout=0.6))
-        assert 0.6 <= now() - began < 0.6 + 0.29
-        assert caught.value.timeout == 0.6
+            await maybe(make("ac").acquire(timeout=5.0))
+        assert 5.0 <= now() - began < 4.0 + 5.0  # a timeout for each would make that 9
+        assert caught.value.timeout == 5.0
         await freeing.result()
 
 
@@ -93,19 +93,19 @@ async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: A
 async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
     flavour: Any, make: Any, maybe: Any, renew: bool
 ) -> None:
-    lock, last = make("ab", ttl=0.4, renew=renew), make("b")
+    lock, last = make("ab", ttl=1.2, renew=renew), make("b")
     held = await maybe(last.acquire())
     waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
     await flavour.until(lambda: maybe(make("a").holder()))
     first = (await maybe(make("a").holder())).id
-    await flavour.sleep(1.0)
+    await flavour.sleep(1.8)
     assert not waiting.done()
     await maybe(held.release())
     lease = await waiting.result()
 
     assert lease.tokens[make("a").name].holder == first
     assert lease.remaining() > 0.2
-    await flavour.sleep(0.6)
+    await flavour.sleep(1.6)
     if renew:
         assert lease.ensure()
         await maybe(lease.release())
@@ -114,10 +114,10 @@ async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
 
 
 async def test_max_hold_counts_from_the_last_grant(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, last = make("ab", ttl=0.3, max_hold=0.6), make("b")
+    lock, last = make("ab", ttl=0.7, max_hold=1.4), make("b")
     held = await maybe(last.acquire())
     waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
-    await flavour.sleep(0.8)
+    await flavour.sleep(1.6)
     await maybe(held.release())
     lease = await waiting.result()
     assert lease.ensure()
@@ -141,7 +141,7 @@ async def test_opposite_orders_do_not_wait_for_each_other(flavour: Any, make: An
 
 
 async def test_one_that_is_lost_loses_all(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, one, other = make("abc", ttl=0.3), make("b"), make("c")
+    lock, one, other = make("abc", ttl=1.0), make("b"), make("c")
     with pytest.raises(LeaseLost, match=rf"{one.name}: the server no longer has it"):
         async with flavour.within(lock) as lease:
             await maybe(expire(one))
@@ -183,12 +183,12 @@ async def test_what_is_not_renewed_begins_with_a_whole_ttl(flavour: Any, make: A
 async def test_what_expired_while_the_rest_was_waited_for_is_asked_for_anew(
     flavour: Any, make: Any, maybe: Any
 ) -> None:
-    lock, first, last = make("ab", ttl=0.5), make("a"), make("b")
+    lock, first, last = make("ab", ttl=1.2), make("a"), make("b")
     held = await maybe(last.acquire())
     waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
     await flavour.until(lambda: maybe(first.holder()))
     token = await maybe(first.break_lease())
-    await flavour.sleep(0.5)  # more than a third of the ttl: its renewal was told
+    await flavour.sleep(1.0)  # more than a third of the ttl: its renewal was told
     await maybe(held.release())
     lease = await waiting.result()
 

@@ -177,10 +177,10 @@ async def test_many_contend_and_no_two_are_inside(flavour: Any, make: Any) -> No
 
 
 async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: Any) -> None:
-    lock = await make(ttl=0.5)
+    lock = await make(ttl=1.2)
     async with flavour.within(lock) as lease:
         token = lease.token
-        await flavour.sleep(1.5)
+        await flavour.sleep(1.8)
         assert lease.ensure() is True
         assert lease.token == token
         assert await maybe(lock.try_acquire()) is None

@@ -52,7 +52,7 @@ def through(flavour: Any, proxy: FaultProxy, coordkit_namespace: str) -> Any:
 async def test_a_lost_answer_to_acquire_costs_nothing(flavour: Any, through: Any, proxy: Any, maybe: Any) -> None:
     """redis-py, python-redis-lock, sherlock: the lock waits for itself until its ttl, or for ever."""
     proxy.drop_reply_matching(ACQUIRED)
-    lease = await maybe(through.acquire(timeout=0))
+    lease = await maybe(through.acquire(timeout=5))
 
     assert proxy.hits["drop_reply_matching"] == 1
     assert lease.remaining() > 9
@@ -63,7 +63,7 @@ async def test_a_lost_request_costs_nothing(flavour: Any, through: Any, proxy: A
     async with flavour.within(through):
         pass
     proxy.drop_request_matching(b"EVALSHA")
-    lease = await maybe(through.acquire(timeout=0))
+    lease = await maybe(through.acquire(timeout=5))
 
     assert proxy.hits["drop_request_matching"] == 1
     assert await maybe(lease.release()) is True
@@ -84,11 +84,12 @@ async def test_a_lost_answer_to_a_renewal_is_no_loss(
     flavour: Any, proxy: Any, maybe: Any, coordkit_namespace: str
 ) -> None:
     """python-redis-lock: one error ends renewal for good, and the holder is not told."""
-    lock = flavour.Lock(flavour.redis(proxy.url, socket_timeout=2), f"{coordkit_namespace}:job", ttl=0.6)
+    lock = flavour.Lock(flavour.redis(proxy.url, socket_timeout=2), f"{coordkit_namespace}:job", ttl=4)
     async with flavour.within(lock) as lease:
+        before = lease._core.expires
         proxy.drop_reply_matching(RELEASED)
         await flavour.until(lambda: proxy.hits["drop_reply_matching"] == 1)
-        await flavour.sleep(0.8)
+        await flavour.until(lambda: lease._core.expires > before)
         lease.ensure()
 
 
@@ -121,7 +122,7 @@ async def test_a_slow_line_does_not_stretch_the_wait(
         took = now() - began
 
     # One ask is on its way when the time is up, at most; the last margin is for a busy machine.
-    assert timeout <= took < timeout + 2 * 0.1 * 2 + 1
+    assert timeout <= took < timeout + 2 * 0.1 * 2 + 3
 
 
 async def test_waiting_longer_than_the_clients_own_timeout(
@@ -416,7 +417,7 @@ async def test_losing_the_lease_cancels_the_body_and_nothing_else(
 ) -> None:
     """The task can be used on afterwards; a cancellation from outside stays one."""
     client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.3)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=1.0)
     for _ in range(2):
         with pytest.raises(LeaseLost):
             async with lock:
@@ -537,7 +538,7 @@ def forked(child: Any) -> int:
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_holds_nothing(coordkit_redis: Any, coordkit_namespace: str) -> None:
     """python-redis-lock: the child's exit releases the parent's lock."""
-    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=0.5)
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=1.5)
     with lock as lease:
 
         def child() -> int:
@@ -549,20 +550,20 @@ def test_a_forked_child_holds_nothing(coordkit_redis: Any, coordkit_namespace: s
 
         assert forked(child) == 0
         assert coordkit_redis.get(lock.key).decode() == lease.holder
-        threading.Event().wait(0.8)
+        threading.Event().wait(2.0)
         lease.ensure()  # and the parent is renewed on
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_locks_for_itself(coordkit_redis: Any, coordkit_namespace: str) -> None:
     """With connections, timer and worker of its own: renewal works in the child, and in the parent."""
-    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=0.3)
-    other = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:other", ttl=0.3)
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=1.5)
+    other = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:other", ttl=1.5)
     with other as parents:
 
         def child() -> int:
             with lock as lease:
-                if lease.lost.wait(0.8):
+                if lease.lost.wait(2.0):
                     return 1
                 lease.ensure()
             return 0
@@ -726,13 +727,13 @@ async def test_whoever_cancels_every_task_does_not_end_renewal(
     coordkit_redis_server: Any, coordkit_namespace: str
 ) -> None:
     client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.6)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=1.5)
     lease = await lock.acquire()
-    for _ in range(12):
+    for _ in range(20):
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0.06)  # long enough for a renewal, with a new connection, on a busy machine
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.0)
     lease.ensure()
     assert await lease.release() is True
     await close(client)

@@ -248,11 +248,11 @@ def test_a_forked_child_is_at_no_level(coordkit_redis: Any, coordkit_namespace: 
 
 def test_a_renewal_on_its_way_does_not_follow_a_handover(coordkit_redis: redis.Redis, coordkit_namespace: str) -> None:
     """A renewal that was on its way when the lease went over neither brings it back nor loses it."""
-    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=0.15)
+    lock = coordkit.Lock(coordkit_redis, f"{coordkit_namespace}:job", ttl=0.9)
     taker = coordkit.Lock(coordkit_redis, lock.name, ttl=10)
     for _ in range(10):
         lease = lock.acquire()
-        threading.Event().wait(0.048)  # the first renewal is due about now
+        threading.Event().wait(0.285)  # the first renewal is due about now
         adopted = taker.adopt(lease.handover())
         assert not lease.lost
         adopted.renew()

@@ -267,7 +267,7 @@ async def test_a_slot_moves_while_its_lock_is_held(
     flavour: Any, make: Any, maybe: Any, deployment: Any, primary: Any
 ) -> None:
     """Renewing, waiting and giving back go on: the client follows MOVED and ASK."""
-    lock = make(ttl=0.9)
+    lock = make(ttl=2.0)
     lease = await maybe(lock.acquire())
     waiting = flavour.spawn(sooner_or_later, flavour, maybe, make(ttl=60))
     await flavour.until(lambda: lock.client.exists(lock.key.removesuffix("lock") + "queue"))
@@ -276,11 +276,11 @@ async def test_a_slot_moves_while_its_lock_is_held(
     with servers.moving(slot_of(lock.key), target):
         assert primary() is not target
         await maybe(lease.renew())  # ASK
-        await flavour.sleep(1.0)  # and by itself
+        await flavour.sleep(2.2)  # and by itself
         lease.ensure()
     assert primary() is target
     await maybe(lease.renew())  # MOVED
-    await flavour.sleep(1.0)
+    await flavour.sleep(2.2)
     lease.ensure()
     assert await maybe(lease.release()) is True
     gone = now()

@@ -83,7 +83,7 @@ async def test_a_minority_that_is_away_delays_nobody(flavour: Any, maybe: Any, h
                 async with flavour.within(fresh) as lease:
                     await maybe(lease.renew())
                     tokens.append(lease.token)
-                assert now() - began < 2.0
+                assert now() - began < 4.0
             for server in servers[:2]:
                 server.resume() if how == "pause" else None
 
@@ -466,12 +466,12 @@ async def test_a_slow_minority_is_not_waited_for(flavour: Any, maybe: Any, serve
     async with flavour.within(lock):
         pass
     for proxy in proxies[:2]:
-        proxy.latency = 2.0
+        proxy.latency = 4.0
     began = now()
     for _ in range(5):
         async with flavour.within(lock):
             pass
-    assert now() - began < 2.0
+    assert now() - began < 4.0
 
 
 @pytest.mark.parametrize("seed", range(4))

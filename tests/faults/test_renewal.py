@@ -91,4 +91,4 @@ async def test_a_server_that_is_gone_costs_each_lease_at_its_own_deadline(
             await flavour.until(lambda: len(told) == MANY, timeout=20)
             late = [told[i] - lease._core.expires for i, lease in enumerate(leases)]
         assert min(late) >= 0, "a lease that could still be saved was given up"
-        assert max(late) < 0.5, "told, though late: the margin is for a busy machine"
+        assert max(late) < 2.0, "told, though late: the margin is for a busy machine"
