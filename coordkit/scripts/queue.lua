@@ -5,7 +5,7 @@
 -- place: the server's microseconds when it first asked. What a waiter is told, on its channel:
 --   '<holder> grant <token> <server time in us> <slot or ->'   it is yours for the claim; renew it
 --   '<holder> grant <token> <server time in us> - <by>'        the same, by a token that all readers of a phase share
---   '<holder> next <ms>'                                       you are first now, behind a claim that ends in so long
+--   '<holder> next <ms>'                                       you are first now; what you wait for ends in so long
 
 local KEEP_QUEUE = 3600000 -- ms; whoever still waits asks again, and so keeps the queue, far more often
 
@@ -56,11 +56,12 @@ local function tell(waiter, what)
   return type(heard) == 'number' and heard or -1
 end
 
--- Tell the first who waits that a claim is ahead of it: should its holder be dead, nobody else would ask in time.
-local function tell_next(queue, claim)
+-- Tell the first who waits when what it waits for ends, in ms: it has relied on who was before it to look, and should
+-- a holder be dead, nobody else would ask in time.
+local function tell_next(queue, left)
   local entry = head_of(queue)
-  if entry then
-    tell(parsed(entry), 'next ' .. claim)
+  if entry and left > 0 then
+    tell(parsed(entry), 'next ' .. digits(left))
   end
 end
 

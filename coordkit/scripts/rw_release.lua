@@ -6,7 +6,9 @@
 -- The first write (ZREMRANGEBYSCORE) is one that a server out of memory still takes; what follows is then taken too.
 
 prune()
+local head
 if ARGV[3] ~= '' then
+  head = head_of(QUEUE)
   redis.call('ZREM', QUEUE, ARGV[3])
 end
 local writer, said = redis.call('GET', WRITER), 0
@@ -26,4 +28,8 @@ elseif writer then
 end
 local last = last_token(COUNTER)
 local claim = last and hand_on(last, ARGV[2])
+if head == ARGV[3] and not claim then
+  local _, left = last_reader()
+  tell_next(QUEUE, left or redis.call('PTTL', WRITER))
+end
 return claim and {said, claim} or said

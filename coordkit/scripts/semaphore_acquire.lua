@@ -51,8 +51,7 @@ if slot then
   end
   hand_on(last, ARGV[3]) -- there may be more that are free, and more who wait
   if waits then -- whoever is first now has relied on us to look: it must, when the next permit ends
-    local soonest = redis.call('ZRANGE', PERMITS, 0, 0, 'WITHSCORES')[2]
-    tell_next(QUEUE, digits(math.max(1, math.ceil((soonest - now) / 1000))))
+    tell_next(QUEUE, next_end())
   end
   return {1, token, slot}
 end

@@ -27,6 +27,12 @@ local function in_use()
   return ends and tonumber(ends) > now
 end
 
+-- Return in how many ms the next permit ends; 0 if none is held.
+local function next_end()
+  local soonest = redis.call('ZRANGE', PERMITS, 0, 0, 'WITHSCORES')[2]
+  return soonest and math.max(1, math.ceil((soonest - now) / 1000)) or 0
+end
+
 -- Return a slot that nobody has, or nil.
 local function free_slot(permits)
   while true do

@@ -5,6 +5,7 @@
 -- returns  1 given back, 0 gone; {1 or 0, claim in ms} if it was handed on, for as long as that
 -- The first write (ZREM, HDEL) is one that a server out of memory still takes; what follows is then taken as well.
 
+local head = head_of(QUEUE)
 redis.call('ZREM', QUEUE, ARGV[3])
 local slot = held(ARGV[1])
 if slot then
@@ -13,6 +14,9 @@ if slot then
 end
 local last = last_token(COUNTER)
 local claim = last and hand_on(last, ARGV[2])
+if head == ARGV[3] and not claim then
+  tell_next(QUEUE, next_end())
+end
 if slot and not in_use() and not head_of(QUEUE) then
   redis.call('DEL', PERMITS, HOLDERS)
 end

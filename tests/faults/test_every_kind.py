@@ -25,6 +25,8 @@ from held import KINDS, SERVERS, forget, kept, made, rival, tokens, waiters
 import coordkit
 import coordkit.aio
 from coordkit import CoordError, LeaseLost, StoreRefused, StoreUnavailable, _redis
+from coordkit._threads.runtime import now
+from coordkit.core import waiting
 from coordkit.testing.deployments import tell
 from coordkit.testing.processes import start_redis, start_redis_servers
 
@@ -212,6 +214,39 @@ async def test_an_early_end_is_told_and_somebody_else_may_have_it(
     assert await maybe(lease.release()) is False
     assert after.ensure()
     assert await maybe(after.release()) is True
+
+
+# -- waiters that leave
+
+
+@pytest.mark.parametrize("kind", ["lock", "read", "write", "permit"])
+async def test_whoever_leaves_tells_the_next_when_to_look(
+    flavour: Any,
+    maybe: Any,
+    kind: str,
+    here: Callable[..., Any],
+    servers: list[Any],
+    coordkit_namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five stood ahead, and left; the holder crashed. That costs its ttl: it cost a claim for each of them besides."""
+    monkeypatch.setattr(waiting, "CLAIM", 20.0)
+    await here("write" if kind == "read" else kind)._contender.grantor.grant("somebody:who:crashed", 2.0)
+    began = now()
+
+    async def briefly(number: int) -> None:
+        with pytest.raises(coordkit.AcquireTimeout):
+            await maybe(here(rival(kind)).acquire(timeout=1.2 + number / 50))
+
+    leaving = []
+    for number in range(5):
+        leaving.append(flavour.spawn(briefly, number))
+        await flavour.until(lambda number=number: waiters(servers, coordkit_namespace) == number + 1)
+    lease = await maybe(here(kind).acquire(timeout=60))
+    assert now() - began < 15
+    for one in leaving:
+        await one.result()
+    await maybe(lease.release())
 
 
 # -- servers that pause and restart
