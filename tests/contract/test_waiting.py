@@ -121,7 +121,7 @@ async def test_whoever_gives_up_leaves_the_queue(flavour: Any, make: Any, maybe:
 
     async def work() -> None:
         with pytest.raises(AcquireTimeout, match=held.holder):
-            await maybe(make().acquire(timeout=0.3))
+            await maybe(make().acquire(timeout=2.0))
 
     await (await waiting(lock, work)).result()
     assert admin.exists(queue_of(lock)) == 0

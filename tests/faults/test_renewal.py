@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,33 @@ def stopped(server: Any) -> Iterator[None]:
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_thousands_are_renewed_in_a_few_pipelines(
+    flavour: Any, maybe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one timer and one worker, over one connection: neither a request nor a thread for each."""
+    with start_redis() as server:
+        client = flavour.redis(server.url, socket_timeout=5, client_name="ours")
+        leases = [await maybe(flavour.Lock(client, f"job-{i}", ttl=6).acquire()) for i in range(2500)]
+        store, sizes = client._coordkit_store, []
+        run_many = store.run_many
+
+        def counted(calls: Any, **options: Any) -> Any:
+            sizes.append(len(calls))
+            return run_many(calls, **options)
+
+        monkeypatch.setattr(store, "run_many", counted)
+        before = [lease._core.expires for lease in leases]
+        await flavour.until(
+            lambda: all(lease._core.expires > was for lease, was in zip(leases, before, strict=True)), timeout=20
+        )
+        assert sum(sizes) >= 2500
+        assert len(sizes) <= 60  # 30 rounds in a ttl, and some that are cut in two
+        assert sum(thread.name.startswith("coordkit") for thread in threading.enumerate()) <= 3
+        connected = await maybe(client.client_list())
+        assert sum(each["name"] == "ours" for each in connected) <= 3  # the client's own, and ours
+        await give_back(maybe, leases)
 
 
 async def test_a_stalled_server_delays_no_renewal_at_another(flavour: Any, maybe: Any) -> None:

@@ -272,7 +272,7 @@ async def test_a_grant_for_somebody_who_left_is_given_back(
     """Its request to queue up was sent twice, and the second came after it had gone."""
     monkeypatch.setattr(waiting, "CLAIM", 50.0)
     held = await maybe(lock.acquire())
-    running = await queued(flavour, lock, coordkit_redis, lambda: maybe(lock.acquire(timeout=0.3)))
+    running = await queued(flavour, lock, coordkit_redis, lambda: maybe(lock.acquire(timeout=1.5)))
     [entry] = coordkit_redis.zrange(queue_of(lock), 0, -1)
     with pytest.raises(coordkit.AcquireTimeout):
         await running.result()
