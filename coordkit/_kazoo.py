@@ -7,9 +7,11 @@ private parts is read here and in the files ``_kazoo_*`` beside it, each with it
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from kazoo.client import KazooClient
@@ -185,6 +187,7 @@ class Wire:
         connect = connection._connect  # noqa: SLF001  kazoo tells it nowhere else
 
         def connecting(host: str, address: str, port: int) -> Any:
+            address = _at_present(host, address, port)
             self._near = host, address, port
             try:
                 timeouts = connect(host, address, port)
@@ -229,6 +232,18 @@ class Wire:
     def answer(self, name: str, request: Request, result: Any, within: float) -> Any:
         """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""
         return _kazoo_requests.answer(str(self), name, request, result, within)
+
+
+def _at_present(host: str, address: str, port: int) -> str:
+    """Return ``address`` if ``host`` still has it, else what it has now.
+
+    kazoo asks once for all hosts, then tries one after the other, for as long as each lets it wait (kazoo#794).
+    """
+    with suppress(OSError):  # no answer, no news
+        found = [each[4][0] for each in socket.getaddrinfo(host, port, 0, 0, socket.IPPROTO_TCP)]
+        if found and address not in found:
+            return str(found[0])
+    return address
 
 
 def _timeout_of(connection: Any) -> float | None:
