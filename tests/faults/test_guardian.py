@@ -266,6 +266,8 @@ async def test_the_terminals_signals_are_not_for_the_companion(flavour: Any, pro
     os.killpg(leading.pid, signal.SIGINT)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(companion, number)
+    await flavour.sleep(0.5)
+    assert alive(companion)
     leading.tell()
     assert leading.ended()[0] == 0
     assert gone(companion)
