@@ -14,13 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from kazoo import exceptions
 from kazoo.client import KazooClient
-from kazoo.exceptions import (
-    AuthFailedError,
-    ConnectionClosedError,
-    ConnectionLoss,
-    SessionClosedRequireSaslError,
-)
+from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionLoss
 from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
@@ -34,6 +30,8 @@ from coordkit.errors import CoordError
 _log = logging.getLogger("coordkit")
 
 T = TypeVar("T")
+
+_SASL_REQUIRED: Any = getattr(exceptions, "SessionClosedRequireSaslError", ())  # since kazoo 2.11
 
 _UNKNOWN_TIMEOUT = 4.0
 """Seconds assumed when kazoo will not say what was negotiated: the least that a server with default settings grants."""
@@ -195,7 +193,7 @@ class Wire:
                 if connection._socket is not None:  # noqa: SLF001  it was there, and hung up
                     self.past.refused(host, address, port, self.session_timeout())
                 raise
-            except SessionClosedRequireSaslError as error:
+            except _SASL_REQUIRED as error:
                 raise AuthFailedError from error  # else kazoo's thread dies of it, and the client looks stopped
             self.past.accepted()
             self._negotiated = timeouts[0] / 1000 * 1.5
