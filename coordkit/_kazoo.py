@@ -7,18 +7,16 @@ private parts is read here and in the files ``_kazoo_*`` beside it, each with it
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from kazoo import exceptions
 from kazoo.client import KazooClient
-from kazoo.exceptions import (
-    AuthFailedError,
-    ConnectionClosedError,
-    ConnectionLoss,
-    SessionClosedRequireSaslError,
-)
+from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionLoss
 from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
@@ -32,6 +30,8 @@ from coordkit.errors import CoordError
 _log = logging.getLogger("coordkit")
 
 T = TypeVar("T")
+
+_SASL_REQUIRED: Any = getattr(exceptions, "SessionClosedRequireSaslError", ())  # since kazoo 2.11
 
 _UNKNOWN_TIMEOUT = 4.0
 """Seconds assumed when kazoo will not say what was negotiated: the least that a server with default settings grants."""
@@ -185,6 +185,7 @@ class Wire:
         connect = connection._connect  # noqa: SLF001  kazoo tells it nowhere else
 
         def connecting(host: str, address: str, port: int) -> Any:
+            address = _at_present(host, address, port)
             self._near = host, address, port
             try:
                 timeouts = connect(host, address, port)
@@ -192,7 +193,7 @@ class Wire:
                 if connection._socket is not None:  # noqa: SLF001  it was there, and hung up
                     self.past.refused(host, address, port, self.session_timeout())
                 raise
-            except SessionClosedRequireSaslError as error:
+            except _SASL_REQUIRED as error:
                 raise AuthFailedError from error  # else kazoo's thread dies of it, and the client looks stopped
             self.past.accepted()
             self._negotiated = timeouts[0] / 1000 * 1.5
@@ -229,6 +230,18 @@ class Wire:
     def answer(self, name: str, request: Request, result: Any, within: float) -> Any:
         """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""
         return _kazoo_requests.answer(str(self), name, request, result, within)
+
+
+def _at_present(host: str, address: str, port: int) -> str:
+    """Return ``address`` if ``host`` still has it, else what it has now.
+
+    kazoo asks once for all hosts, then tries one after the other, for as long as each lets it wait (kazoo#794).
+    """
+    with suppress(OSError):  # no answer, no news
+        found = [each[4][0] for each in socket.getaddrinfo(host, port, 0, 0, socket.IPPROTO_TCP)]
+        if found and address not in found:
+            return str(found[0])
+    return address
 
 
 def _timeout_of(connection: Any) -> float | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 
-from coordkit._ports import Companion, Ensemble, Runtime, Timer
+from coordkit._ports import Companion, Ensemble, Link, Runtime, Timer
+from coordkit.core.session import FORKED
 from coordkit.errors import CoordError
 
 _log = logging.getLogger("coordkit")
@@ -39,6 +40,8 @@ class Guard:
 
     async def begin(self) -> None:
         """Start a companion, and return when it guards; raises ``CoordError``."""
+        if self._ensemble.link() is Link.FORKED:  # the session is the parent's, whatever becomes of this process
+            raise CoordError(str(self._ensemble), FORKED)
         await self._start()
         self._beat()
 

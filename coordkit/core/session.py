@@ -33,6 +33,8 @@ may keep from the leader of the ensemble (half a tick, and the timeout is two ti
 _PAUSE = 0.02  # seconds before what may be asked twice is asked again
 
 
+FORKED = "the KazooClient was started before a fork: make and start one of its own in this process"
+
 _CAUSES = {
     Link.CONNECTING: "the connection was lost, and the session may end unheard",
     Link.CLOSED: "the client was stopped, which ends the session",
@@ -180,9 +182,7 @@ class Session:
         if link is Link.REFUSED:
             raise StoreRefused(name, f"{self.ensemble}: {self.why(link)}") from self.ensemble.cause()
         if link is Link.FORKED:
-            raise CoordError(
-                name, "the KazooClient was started before a fork: make and start one of its own in this process"
-            )
+            raise CoordError(name, FORKED)
         return None
 
     # -- asking

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,6 +207,40 @@ async def test_leaving_it_leaves_the_session_and_no_process(flavour: Any, zk_cli
             await flavour.maybe(leadership.verify())
 
 
+async def test_it_serves_groups_as_well(flavour: Any, program: Any, zk_client: Any, path: str) -> None:
+    text = """
+    async def main():
+        async with flavour.within(flavour.Guardian(zk, hang=30.0)):
+            async with flavour.within(flavour.Group(zk, path).join("process")):
+                say("joined")
+                await flavour.sleep(60)
+
+    flavour.run(main())
+    """
+    member, zk = program(text), zk_client()
+    assert member.line() == "joined"
+    assert zk.get_children(path) == ["process"]
+    member.kill()
+    await flavour.until(lambda: zk.get_children(path) == [], scaled(SOON))
+
+
+def open_in(pid: int) -> list[str]:
+    """Return what a process has open, by kind."""
+    return sorted(str(each.readlink()).partition(":")[0] for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only /proc shows what a process has open")
+async def test_it_inherits_nothing(flavour: Any, zk_client: Any, tmp_path: Path) -> None:
+    with (tmp_path / "open").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        async with flavour.within(flavour.Guardian(zk_client())) as guardian:
+            there = open_in(guardian.pid)
+    assert there in (
+        ["/dev/null", "/dev/null", "anon_inode", "socket"],
+        ["/dev/null", "/dev/null", "socket"],  # where no pidfd is to be had
+    )
+
+
 async def test_a_client_has_one_guardian(flavour: Any, zk_client: Any) -> None:
     zk = zk_client()
     async with flavour.within(flavour.Guardian(zk)) as guardian:
@@ -230,6 +266,8 @@ async def test_the_terminals_signals_are_not_for_the_companion(flavour: Any, pro
     os.killpg(leading.pid, signal.SIGINT)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(companion, number)
+    await flavour.sleep(0.5)
+    assert alive(companion)
     leading.tell()
     assert leading.ended()[0] == 0
     assert gone(companion)

@@ -238,3 +238,15 @@ def test_a_second_signal_does_not_interrupt_the_leaving(zk_client: Any) -> None:
             steps.append("left")
     assert left.value.code == 128 + signal.SIGUSR1
     assert steps == ["left"]
+
+
+@pytest.mark.parametrize("signals", [15, "TERM", [signal.SIGKILL], [signal.SIGSTOP], [0], [-1], [True], ["TERM"]])
+async def test_signals_that_are_none(flavour: Any, zk_client: Any, signals: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="signals"):
+        flavour.SessionScope(zk_client(), signals=signals)
+
+
+async def test_clients_that_are_none(flavour: Any) -> None:
+    for kind in (flavour.SessionScope, flavour.Guardian):
+        with pytest.raises(TypeError, match="zk must be"):
+            kind("localhost:2181")

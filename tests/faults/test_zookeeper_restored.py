@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from kazoo.client import KazooClient
 from coordkit.errors import CoordError, LeadershipLost, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.processes import start_zookeeper
+from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import ZooKeeperEnsemble, scaled
 
 
@@ -110,3 +112,31 @@ async def test_servers_that_are_only_away_are_not_suspected(
         assert "back in time" not in caplog.text
     finally:
         close_kazoo(zk)
+
+
+async def test_servers_that_hang_up_for_another_reason_are_not_suspected(
+    flavour: Any, coordkit_zk_server: ZooKeeperEnsemble, coordkit_namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are asked where they stand, and stand where they should."""
+    node = coordkit_zk_server.nodes[0]
+    with FaultProxy(node.host, node.port) as proxy:
+        zk = connected(proxy.address)
+        try:
+            election = flavour.Election(zk, f"/{coordkit_namespace}/leader", identity="one")
+            async with flavour.within(election):
+                pass
+            proxy.drop_request_matching(struct.pack(">q", zk.client_id[0]), times=10_000)  # whoever has this session
+            proxy.reset_all()
+            await flavour.until(lambda: not zk.connected, 20)
+            until = time.monotonic() + 2.5
+            while time.monotonic() < until:
+                with pytest.raises(CoordError) as unavailable:
+                    await flavour.maybe(election.leader())
+                assert type(unavailable.value) is StoreUnavailable
+            assert proxy.hits["drop_request_matching"] > 3
+            proxy.heal()
+            async with flavour.within(election.lead(timeout=scaled(20))):
+                pass
+            assert "back in time" not in caplog.text
+        finally:
+            close_kazoo(zk)

@@ -113,6 +113,9 @@ async def sql_awaited(connection: AsyncConnection, session: AsyncSession) -> Non
 
 
 def zookeeper(zk: object) -> None:
+    with coordkit.SessionScope(zk, signals=[15]) as scope, coordkit.Guardian(zk, hang=2.0) as guardian:
+        assert_type(scope, coordkit.SessionScope)
+        assert_type(guardian.pid, int | None)
     election = coordkit.Election(zk, "/leader", identity="me")
     with election.lead(timeout=1) as leadership:
         assert_type(leadership, coordkit.Leadership)
@@ -130,6 +133,9 @@ def zookeeper(zk: object) -> None:
 
 
 async def zookeeper_awaited(zk: object) -> None:
+    async with coordkit.aio.SessionScope(zk) as scope, coordkit.aio.Guardian(zk) as guardian:
+        assert_type(scope, coordkit.aio.SessionScope)
+        assert_type(guardian.pid, int | None)
     election = coordkit.aio.Election(zk, "/leader", identity="me")
     async with election as leadership:
         assert_type(leadership, coordkit.aio.Leadership)
