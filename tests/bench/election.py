@@ -156,76 +156,67 @@ def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, times: 
 
 # -- hand-over
 
-
-def handed_over(enter_one: Enter, enter_other: Enter, standing: Callable[[], int]) -> float:
-    """Return the time from the call that resigns to the entry of who waits in another thread, over another session."""
-    waits = threading.Event()
-    got: list[float] = []
-
-    def wait() -> None:
-        waits.set()
-        with enter_other():
-            got.append(time.perf_counter())
-
-    with enter_one():
-        thread = threading.Thread(target=wait)
-        thread.start()
-        waits.wait()
-        while standing() < 2:
-            time.sleep(0.001)
-        time.sleep(0.05 + 2 * PATIENCE)  # the waiter has set its watch
-        began = time.perf_counter()
-    thread.join()
-    return got[0] - began
+FLOOR = "floor: delete, watch, then set"
 
 
-PATIENCE = 0.0
-
-
-def push_and_write(one: Any, other: Any, path: str) -> Callable[[], float]:
-    one.ensure_path(path)
-
-    def once() -> float:
-        one.create(f"{path}/watched", ephemeral=True)
-        gone, watched, done = threading.Event(), threading.Event(), []
-
-        def wait() -> None:
-            other.get(f"{path}/watched", watch=lambda _: gone.set())
-            watched.set()
+def waiter(pipe: Any, hosts: str, paths: dict[str, str]) -> None:
+    """In a process of its own, as a successor is: wait in line when told, and say when it was entered."""
+    client = connect(hosts)
+    enters = {name: SYSTEMS[name](client, path) for name, path in paths.items() if name != FLOOR}
+    while name := pipe.recv():
+        if name == FLOOR:
+            gone = threading.Event()
+            client.get(f"{paths[FLOOR]}/watched", watch=lambda _, gone=gone: gone.set())
+            pipe.send("waits")
             gone.wait()
-            other.set(path, RECORD)
-            done.append(time.perf_counter())
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        watched.wait()
-        time.sleep(0.05)
-        began = time.perf_counter()
-        one.delete(f"{path}/watched")
-        thread.join()
-        return done[0] - began
-
-    return once
+            client.set(paths[FLOOR], RECORD)
+            pipe.send(time.monotonic())
+        else:
+            pipe.send("waits")
+            with enters[name]():
+                at = time.monotonic()
+            pipe.send(at)
+    client.stop()
+    client.close()
 
 
 def hand_over(hosts: str, title: str, rounds: int, times: int) -> None:
-    global PATIENCE  # noqa: PLW0603  one program, one pause
-    PATIENCE = 0.0 if "loopback" in title else 0.05
-    one, other, direct = connect(hosts), connect(hosts), connect(hosts)
-    runs: dict[str, Callable[[], float]] = {}
-    runs["floor: delete, watch, then set"] = push_and_write(one, other, f"/{secrets.token_hex(4)}")
+    one, direct = connect(hosts), connect(hosts)
+    paths = {name: f"/{secrets.token_hex(4)}" for name in (FLOOR, *SYSTEMS)}
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    other = context.Process(target=waiter, args=(theirs, hosts, paths))
+    other.start()
+    direct.ensure_path(paths[FLOOR])
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        one.create(f"{paths[FLOOR]}/watched", ephemeral=True)
+        yield
+        one.delete(f"{paths[FLOOR]}/watched")
+
+    def handed_over(name: str, enter: Enter, line: str) -> float:
+        with enter():
+            pipe.send(name)
+            pipe.recv()
+            while line and len(direct.get_children(line)) < 2:
+                time.sleep(0.001)
+            time.sleep(0.15)  # it has set its watch
+            began = time.monotonic()
+        at: float = pipe.recv()
+        return at - began
+
+    lines = {"coordkit.Election": "/candidates", "kazoo.Lock (its Election's)": ""}
+    runs: dict[str, Callable[[], float]] = {FLOOR: lambda: handed_over(FLOOR, watched, "")}
     for name, make in SYSTEMS.items():
-        path = f"/{secrets.token_hex(4)}"
-        enter_one, enter_other = make(one, path), make(other, path)
-        parent = f"{path}/candidates" if make is ours else path if make is kazoo_lock else ""
-
-        def standing(parent: str = parent) -> int:
-            return len(direct.get_children(parent)) if parent else 2
-
-        entered(enter_one)
-        runs[name] = lambda a=enter_one, b=enter_other, c=standing: handed_over(a, b, c)
-    table(f"hand-over, {title}", runs, rounds, times)
-    for client in (one, other, direct):
+        enter = make(one, paths[name])
+        line = paths[name] + lines[name] if name in lines else ""
+        entered(enter)
+        runs[name] = lambda name=name, enter=enter, line=line: handed_over(name, enter, line)
+    table(f"hand-over, {title}", runs, rounds, times, warm=3)
+    pipe.send("")
+    other.join()
+    for client in (one, direct):
         client.stop()
         client.close()
 
