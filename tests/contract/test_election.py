@@ -136,6 +136,7 @@ async def test_asking_once_is_refused_while_another_leads(flavour: Any, zk_clien
 
 
 async def test_a_timeout_ends_the_wait_and_leaves_no_candidate(flavour: Any, zk_client: Any, path: str) -> None:
+    """It never enters the block: kazoo's ``__enter__`` ignores that nothing was acquired (K23)."""
     zk = zk_client()
     async with flavour.within(flavour.Election(zk, path, identity="one")):
         with pytest.raises(AcquireTimeout) as late:
@@ -244,7 +245,7 @@ async def test_after_its_session_the_same_election_leads_again(flavour: Any, zk_
 
 
 async def test_a_session_that_ends_in_line_is_replaced(flavour: Any, zk_client: Any, path: str) -> None:
-    """The contender comes back by itself, with a new znode of its new session."""
+    """The contender comes back by itself, with a new znode of its new session, and says so in the log (K3)."""
     zk, waiting = zk_client(), zk_client()
 
     async def stand() -> int:
@@ -415,7 +416,7 @@ async def test_a_missing_chroot_is_said(flavour: Any, zk_servers: ZooKeeperEnsem
 async def test_the_negotiated_session_timeout_counts(
     flavour: Any, zk_servers: ZooKeeperEnsemble, zk_client: Any, path: str
 ) -> None:
-    """kazoo shows what was asked for (kazoo#769); the lease must rest on what the servers keep."""
+    """kazoo shows what was asked for (kazoo#769, K22); the lease must rest on what the servers keep."""
     early = KazooClient(hosts=zk_servers.hosts, timeout=100.0)
     election = flavour.Election(early, path, identity="early")
     early.start(20)
@@ -702,7 +703,7 @@ def test_event_loops_leave_neither_listeners_nor_watches(zk_client: Any, path: s
 
 
 def test_a_call_that_could_never_be_answered_is_refused(zk_client: Any, path: str) -> None:
-    """In kazoo's own threads, which are what brings the answers."""
+    """In kazoo's own threads, which are what brings the answers: it would hang there (K17, K27)."""
     zk = zk_client()
     election, said = coordkit.Election(zk, path, identity="one"), []
 
