@@ -130,7 +130,7 @@ async def test_a_lost_cleanup_leaves_no_orphan(flavour: Any, zk_client: Any, pro
 async def test_a_leader_that_is_cut_off_knows_before_its_successor_leads(
     flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
-    """kazoo's leader ran on for 12 s beside the new one (K1, fact 1 of the notes); a body under asyncio is cancelled."""
+    """kazoo's leader ran on for 12 s beside the new one (K1, fact 1 of the notes); asyncio cancels the body."""
     cut, told, left = zk_client(timeout=2.0, hosts=proxy.address), [], []
     successor = flavour.Election(zk_client(), path, identity="two")
 
