@@ -38,6 +38,7 @@ class Place(Generic[T]):
         self.guid = self.holder.rpartition(":")[2]
         self.owner = 0  # the session that made the znode
         self.node = ""  # its path, once it is known
+        self.version = 0  # of its data, as far as we have acted on it
         self.wake = Wake(session.runtime)
         self.when_gone: Callable[[], None] = self.wake.ring
         self.when_changed: Callable[[], None] = self.wake.ring  # its data, or the connection over which we watched

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("coordkit")
 
+_MOMENT = 0.02  # seconds
+
 
 class Proofs:
     """The leaderships of one session that are due to be proven."""
@@ -22,12 +24,32 @@ class Proofs:
         self._session = session
         self._grace = grace
         self._due: deque[Proven] = deque()
+        self._fresh: deque[Proven] = deque()
+        self._awaited = False  # whether somebody looks at the fresh ones in a moment
         self._prover = session.runtime.worker(self._prove)
 
     def add(self, leadership: Proven) -> None:
         """Prove ``leadership`` to the quorum in the next round."""
         self._due.append(leadership)
         self._prover.poke()
+
+    def add_soon(self, leadership: Proven) -> None:
+        """Prove ``leadership`` in a moment, unless it is over by then: who leads for less asks for nothing more.
+
+        One timer serves all: one for each would wake the timer's thread for each.
+        """
+        runtime = self._session.runtime
+        self._fresh.append(leadership)
+        if not self._awaited:
+            self._awaited = True
+            runtime.call_at(runtime.now() + _MOMENT, self._add_fresh)
+
+    def _add_fresh(self) -> None:
+        self._awaited = False
+        while self._fresh:
+            leadership = self._fresh.popleft()
+            if leadership.held:
+                self.add(leadership)
 
     async def _prove(self) -> None:
         while self._due:

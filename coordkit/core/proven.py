@@ -20,9 +20,6 @@ from coordkit.errors import StoreUnavailable
 
 _log = logging.getLogger("coordkit")
 
-_WATCHED = 0.02
-"""Seconds after which a znode is watched that was not at once: who leads for less asks for nothing more."""
-
 
 class Proven(lease.Lease):
     """A lease on a place in a line, proven to the quorum every time a third of it has passed."""
@@ -42,7 +39,6 @@ class Proven(lease.Lease):
     ) -> None:
         self.place = place
         self.strict = strict
-        self._watched = place.watched_at_once
         self._link = place.session
         super().__init__(
             place.session.runtime,
@@ -63,16 +59,11 @@ class Proven(lease.Lease):
         place.when_changed = self._look
         if place.gone:  # before we listened
             place.when_gone()
+        if not place.watched_at_once:
+            self._link.renew_soon(self)  # a proof also watches our znode
 
     def _deposed(self) -> None:
         self.lose("its znode was deleted")
-
-    def _schedule(self, asked: float) -> None:
-        if self._watched:
-            super()._schedule(asked)
-        else:  # the first proof comes soon, because it also watches our znode
-            self._watched = True
-            self._timer = self._runtime.call_at(self._runtime.now() + _WATCHED, self._due)
 
     def _look(self) -> None:
         """Have our znode read and the session proven, soon: what we watched has changed, or is watched no longer."""

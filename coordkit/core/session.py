@@ -229,6 +229,10 @@ class Session:
 
     # -- proving leaderships
 
+    def renew_soon(self, leadership: Proven) -> None:
+        """Prove ``leadership`` in a moment, unless it is over by then."""
+        self._proofs.add_soon(leadership)
+
     def renew(self, leadership: Proven) -> None:
         """Prove ``leadership`` to the quorum in the next round."""
         self._proofs.add(leadership)

@@ -213,6 +213,8 @@ class Standing(Generic[T]):
             if not (left or isinstance(theirs, Exception) or isinstance(own, Exception)):
                 if own[1].owner != candidate.owner or not self._session.alive_as(candidate.owner):
                     await self._same_session(candidate.owner)
+                elif own[1].version != candidate.version:
+                    candidate.version = own[1].version  # we were told something before we watched: look again
                 else:
                     await wake.wait(self._deadline)
         finally:

@@ -10,9 +10,9 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import BadVersionError
 
 import coordkit
-from coordkit._ports import Multi
+from coordkit._ports import GetData, Multi, SetData
 from coordkit.core import znodes
-from coordkit.errors import LeadershipLost, NoNodes
+from coordkit.errors import AcquireTimeout, LeadershipLost, NoNodes
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
@@ -126,6 +126,77 @@ async def test_a_priority_that_comes_at_the_hand_over_makes_no_second_leader(
     assert record.resigned, "it published itself beside one that comes before it"
     raced[0].stop()  # the one of greater priority goes, and never led
     assert await running.result() > earlier.token
+
+
+def before(client: Any, wanted: Callable[[Any], bool], act: Callable[[], None]) -> list[bool]:
+    """Have ``act`` done before the first request that is ``wanted`` is sent, when those before it are answered."""
+    wire, acted = client._coordkit_wire, []
+    submit = wire.submit
+
+    def meddling(request: Any, deliver: Any) -> Any:
+        if not acted and wanted(request):
+            acted.append(True)
+            client.sync("/")
+            act()
+        return submit(request, deliver)
+
+    wire.submit = meddling
+    return acted
+
+
+async def test_of_two_that_come_before_others_at_once_one_looks_again(flavour: Any, stage: Stage, path: str) -> None:
+    """Between its look at the line and its mark another came: that one is not overlooked."""
+    async with flavour.within(stage.election("earlier")):
+        pass  # makes the path
+    election, other = stage.election("one", priority=1), stage.zk_client()
+
+    def overtake() -> None:
+        other.create(f"{path}/candidates/{'f' * 32}-p9-", b"{}", ephemeral=True, sequence=True)
+        other.set(f"{path}/candidates", b"")
+
+    acted = before(election.client, lambda request: request == SetData(f"{path}/candidates", b""), overtake)
+    with pytest.raises(AcquireTimeout, match="contenders ahead: 1"):
+        async with flavour.within(election.lead(timeout=0.3)):
+            pytest.fail("it leads before one that comes before it")
+    assert acted
+
+
+async def test_a_successor_that_is_named_while_it_comes_to_wait_hears_of_it(
+    flavour: Any, stage: Stage, path: str
+) -> None:
+    """Between its look at the line and the watch of its own znode, which then has nothing to tell any more."""
+    direct, named, led = stage.zk_client(), stage.election("named"), []
+
+    def transfer() -> None:
+        direct.sync(path)
+        first, *_, own = znodes.line(direct.get_children(f"{path}/candidates"))
+        record = znodes.unpack_record(direct.get(f"{path}/epoch")[0])
+        assert record is not None
+        transaction = direct.transaction()
+        transaction.delete(f"{path}/candidates/{first}")
+        resigned = record._replace(resigned=True, successor=own)
+        transaction.set_data(f"{path}/epoch", znodes.pack_record(resigned))
+        transaction.set_data(f"{path}/candidates/{own}", znodes.candidate_data("named"))
+        transaction.set_data(f"{path}/candidates", b"")
+        assert not any(isinstance(each, Exception) for each in transaction.commit())
+
+    async def stand() -> None:
+        async with flavour.within(named.lead(timeout=30)):
+            led.append("named")
+
+    with pytest.raises(LeadershipLost):
+        async with flavour.within(stage.election("first")) as leadership:
+            await stage.add("a")
+            own = f"{path}/candidates/"
+            acted = before(named.client, lambda request: isinstance(request, GetData) and own in request.path, transfer)
+            running = flavour.spawn(stand)
+            try:
+                await flavour.until(lambda: bool(led))
+            finally:  # cancelled by the loss, under asyncio
+                await running.result()
+            leadership.ensure()
+    assert acted
+    await stage.end()
 
 
 async def test_two_that_race_for_a_free_place_do_not_both_lead(flavour: Any, stage: Stage) -> None:

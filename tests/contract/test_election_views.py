@@ -66,7 +66,7 @@ async def test_a_stream_is_iterated_over(flavour: Any, zk_client: Any, path: str
 
 
 async def test_whoever_looks_late_sees_the_latest(flavour: Any, zk_client: Any, path: str) -> None:
-    """It conflates: what came and went in between is not told."""
+    """It conflates: what came and went in between is not told, the last is; a list of children tells neither (K19)."""
     views = flavour.Election(zk_client(), path, identity="x").observe()
     assert (await next_view(flavour, views)).state == "none"
     election = flavour.Election(zk_client(), path, identity="one")

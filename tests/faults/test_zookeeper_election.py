@@ -79,7 +79,7 @@ CHECK, SET, DELETE = 13, 5, 2
 async def test_one_lost_message_costs_neither_the_term_nor_an_orphan(
     flavour: Any, zk_client: Any, proxy: FaultProxy, path: str, lose: Callable[[FaultProxy, str], None]
 ) -> None:
-    """kazoo's raw create leaves an orphan, and with a retry a second znode (K11)."""
+    """kazoo's raw create leaves an orphan, and with a retry a second znode (K11, K12)."""
     direct, zk = zk_client(), zk_client(timeout=10.0, hosts=proxy.address)
     lose(proxy, path)
     async with flavour.within(flavour.Election(zk, path, identity="one").lead(timeout=20)) as leadership:
@@ -130,7 +130,7 @@ async def test_a_lost_cleanup_leaves_no_orphan(flavour: Any, zk_client: Any, pro
 async def test_a_leader_that_is_cut_off_knows_before_its_successor_leads(
     flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
-    """kazoo's leader ran on for 12 s beside the new one (fact 1 of the notes); a body under asyncio is cancelled."""
+    """kazoo's leader ran on for 12 s beside the new one (K1, fact 1 of the notes); asyncio cancels the body."""
     cut, told, left = zk_client(timeout=2.0, hosts=proxy.address), [], []
     successor = flavour.Election(zk_client(), path, identity="two")
 

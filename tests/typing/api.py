@@ -124,6 +124,14 @@ def zookeeper(zk: object) -> None:
     assert_type(election.run(lambda leadership: leadership.identity), str | None)
     assert_type(election.leader(), coordkit.Leader | None)
     assert_type(election.contenders(), list[str])
+    assert_type(election.evict("too hot", force=True), coordkit.Leader | None)
+    with election as leadership, leadership.transaction() as transaction:
+        transaction.set("/x", b"data", version=3)
+    assert_type(transaction.results, list[str | int | None])
+    for view in election.observe():
+        assert_type(view, coordkit.View)
+        assert_type(view.token, Token | None)
+    assert_type(election.observe().next(timeout=1.0), coordkit.View | None)
     group = coordkit.Group(zk, "/members")
     with group.join("me", data=b"here") as member:
         assert_type(member, coordkit.Member)
@@ -144,6 +152,10 @@ async def zookeeper_awaited(zk: object) -> None:
         return leadership.token
 
     assert_type(await election.run(serve), int | None)
+    async with election as leadership, leadership.transaction() as transaction:
+        transaction.create("/x")
+    async for view in election.observe():
+        assert_type(view, coordkit.View)
     assert_type(await election.leader(), coordkit.Leader | None)
     group = coordkit.aio.Group(zk, "/members")
     async with group.join("me") as member:

@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.NoQuorum("jobs", "2 of 5", errors={"a": OSError("down")}),
     errors.ShardDown("k", "down", shard="b"),
     errors.StoreRefused("jobs", "read-only"),
+    errors.TransactionFailed("/jobs", "step 1 was refused", step=0, path="/x"),
     errors.CrossShardError("MGET", "two shards", shards={"k": "a", "l": "b"}),
     errors.PartialFailure("MSET", "half", ok={"k": True}, failed={"l": ("b", OSError("down"))}),
     errors.NoNodes("shards", "empty"),

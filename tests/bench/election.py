@@ -1,0 +1,408 @@
+"""What an election costs, beside kazoo's and tooz's and floors of raw kazoo calls, in the same interleaved run.
+
+    python tests/bench/election.py [--rounds 15] [--only lead hand-over crash herd]
+
+Printed are medians, and ratios to the floor of the same round. Server and clients share the machine; the floors do so
+too. The floors are the least that the protocol can do, over the same client: kazoo's own calls, one after the other.
+
+    lead        uncontended, on a path that exists: until the block is entered. Floor: create, then multi.
+    hand-over   from the resigner's call to the successor's entry. Floor: a delete that a watch tells, then a set.
+    crash       from SIGKILL of the leader to the successor's entry, in session timeouts. Floor: the watch of a znode of
+                the same session. One process holds all three, so they end at the same moment.
+    herd        what a hand-over costs the server: requests, and messages that nobody asked for (watches that fire);
+                50 contenders over 10 sessions, and 1,000 over 20.
+
+tooz elects by polling its lock, so its lock is shown. It is left out where it is not installed: pip install tooz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import itertools
+import logging
+import multiprocessing
+import secrets
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from kazoo.client import KazooClient
+
+import coordkit
+import coordkit.aio
+from coordkit.testing.processes import start_zookeeper
+from coordkit.testing.proxy import FaultProxy
+from coordkit.testing.servers import ask
+
+Enter = Callable[[], AbstractContextManager[Any]]
+RECORD = b"x" * 150  # about as long as an epoch record
+
+
+def connect(hosts: str, timeout: float = 10.0) -> Any:
+    client = KazooClient(hosts, timeout=timeout)
+    client.start(30)
+    return client
+
+
+# -- the systems: each returns, for one client and one path, what `with` enters
+
+
+def ours(client: Any, path: str) -> Enter:
+    election = coordkit.Election(client, path, identity="bench")
+    return election.lead
+
+
+def kazoo_lock(client: Any, path: str) -> Enter:
+    return lambda: client.Lock(path, "bench")
+
+
+def tooz_lock(client: Any, path: str) -> Enter:
+    from tooz import coordination
+
+    hosts = ",".join(f"{host}:{port}" for host, port in client.hosts)
+    coordinator = coordination.get_coordinator(f"kazoo://{hosts}?timeout=10", secrets.token_hex(4).encode())
+    coordinator.start(start_heart=True)
+    lock = coordinator.get_lock(path.strip("/").encode())
+    return lambda: lock
+
+
+SYSTEMS: dict[str, Callable[[Any, str], Enter]] = {"coordkit.Election": ours, "kazoo.Lock (its Election's)": kazoo_lock}
+if importlib.util.find_spec("tooz") is not None:
+    SYSTEMS["tooz, lock"] = tooz_lock
+
+
+def entered(enter: Enter) -> float:
+    began = time.perf_counter()
+    with enter():
+        return time.perf_counter() - began
+
+
+# -- uncontended
+
+
+def two_round_trips(client: Any, path: str) -> Callable[[], float]:
+    client.ensure_path(f"{path}/candidates")
+    client.create(f"{path}/epoch")
+
+    def once() -> float:
+        began = time.perf_counter()
+        node = client.create(f"{path}/candidates/c-", b"bench", ephemeral=True, sequence=True)
+        transaction = client.transaction()
+        transaction.check(node, -1)
+        transaction.set_data(f"{path}/epoch", RECORD)
+        transaction.commit()
+        spent = time.perf_counter() - began
+        client.delete(node)
+        return spent
+
+    return once
+
+
+def lead(hosts: str, title: str, rounds: int, times: int) -> None:
+    client, runs = connect(hosts), {}
+    runs["floor: create, then multi"] = two_round_trips(client, f"/{secrets.token_hex(4)}")
+    for name, make in SYSTEMS.items():
+        enter = make(client, f"/{secrets.token_hex(4)}")
+        runs[name] = lambda enter=enter: entered(enter)
+    table(f"lead, {title}", runs, rounds, times, warm=times * 3)
+    client.stop()
+    client.close()
+
+
+def lead_asyncio(hosts: str, title: str, rounds: int, times: int) -> None:
+    """The same under asyncio, where each answer is carried from kazoo's thread to the loop."""
+    client = connect(hosts)
+
+    async def main() -> None:
+        election = coordkit.aio.Election(client, f"/{secrets.token_hex(4)}", identity="bench")
+        floor = two_round_trips(client, f"/{secrets.token_hex(4)}")
+
+        async def once() -> float:
+            began = time.perf_counter()
+            async with election:
+                return time.perf_counter() - began
+
+        ratios = []
+        for turn in range(rounds + 1):
+            mine = statistics.median([await once() for _ in range(times)])
+            least = statistics.median([floor() for _ in range(times)])
+            ratios += [mine / least] * (turn > 0)
+        print(f"{f'coordkit.aio.Election, {title}':<44}{'':>10}{statistics.median(ratios):>10.2f}")
+
+    asyncio.run(main())
+    client.stop()
+    client.close()
+
+
+def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, times: int, warm: int = 0) -> None:
+    for run in runs.values():
+        for _ in range(warm):
+            run()
+    rows: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            rows[name].append(statistics.median(run() for _ in range(times)))
+    floor = next(iter(rows.values()))
+    print(f"\n{title:<44}{'us':>10}{'x floor':>10}")
+    for name, row in rows.items():
+        ratio = statistics.median(one / least for one, least in zip(row, floor, strict=True))
+        print(f"{name:<44}{statistics.median(row) * 1e6:>10.0f}{ratio:>10.2f}")
+
+
+# -- hand-over
+
+FLOOR = "floor: delete, watch, then set"
+
+
+def waiter(pipe: Any, hosts: str, paths: dict[str, str]) -> None:
+    """In a process of its own, as a successor is: wait in line when told, and say when it was entered."""
+    client = connect(hosts)
+    enters = {name: SYSTEMS[name](client, path) for name, path in paths.items() if name != FLOOR}
+    while name := pipe.recv():
+        if name == FLOOR:
+            gone = threading.Event()
+            client.get(f"{paths[FLOOR]}/watched", watch=lambda _, gone=gone: gone.set())
+            pipe.send("waits")
+            gone.wait()
+            client.set(paths[FLOOR], RECORD)
+            pipe.send(time.monotonic())
+        else:
+            pipe.send("waits")
+            with enters[name]():
+                at = time.monotonic()
+            pipe.send(at)
+    client.stop()
+    client.close()
+
+
+def hand_over(hosts: str, title: str, rounds: int, times: int) -> None:
+    one, direct = connect(hosts), connect(hosts)
+    paths = {name: f"/{secrets.token_hex(4)}" for name in (FLOOR, *SYSTEMS)}
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    other = context.Process(target=waiter, args=(theirs, hosts, paths))
+    other.start()
+    direct.ensure_path(paths[FLOOR])
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        one.create(f"{paths[FLOOR]}/watched", ephemeral=True)
+        yield
+        one.delete(f"{paths[FLOOR]}/watched")
+
+    def handed_over(name: str, enter: Enter, line: str) -> float:
+        with enter():
+            pipe.send(name)
+            pipe.recv()
+            while line and len(direct.get_children(line)) < 2:
+                time.sleep(0.001)
+            time.sleep(0.15)  # it has set its watch
+            began = time.monotonic()
+        at: float = pipe.recv()
+        return at - began
+
+    lines = {"coordkit.Election": "/candidates", "kazoo.Lock (its Election's)": ""}
+    runs: dict[str, Callable[[], float]] = {FLOOR: lambda: handed_over(FLOOR, watched, "")}
+    for name, make in SYSTEMS.items():
+        enter = make(one, paths[name])
+        line = paths[name] + lines[name] if name in lines else ""
+        entered(enter)
+        runs[name] = lambda name=name, enter=enter, line=line: handed_over(name, enter, line)
+    table(f"hand-over, {title}", runs, rounds, times, warm=3)
+    pipe.send("")
+    other.join()
+    for client in (one, direct):
+        client.stop()
+        client.close()
+
+
+# -- crash
+
+
+def holds_all(pipe: Any, hosts: str, timeout: float, path: str) -> None:
+    client = connect(hosts, timeout)
+    client.create(f"{path}/raw", ephemeral=True, makepath=True)
+    with coordkit.Election(client, f"{path}/ours", identity="crash"), client.Lock(f"{path}/kazoo"):
+        pipe.send("holds")
+        pipe.recv()
+
+
+def crash(hosts: str, rounds: int, timeout: float = 2.0) -> None:
+    context = multiprocessing.get_context("spawn")
+    clients = [connect(hosts) for _ in range(3)]
+    rows: dict[str, list[float]] = {"floor: the watch": [], "coordkit.Election": [], "kazoo.Lock": []}
+    for _ in range(rounds):
+        path = f"/{secrets.token_hex(4)}"
+        pipe, theirs = context.Pipe()
+        leader = context.Process(target=holds_all, args=(theirs, hosts, timeout, path))
+        leader.start()
+        pipe.recv()
+        seen: dict[str, float] = {}
+
+        def lead_ours(path: str = path, seen: dict[str, float] = seen) -> None:
+            with coordkit.Election(clients[1], f"{path}/ours", identity="next"):
+                seen["coordkit.Election"] = time.perf_counter()
+
+        def lead_kazoo(path: str = path, seen: dict[str, float] = seen) -> None:
+            with clients[2].Lock(f"{path}/kazoo"):
+                seen["kazoo.Lock"] = time.perf_counter()
+
+        gone = threading.Event()
+
+        def watch(_: Any, seen: dict[str, float] = seen, gone: threading.Event = gone) -> None:
+            seen["floor: the watch"] = time.perf_counter()
+            gone.set()
+
+        threads = [threading.Thread(target=work) for work in (lead_ours, lead_kazoo)]
+        for thread in threads:
+            thread.start()
+        clients[0].get(f"{path}/raw", watch=watch)
+        time.sleep(0.3 + 0.1 * secrets.randbelow(8))  # at any moment between two of its pings
+        began = time.perf_counter()
+        leader.kill()
+        for thread in threads:
+            thread.join()
+        gone.wait()
+        leader.join()
+        for name, at in seen.items():
+            rows[name].append(at - began)
+    print(f"\n{f'after a crash, session timeout {timeout} s':<44}{'timeouts':>10}{'after it':>10}")
+    for name, row in rows.items():
+        late = statistics.median(one - least for one, least in zip(row, rows["floor: the watch"], strict=True))
+        print(f"{name:<44}{statistics.median(row) / timeout:>10.2f}{late * 1e3:>7.1f} ms")
+    for client in clients:
+        client.stop()
+        client.close()
+
+
+# -- the herd
+
+
+@contextmanager
+def counted(server: Any) -> Iterator[list[float]]:
+    """Count what the server received and what it sent beyond answers, in the block; pings are in both."""
+
+    def packets() -> tuple[int, int]:
+        told = dict(
+            line.split("\t") for line in ask(server.host, server.port, b"mntr").decode().splitlines() if "\t" in line
+        )
+        return int(told["zk_packets_received"]), int(told["zk_packets_sent"])
+
+    counts: list[float] = []
+    received, sent = packets()
+    yield counts
+    received_after, sent_after = packets()
+    counts += [received_after - received, (sent_after - sent) - (received_after - received)]
+
+
+def herd_ours(server: Any, clients: list[Any], contenders: int) -> tuple[float, float, float]:
+    """Have all stand, then each lead once, in turn; count from the moment in which all stand."""
+
+    async def main() -> tuple[float, float, float]:
+        path, order, tokens = f"/{secrets.token_hex(4)}", [], []
+        elections = [coordkit.aio.Election(each, path, identity="x") for each in clients]
+        gate = coordkit.aio.Election(clients[0], path, identity="gate")
+
+        async def contend(number: int) -> None:
+            async with elections[number % len(clients)] as leadership:
+                order.append(number)
+                tokens.append(int(leadership.token))
+
+        async with gate:
+            tasks = []
+            for number in range(contenders):
+                tasks.append(asyncio.create_task(contend(number)))
+                if number % 50 == 49:
+                    while (await gate_count(gate)) < number + 2:  # noqa: ASYNC110  a server's state is polled
+                        await asyncio.sleep(0.02)
+            while (await gate_count(gate)) < contenders + 1:  # noqa: ASYNC110  a server's state is polled
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(1.0)
+            began, counts = time.perf_counter(), counted(server)
+            counter = counts.__enter__()
+        await asyncio.gather(*tasks)
+        counts.__exit__(None, None, None)
+        spent = time.perf_counter() - began
+        assert tokens == sorted(set(tokens))
+        assert len(order) == contenders
+        return counter[0] / contenders, counter[1] / contenders, spent / contenders
+
+    async def gate_count(gate: Any) -> int:
+        names = await asyncio.to_thread(clients[0].get_children, f"{gate.path}/candidates")
+        return len(names)
+
+    return asyncio.run(main())
+
+
+def herd_kazoo(server: Any, clients: list[Any], contenders: int) -> tuple[float, float, float]:
+    path, order = f"/{secrets.token_hex(4)}", []
+
+    def contend(number: int) -> None:
+        with clients[number % len(clients)].Lock(path, "x"):
+            order.append(number)
+
+    gate = clients[0].Lock(path, "gate")
+    with gate:
+        threads = [threading.Thread(target=contend, args=(number,)) for number in range(contenders)]
+        for thread in threads:
+            thread.start()
+        while len(clients[0].get_children(path)) < contenders + 1:
+            time.sleep(0.02)
+        time.sleep(1.0)
+        began, counts = time.perf_counter(), counted(server)
+        counter = counts.__enter__()
+    for thread in threads:
+        thread.join()
+    counts.__exit__(None, None, None)
+    spent = time.perf_counter() - began
+    assert len(order) == contenders
+    return counter[0] / contenders, counter[1] / contenders, spent / contenders
+
+
+def herd(server: Any, hosts: str) -> None:
+    print(f"\n{'per hand-over':<44}{'requests':>10}{'pushes':>10}{'ms':>8}")
+    for contenders, sessions in ((50, 10), (1000, 20)):
+        clients = [connect(hosts) for _ in range(sessions)]
+        systems = {"coordkit.aio.Election": herd_ours, **({"kazoo.Lock": herd_kazoo} if contenders <= 100 else {})}
+        for name, run in systems.items():
+            requests, pushes, spent = run(server, clients, contenders)
+            title = f"{name}, {contenders} over {sessions} sessions"
+            print(f"{title:<44}{requests:>10.2f}{pushes:>10.2f}{spent * 1e3:>8.2f}")
+        for client in clients:
+            client.stop()
+            client.close()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--only", nargs="+", default=["lead", "hand-over", "crash", "herd"])
+    options = arguments.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    if len(SYSTEMS) < 3:
+        print("not installed: tooz")
+    with start_zookeeper() as ensemble:
+        server = ensemble.nodes[0]
+        with FaultProxy(server.host, server.port) as proxy:
+            proxy.latency = 0.02
+            ways = [(ensemble.hosts, "loopback", 40), (proxy.address, "round trip 40 ms", 2)]
+            for (hosts, title, times), part in itertools.product(ways, options.only):
+                rounds = options.rounds if "loopback" in title else max(1, options.rounds // 3)
+                if part == "lead":
+                    lead(hosts, title, rounds, times)
+                    lead_asyncio(hosts, title, rounds, times)
+                elif part == "hand-over":
+                    hand_over(hosts, title, rounds, max(1, times // 10))
+        if "crash" in options.only:
+            crash(ensemble.hosts, max(3, options.rounds // 2))
+        if "herd" in options.only:
+            herd(server, ensemble.hosts)
+
+
+if __name__ == "__main__":
+    main()
