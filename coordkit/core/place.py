@@ -133,6 +133,9 @@ class Place(Generic[T]):
         self.node = node
         self.owner = owner
 
+    def looked(self, stat: Stat) -> None:
+        """Be told of our own znode, which is watched from now on."""
+
     def changed(self, gone: bool) -> None:
         """Be told by the watch on our own znode."""
         if gone:

@@ -217,6 +217,8 @@ class Standing(Generic[T]):
             left = left or isinstance(theirs, NoNode)
             if isinstance(theirs, StoreUnavailable) or isinstance(own, StoreUnavailable):
                 await self._runtime.sleep(PAUSE)
+            if isinstance(own, tuple):
+                candidate.looked(own[1])
             if not (left or isinstance(theirs, Exception) or isinstance(own, Exception)):
                 if own[1].owner != candidate.owner or not self._session.alive_as(candidate.owner):
                     await self._same_session(candidate.owner)
@@ -248,6 +250,7 @@ class Standing(Generic[T]):
         )
         if any(isinstance(answer, Exception) for answer in (proof, own, names)):
             return await self._list()
+        candidate.looked(own[1])
         self._entry = Entry(asked, own[1], seen)
         return candidate.in_order(names)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from coordkit._ports import Check, Delete, GetChildren, GetData, Multi, NoNode, Request, Timer
+from coordkit._ports import Check, Delete, GetChildren, GetData, Multi, NoNode, Request, Stat, Timer
 from coordkit.core import znodes
 from coordkit.core.grantor import Returned
 from coordkit.core.holder import Holder, read
@@ -100,6 +100,7 @@ class Ticket(Place[Turn]):
         self.holder += options.label
         self.max_hold = options.max_hold
         self.unwatched = False  # it holds by a look at the line, without one at its znode
+        self._created = 0
 
     def data(self) -> bytes:
         return znodes.ticket_data(self.holder)
@@ -114,13 +115,21 @@ class Ticket(Place[Turn]):
         return Multi((Check(self.node),))
 
     def token_at_once(self, entry: Entry) -> int | None:
-        self.unwatched = True
+        self.unwatched = self.watched_at_once  # it has not been looked at
         return entry.stat.created
 
     def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int | None:  # noqa: ARG002  one kind of several
         self.unwatched = False
-        created: int = own[1].created
+        created: int = self._created if own is None else own[1].created
         return created
+
+    def looked(self, stat: Stat) -> None:
+        self._created = stat.created
+        self.watched_at_once = False  # it is watched already: who takes over need not look again
+
+    def changed(self, gone: bool) -> None:
+        self.watched_at_once = True
+        super().changed(gone)
 
     def hold(self, token: int, asked: float) -> Turn:
         self.watched_at_once = not self.unwatched

@@ -55,7 +55,7 @@ class Reader(_Ticket):
         return f"a writer holds it or waits for it; writers ahead of us: {ahead}"
 
     def token_at_once(self, entry: Entry) -> int | None:
-        self.unwatched = True
+        self.unwatched = self.watched_at_once
         return _shared(entry.seen)
 
     def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int | None:  # noqa: ARG002  one kind of several

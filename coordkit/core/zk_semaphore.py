@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coordkit._ports import Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request
+from coordkit._ports import Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat
 from coordkit.core import znodes
 from coordkit.core.place import Entry
 from coordkit.core.session import GRACE, Session, Stop
@@ -51,6 +51,9 @@ class Permit(Ticket):
 
     def taken(self, ahead: int) -> str:
         return f"all of its {self.permits} permits are held; ahead of us in line: {ahead}"
+
+    def looked(self, stat: Stat) -> None:
+        """Be told of our own znode: not the one that is to be held."""
 
     def token_at_once(self, entry: Entry) -> int | None:  # noqa: ARG002  it takes a slot
         return None
@@ -160,17 +163,16 @@ class Queue(Standing[Turn]):
                     raise Gone("our znode was deleted")
                 if isinstance(names, NoNode):
                     return {}
-                unanswered = isinstance(names, Exception) or isinstance(own, Exception)
-                if not unanswered:
-                    held = permit.held(names)
-                    permit.agree(held, ())
-                    if permit.free(held) is not None:
-                        return held
+                answered = isinstance(names, list) and not isinstance(own, Exception)
+                held = permit.held(names) if isinstance(names, list) else {}
+                permit.agree(held, ())
+                if answered and permit.free(held) is not None:
+                    return held
                 if self._runtime.now() >= self._deadline:
                     raise AcquireTimeout(
                         self._name, f"{permit.taken(0)}; waited {self._timeout} s", timeout=self._timeout or 0.0
                     )
-                if unanswered:
+                if not answered:
                     await self._runtime.sleep(PAUSE)
                 elif self._session.alive_as(permit.owner):
                     await wake.wait(self._deadline)
