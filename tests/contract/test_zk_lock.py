@@ -280,15 +280,27 @@ async def test_max_hold_bounds_a_body_that_hangs(flavour: Any, zk_client: Any, p
             lease.ensure()
 
 
-async def test_deleting_the_znode_ends_the_lease(flavour: Any, zk_client: Any, path: str) -> None:
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+async def test_deleting_the_znode_ends_the_lease(flavour: Any, zk_client: Any, path: str, ahead: int) -> None:
     """An operator's way to take it away. The watch tells it, long before the next proof is due."""
     zk = zk_client()
+    before = [flavour.spawn(_while_waited_for, flavour, zk, path, ahead + 1) for _ in range(ahead)]
+    await flavour.until(lambda: len(line(zk, path)) == ahead)
     with pytest.raises(LeaseLost, match=r"deleted|gone") as lost:
         async with flavour.within(flavour.zk.Lock(zk_client(timeout=60.0), path)) as lease:
+            for each in before:
+                await each.result()
             zk.delete(line(zk, path)[0])
             assert await flavour.maybe(lease.lost.wait(10))
             lease.ensure()
     assert lost.value.token == lease.token
+
+
+async def _while_waited_for(flavour: Any, zk: Any, path: str, enough: int) -> None:
+    """Hold it, if only once so many are in line and watch each other, or some have left."""
+    async with flavour.within(flavour.zk.Lock(zk, path)):
+        await flavour.until(lambda: len(line(zk, path)) == enough or int(line(zk, path)[0].rpartition("-")[2]) > 0)
+        await flavour.sleep(0.1)
 
 
 async def test_the_end_of_the_session_is_a_loss_and_the_lock_is_good_again(

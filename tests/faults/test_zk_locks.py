@@ -72,6 +72,9 @@ def kind(request: pytest.FixtureRequest, flavour: Any) -> Kind:
     return Kind(flavour, request.param)
 
 
+TWO_KINDS = pytest.mark.parametrize("kind", ["lock", "semaphore"], indirect=True)  # a writer waits as a lock does
+
+
 def partition(proxy: FaultProxy) -> None:
     """Let nothing through, and say nothing: what a cut cable does."""
     proxy.drop_requests = proxy.drop_replies = True
@@ -184,6 +187,7 @@ def _name(kind: Kind) -> int:
 # -- partitions
 
 
+@TWO_KINDS
 async def test_a_holder_that_is_cut_off_knows_before_another_holds(
     flavour: Any, kind: Kind, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
@@ -214,6 +218,7 @@ async def test_a_holder_that_is_cut_off_knows_before_another_holds(
     await flavour.until(lambda: kind.left(direct, path) == [])
 
 
+@TWO_KINDS
 async def test_timeouts_are_kept_in_a_partition(
     flavour: Any, kind: Kind, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
@@ -243,6 +248,7 @@ async def test_timeouts_are_kept_in_a_partition(
         await flavour.until(lambda: len(kind.left(direct, path)) == 1)
 
 
+@TWO_KINDS
 async def test_giving_back_ends_in_time_in_a_partition(
     flavour: Any, kind: Kind, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
@@ -261,6 +267,7 @@ async def test_giving_back_ends_in_time_in_a_partition(
     assert zk.client_id[0] == session
 
 
+@TWO_KINDS
 async def test_a_connection_lost_in_line_costs_nothing(
     flavour: Any, kind: Kind, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
@@ -370,6 +377,7 @@ async def test_a_stopped_holder_learns_of_its_loss_when_it_wakes(
         assert lease.ensure()
 
 
+@TWO_KINDS
 async def test_a_server_that_stops_answering_ends_the_lease(
     flavour: Any, kind: Kind, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
@@ -404,6 +412,9 @@ async def test_a_lease_at_an_isolated_follower_ends_before_another_holds(
                     coordkit_faults.pause(node)
                 try:
                     assert await flavour.maybe(lease.lost.wait(scaled(lease.ttl + 2)))
+                    assert await flavour.maybe(lease.release()) is False
+                    with pytest.raises(StoreUnavailable):
+                        await flavour.maybe(flavour.zk.Lock(zk, f"{path}/another").acquire(timeout=0))
                     lease.ensure()
                 finally:
                     for node in others:
