@@ -136,7 +136,7 @@ _EXPECTED = {
 
 
 def _stat(stat: Any) -> Stat:
-    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner)
+    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner, stat.ctime / 1000)
 
 
 def _in_our_words(request: Request, value: Any) -> Any:

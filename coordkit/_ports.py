@@ -237,12 +237,16 @@ class Kind(Enum):
 
 
 class Stat(NamedTuple):
-    """What ZooKeeper knows of a znode; ``owner`` is the session of an ephemeral one, else 0."""
+    """What ZooKeeper knows of a znode; ``owner`` is the session of an ephemeral one, else 0.
+
+    ``born`` is when it was made, in seconds since the epoch by the servers' clock.
+    """
 
     created: int
     modified: int
     version: int
     owner: int
+    born: float = 0.0
 
 
 Watch = Callable[[bool], None]

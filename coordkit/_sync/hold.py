@@ -110,7 +110,7 @@ class Hold:
 
     __slots__ = ("_free", "_lease", "_lock", "_timeout")
 
-    def __init__(self, lock: Holdable, timeout: float | None) -> None:
+    def __init__(self, lock: Acquirable, timeout: float | None) -> None:
         self._lock = lock
         self._timeout = checks.check_timeout(timeout)
         self._lease: Lease | None = None
@@ -151,14 +151,13 @@ class Hold:
         return held
 
 
-class Holdable:
+class Acquirable:
     """What can be held: wait for it, ask once, or hold it for a block. Made as one of its kinds, never by itself."""
 
     _made: type[Lease] = Lease  # what its kind gives out
 
-    def __init__(self, name: str, ttl: float, contender: Asks, *, nests: bool = False) -> None:
+    def __init__(self, name: str, contender: Asks, *, nests: bool = False) -> None:
         self.name = name
-        self.ttl = ttl
         self._contender = contender
         self._open: OpenBlocks[Held] = OpenBlocks(name, nests=nests)
 
@@ -171,7 +170,7 @@ class Holdable:
         return self._made(run(self._contender.acquire(checks.check_timeout(timeout))))
 
     def try_acquire(self) -> Lease | None:
-        """Ask once, by one request; return None if another holds it. Raises as ``acquire`` does otherwise."""
+        """Ask once; return None if another holds it. Raises as ``acquire`` does otherwise."""
         core = run(self._contender.try_acquire())
         return None if core is None else self._made(core)
 
@@ -188,3 +187,11 @@ class Holdable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         run(lease.leave(self._open.left(threading.get_ident()), error))
+
+
+class Holdable(Acquirable):
+    """What can be held for a ``ttl``, without news from us."""
+
+    def __init__(self, name: str, ttl: float, contender: Asks, *, nests: bool = False) -> None:
+        super().__init__(name, contender, nests=nests)
+        self.ttl = ttl

@@ -71,6 +71,25 @@ def check_permits(value: object) -> int:
     return value
 
 
+def check_parties(value: object) -> int:
+    """Return ``value`` if it is a number of parties that one transaction can let in."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"parties must be an int, got {value!r}")
+    if not 1 <= value <= 1000:
+        raise ValueError(f"parties must be between 1 and 1000, got {value!r}")
+    return value
+
+
+def check_bound(value: object) -> float | None:
+    """Return ``value`` if it is None or a positive time, for a lease that has no ttl of its own."""
+    if value is None:
+        return None
+    bound = _number("max_hold", value)
+    if not bound > 0:
+        raise ValueError(f"max_hold must be None or more than 0 seconds, got {value!r}")
+    return bound
+
+
 def check_max_hold(value: object, ttl: float) -> float | None:
     """Return ``value`` if it is None or a bound that leaves room for one ttl."""
     if value is None:

@@ -6,7 +6,7 @@ What the line is for (to lead, to hold a lock) is said by the kinds of place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat, Sync
@@ -16,8 +16,14 @@ from coordkit.core.session import GRACE, Session, Wake
 T = TypeVar("T")
 
 
+def containers(path: str, *below: str) -> list[Request]:
+    """Return the requests that make ``path``, and what is below it, as containers; what is above it is to stay."""
+    above: list[Request] = [Create(each) for each in znodes.ancestors(path)[:-1]]
+    return [*above, *(Create(each, kind=Kind.CONTAINER) for each in (path, *below))]
+
+
 class Entry(NamedTuple):
-    """An entry that was answered: the write of it proves the session, as of ``asked``."""
+    """A look at the line that a write went with: it proves the session, as of ``asked``."""
 
     asked: float
     stat: Stat
@@ -28,6 +34,7 @@ class Place(Generic[T]):
     """One contender's place in one line, from which it comes to hold a ``T``."""
 
     watched_at_once = True  # our own znode, when we take over; else soon after, which spares who waits for it a request
+    eager = False  # whether to take over along with a look at the line: where that does nothing if it is too early
 
     def __init__(self, session: Session, name: str, parent: str) -> None:
         self.name = name
@@ -63,9 +70,18 @@ class Place(Generic[T]):
         """Return the requests that show the line, a listing of it first."""
         return (self.listing(),)
 
+    def number(self, name: str) -> int | None:
+        """Return the number that ZooKeeper gave to an entry of this line, or None for a name that is none of its."""
+        return znodes.sequence_of(name)
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Return the entries among the names by their numbers, never by text."""
+        numbered = [(number, name) for name in names if (number := self.number(name)) is not None]
+        return [name for _, name in sorted(numbered)]
+
     def line(self, names: Any, seen: Sequence[Any]) -> list[str] | None:  # noqa: ARG002  it is for kinds that look twice
         """Return who stands in the line, in order, from the answers to ``looks``; None if they do not tell it."""
-        return znodes.line(names)
+        return self.in_order(names)
 
     def before(self, line: list[str], own: int) -> list[str]:
         """Return who must leave before the one at ``own`` may take over; the last of them is watched."""
@@ -88,7 +104,7 @@ class Place(Generic[T]):
         return ()
 
     def token_at_once(self, entry: Entry) -> int | None:  # noqa: ARG002  it is for kinds that can say
-        """Return the token of a place that was the head when it was entered; None if one must take over first."""
+        """Return the token of a place that is the head, as ``entry`` shows; None if one must take over first."""
         return None
 
     def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int | None:
@@ -117,6 +133,9 @@ class Place(Generic[T]):
     def entered(self, node: str, owner: int) -> None:
         self.node = node
         self.owner = owner
+
+    def looked(self, stat: Stat) -> None:
+        """Be told of our own znode, which is watched from now on."""
 
     def changed(self, gone: bool) -> None:
         """Be told by the watch on our own znode."""

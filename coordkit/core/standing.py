@@ -10,21 +10,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from coordkit._ports import BadVersion, GetData, NodeExists, NoNode
 from coordkit.core import znodes
 from coordkit.core.lease import DRIFT
 from coordkit.core.place import Entry, Place
-from coordkit.core.proven import Proven
 from coordkit.core.session import GRACE, Session, Stop, Stopped
 from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
 
-T = TypeVar("T", bound=Proven)
 
-_PAUSE = 0.05  # seconds before what got no answer is asked again
+class Gained(Protocol):
+    """What one comes to by standing in a line."""
+
+    @property
+    def held(self) -> bool: ...
+
+
+T = TypeVar("T", bound=Gained)
+
+PAUSE = 0.05  # seconds before what got no answer is asked again
 
 
 class Gone(Exception):
@@ -123,12 +130,12 @@ class Standing(Generic[T]):
             created, names, *seen = await self._ask(*candidate.entry())
             if isinstance(created, NoNode):
                 if not await self._found():
-                    await self._runtime.sleep(_PAUSE)
+                    await self._runtime.sleep(PAUSE)
                 continue
             if isinstance(created, StoreUnavailable):
                 found = await self._find(session, created)
                 if found is None:
-                    await self._runtime.sleep(_PAUSE)
+                    await self._runtime.sleep(PAUSE)
                     continue
                 names, seen = found, []
             elif isinstance(created, Exception):
@@ -136,7 +143,7 @@ class Standing(Generic[T]):
             else:
                 candidate.entered(created[0], created[1].owner)
                 self._entry = Entry(asked, created[1], seen)
-            number = znodes.sequence_of(candidate.node.rpartition("/")[2])
+            number = candidate.number(candidate.node.rpartition("/")[2])
             if number is None or not 0 <= number < znodes.LAST_SEQUENCE:
                 raise StoreRefused(
                     self._name,
@@ -157,7 +164,7 @@ class Standing(Generic[T]):
             if unanswered is None:
                 break
             lost = unanswered
-            await self._runtime.sleep(_PAUSE)
+            await self._runtime.sleep(PAUSE)
         if isinstance(names, Exception):
             return None
         own = [name for name in names if name.startswith(self._candidate.guid)]
@@ -209,7 +216,9 @@ class Standing(Generic[T]):
                 raise Gone("our znode was deleted")
             left = left or isinstance(theirs, NoNode)
             if isinstance(theirs, StoreUnavailable) or isinstance(own, StoreUnavailable):
-                await self._runtime.sleep(_PAUSE)
+                await self._runtime.sleep(PAUSE)
+            if isinstance(own, tuple):
+                candidate.looked(own[1])
             if not (left or isinstance(theirs, Exception) or isinstance(own, Exception)):
                 if own[1].owner != candidate.owner or not self._session.alive_as(candidate.owner):
                     await self._same_session(candidate.owner)
@@ -233,14 +242,26 @@ class Standing(Generic[T]):
                 f"{candidate.taken(len(ahead))}; waited {self._timeout} s",
                 timeout=self._timeout or 0.0,
             )
-        return await self._list()
+        return await self._list_and_prove() if candidate.eager else await self._list()
+
+    async def _list_and_prove(self) -> list[str]:
+        """Return the line as it is now; if it is our turn, we have taken over along with that."""
+        candidate, asked = self._candidate, self._runtime.now()
+        proof, own, names, *seen = await self._ask(
+            candidate.take_over(), candidate.own(), candidate.listing(), *candidate.also()
+        )
+        if any(isinstance(answer, Exception) for answer in (proof, own, names)):
+            return await self._list()
+        candidate.looked(own[1])
+        self._entry = Entry(asked, own[1], seen)
+        return candidate.in_order(names)
 
     def _check_stop(self) -> None:
         if self._stop is not None and self._stop.is_set():
             raise Stopped
 
     def _at_once(self) -> T | None:
-        """Return what the entry itself gives us: it was a write, and nobody was before us."""
+        """Return what the last look gives us: a write went with it, and nobody was before us."""
         entry = self._entry
         token = None if entry is None else self._candidate.token_at_once(entry)
         if entry is None or token is None or not self._session.alive_as(self._candidate.owner):
@@ -263,14 +284,14 @@ class Standing(Generic[T]):
                 if answer.path == candidate.node:
                     raise Gone("our znode was deleted")
                 await self._found()  # only what is beside the line is gone
-                await self._runtime.sleep(_PAUSE)
+                await self._runtime.sleep(PAUSE)
             elif isinstance(answer, BadVersion):
                 return None
             elif isinstance(answer, StoreUnavailable):
                 if self._runtime.now() >= max(self._deadline, asked + GRACE):
                     raise answer
                 await self._same_session(candidate.owner)
-                await self._runtime.sleep(_PAUSE)
+                await self._runtime.sleep(PAUSE)
             elif isinstance(answer, Exception):
                 raise answer
             elif isinstance(own, NoNode) or candidate.gone:
@@ -280,7 +301,7 @@ class Standing(Generic[T]):
             elif (token := candidate.token(answer, own, seen)) is not None and (taken := self._proven(token, asked)):
                 return taken
             else:
-                await self._runtime.sleep(_PAUSE)
+                await self._runtime.sleep(PAUSE)
 
     def _proven(self, token: int, asked: float) -> T | None:
         """Return what was granted; None if the answer came so late that it proves nothing any more."""

@@ -6,6 +6,15 @@
     ├── epoch               persistent; JSON: who leads, or who resigned last; its mzxid is the token
     └── candidates          container; its version rises when somebody gets in before those who wait
         └── <guid>-<seq>    ephemeral, sequential; JSON: who stands; <guid>-p<priority>-<seq> with a priority
+    <lock>                  container
+    ├── lock, rw, semaphore container: the line of a Lock, a ReadWriteLock, a Semaphore
+    │   └── <guid>-<seq>    ephemeral, sequential; JSON: the holder. <guid>-r-<seq> for readers, -w- for writers,
+    │                       -<n>- for a semaphore of n. The czxid is a Lock's token, the mzxid of rw a writer's
+    ├── slots               container
+    │   └── <slot>-<n>-<guid>   ephemeral; a permit that is held; its czxid is the token
+    ├── barrier             persistent; while it is there, Barrier.wait waits
+    └── double              container; JSON: the number of the last that was let in
+        └── <guid>-<n>-<seq>    ephemeral, sequential; JSON: with whom it was let in, once it was
     <group>                 container
     └── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
 
@@ -23,6 +32,8 @@ from urllib.parse import quote, unquote
 from coordkit.core.token import Token
 
 _CANDIDATE = re.compile(r"[0-9a-f]{32}(?:-p(\d{1,9}))?-(-?\d{10,})", re.ASCII)
+_ENTRY = re.compile(r"[0-9a-f]{32}-(r|w|[1-9]\d{0,9})-(-?\d{10,})", re.ASCII)
+_SLOT = re.compile(r"(\d{1,10})-([1-9]\d{0,9})-[0-9a-f]{32}", re.ASCII)
 
 LAST_SEQUENCE = 2_000_000_000
 """ZooKeeper's counter sticks at 2**31 - 1, where all contenders would get one number: stop well before."""
@@ -139,6 +150,18 @@ def line(names: Iterable[str], record: Record | None = None) -> list[str]:
     return [name for *_, name in sorted(ranked)]
 
 
+def entry_of(name: str) -> tuple[str, int] | None:
+    """Return the kind and the number of an entry of a lock's line, or None for a name that is none of ours."""
+    match = _ENTRY.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def slot_of(name: str) -> tuple[int, int] | None:
+    """Return the slot and the number of permits that the name of a held permit says, or None for none of ours."""
+    match = _SLOT.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def ancestors(path: str) -> list[str]:
     """Return ``path`` and every path above it, from the top."""
     parts = path.split("/")[1:]
@@ -148,6 +171,40 @@ def ancestors(path: str) -> list[str]:
 def candidate_data(identity: str, evicted: str = "") -> bytes:
     """Return what a candidate's znode says: who stands, and why it is asked to step down, if it is."""
     return _pack({"identity": identity, **({"evicted": evicted} if evicted else {})})
+
+
+def ticket_data(holder: str) -> bytes:
+    return _pack({"holder": holder})
+
+
+def ticket_holder(data: bytes) -> str:
+    """Return the id of who holds or waits, '?' where the data is none of ours."""
+    return str(_unpack(data).get("holder", "?"))
+
+
+def pack_round(numbers: Iterable[int]) -> bytes:
+    """Return what the znodes of a double barrier say once they are let in: the numbers of all of them, as ranges."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return json.dumps({"v": 1, "round": ranges}).encode()
+
+
+def unpack_round(data: bytes) -> list[range]:
+    """Return the numbers that were let in together with a znode; none before that."""
+    return [range(int(first), int(last) + 1) for first, last in _unpack(data).get("round", ())]
+
+
+def pack_last(number: int) -> bytes:
+    return json.dumps({"v": 1, "last": number}).encode()
+
+
+def unpack_last(data: bytes) -> int:
+    """Return the number of the last znode of a double barrier that was let in; -1 before any was."""
+    return int(_unpack(data).get("last", -1))
 
 
 def candidate_identity(data: bytes) -> str:

@@ -12,7 +12,9 @@ from typing_extensions import assert_type
 import coordkit
 import coordkit.aio
 import coordkit.aio.sql
+import coordkit.aio.zk
 import coordkit.sql
+import coordkit.zk
 from coordkit import Token
 
 
@@ -162,6 +164,42 @@ async def zookeeper_awaited(zk: object) -> None:
         assert_type(member, coordkit.aio.Member)
     async for change in group.watch():
         assert_type(change, coordkit.Change)
+
+
+def zookeeper_locks(zk: object) -> None:
+    lock = coordkit.zk.Lock(zk, "/jobs", max_hold=60, label="night")
+    with lock as lease:
+        assert_type(lease, coordkit.Lease)
+    assert_type(lock.try_acquire(), coordkit.Lease | None)
+    assert_type(lock.holder(), coordkit.Holder | None)
+
+    @lock.hold(timeout=1)
+    def work(n: int) -> str:
+        return str(n)
+
+    assert_type(work(1), str)
+    both = coordkit.zk.ReadWriteLock(zk, "/jobs")
+    with both.read as reader, both.write.hold(timeout=2):
+        assert_type(reader.token, Token)
+    with coordkit.zk.Semaphore(zk, "/jobs", permits=3) as permit:
+        assert_type(permit.slot, int | None)
+    coordkit.zk.Barrier(zk, "/go").wait(timeout=1)
+    with coordkit.zk.DoubleBarrier(zk, "/go", parties=3) as crossing:
+        assert_type(crossing, coordkit.zk.Crossing)
+
+
+async def zookeeper_locks_awaited(zk: object) -> None:
+    lock = coordkit.aio.zk.Lock(zk, "/jobs")
+    async with lock as lease:
+        assert_type(lease, coordkit.aio.Lease)
+    assert_type(await lock.try_acquire(), coordkit.aio.Lease | None)
+    assert_type(await lock.waiters(), list[coordkit.Holder])
+    async with coordkit.aio.zk.ReadWriteLock(zk, "/jobs").read as reader:
+        assert_type(reader.token, Token)
+    await coordkit.aio.zk.Barrier(zk, "/go").remove()
+    crossing = await coordkit.aio.zk.DoubleBarrier(zk, "/go", parties=3).enter(timeout=1)
+    assert_type(crossing, coordkit.aio.zk.Crossing)
+    await crossing.leave()
 
 
 def routing(a: redis.Redis, b: redis.Redis) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 import coordkit
 import coordkit.aio
+import coordkit.aio.zk
+import coordkit.zk
 
 PAIRS = {
     "__enter__": "__aenter__",
@@ -17,7 +19,14 @@ PAIRS = {
     "__next__": "__anext__",
     "close": "aclose",
 }
-CLASSES = [name for name in coordkit.__all__ if inspect.isclass(getattr(coordkit, name))]
+TWINS = [(coordkit, coordkit.aio), (coordkit.zk, coordkit.aio.zk)]
+MODULES = [module for twins in TWINS for module in twins]
+CLASSES = [
+    pytest.param(getattr(blocking, name), getattr(awaited, name), id=f"{blocking.__name__}.{name}")
+    for blocking, awaited in TWINS
+    for name in blocking.__all__
+    if inspect.isclass(getattr(blocking, name))
+]
 
 
 def members(kind: type) -> dict[str, Any]:
@@ -39,20 +48,19 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-def test_the_names_are_the_same() -> None:
-    assert coordkit.aio.__all__ == coordkit.__all__
+@pytest.mark.parametrize(("blocking", "awaited"), TWINS)
+def test_the_names_are_the_same(blocking: Any, awaited: Any) -> None:
+    assert awaited.__all__ == blocking.__all__
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_methods_are_the_same(name: str) -> None:
-    blocking, awaited = members(getattr(coordkit, name)), members(getattr(coordkit.aio, name))
-
-    assert sorted(awaited) == sorted(blocking)
+@pytest.mark.parametrize(("one", "other"), CLASSES)
+def test_the_methods_are_the_same(one: type, other: type) -> None:
+    assert sorted(members(other)) == sorted(members(one))
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_signatures_are_the_same(name: str) -> None:
-    blocking, awaited = members(getattr(coordkit, name)), members(getattr(coordkit.aio, name))
+@pytest.mark.parametrize(("one", "other"), CLASSES)
+def test_the_signatures_are_the_same(one: type, other: type) -> None:
+    blocking, awaited = members(one), members(other)
     functions = [method for method in blocking if inspect.isfunction(blocking[method])]
 
     assert {method: parameters(awaited[method]) for method in functions} == {
@@ -68,16 +76,17 @@ def test_the_parity_test_can_fail() -> None:
     assert parameters(AwaitedLock.acquire) != parameters(BlockingLock.acquire)
 
 
-@pytest.mark.parametrize("module", [coordkit, coordkit.aio])
+@pytest.mark.parametrize("module", MODULES)
 def test_every_name_exists(module: Any) -> None:
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
-@pytest.mark.parametrize("module", [coordkit, coordkit.aio])
+@pytest.mark.parametrize("module", MODULES)
 def test_everything_public_is_documented(module: Any) -> None:
     undocumented = [
         f"{name}.{method}"
-        for name in CLASSES
+        for name in module.__all__
+        if inspect.isclass(getattr(module, name))
         for method, value in members(getattr(module, name)).items()
         if not method.startswith("__") and not inspect.getdoc(value)
     ]
