@@ -18,6 +18,7 @@ from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.serialization import Create2
 from kazoo.security import OPEN_ACL_UNSAFE
 
+from coordkit._kazoo_trees import Trees
 from coordkit._kazoo_watches import Bells, Deliver
 from coordkit._ports import (
     BadVersion,
@@ -50,7 +51,7 @@ class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
     type = 19
 
 
-def submit(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
+def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Any:
     """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
     if isinstance(request, GetChildren):
         bell = bells.hang(request, deliver)
@@ -64,7 +65,9 @@ def submit(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any
         return client.delete_async(request.path, request.version)
     if isinstance(request, Multi):
         return _transaction(client, request).commit_async()
-    return client.sync_async(request.path) if isinstance(request, Sync) else _create(client, request)
+    if isinstance(request, Create):
+        return _create(client, request)
+    return client.sync_async(request.path) if isinstance(request, Sync) else trees.hang(request, deliver)
 
 
 def _create(client: Any, request: Create) -> Any:
@@ -136,7 +139,7 @@ _EXPECTED = {
 
 
 def _stat(stat: Any) -> Stat:
-    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner)
+    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner, stat.pzxid)
 
 
 def _in_our_words(request: Request, value: Any) -> Any:

@@ -46,8 +46,9 @@ class Group:
     async def members(self) -> dict[str, bytes]:
         """Return the data of each member by identity, by two round trips."""
         session = self._session()
-        names = (await session.read(self.path, [GetChildren(self.path)]))[0]
-        if isinstance(names, NoNode) or not names:
+        listed = (await session.read(self.path, [GetChildren(self.path)]))[0]
+        names = [] if isinstance(listed, NoNode) else [name for name in listed if znodes.may_be_member(name)]
+        if not names:
             return {}
         answers = await session.read(self.path, [GetData(f"{self.path}/{name}") for name in names])
         return {

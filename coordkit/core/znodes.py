@@ -7,7 +7,10 @@
     └── candidates          container; its version rises when somebody gets in before those who wait
         └── <guid>-<seq>    ephemeral, sequential; JSON: who stands; <guid>-p<priority>-<seq> with a priority
     <group>                 container
-    └── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
+    ├── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
+    ├── <identity>%         ephemeral, where a member was made anew: the token of its joining, JSON
+    └── %claims             container
+        └── <partition>     ephemeral; JSON: who works on it; its czxid is the token
 
 Records carry ``"v": 1``; what a later version adds is ignored here, and names of another form are not in the line.
 """
@@ -112,6 +115,26 @@ def member_name(identity: str) -> str:
 
 def identity_of(name: str) -> str:
     return unquote(name)
+
+
+def may_be_member(name: str) -> bool:
+    """Return whether the name can be that of a member: coordkit's other names have a bare percent sign at an end."""
+    return not name.startswith("%c") and not name.endswith("%")
+
+
+def mark_of(node: str) -> str:
+    """Return the path of the znode that says since when a member that was made anew has been one."""
+    return f"{node}%"
+
+
+def mark_data(token: int) -> bytes:
+    return _pack({"joined": str(token)})
+
+
+def marked(data: bytes) -> int:
+    """Return the token of joining that a mark tells, 0 where the data is none of ours."""
+    joined = str(_unpack(data).get("joined", ""))
+    return int(joined) if joined.isdecimal() and joined.isascii() else 0
 
 
 def sequence_of(name: str) -> int | None:
