@@ -12,6 +12,7 @@ from kazoo.exceptions import (
     OperationTimeoutError,
     RolledBackError,
     RuntimeInconsistency,
+    UnimplementedError,
     ZookeeperError,
 )
 from kazoo.protocol.paths import _prefix_root
@@ -37,6 +38,7 @@ from coordkit._ports import (
     SetData,
     Stat,
     Sync,
+    WatchTree,
 )
 from coordkit.errors import StoreRefused, StoreUnavailable
 
@@ -107,6 +109,8 @@ def answer(where: str, name: str, request: Request, result: Any, within: float) 
             if isinstance(outcome, Exception) and not isinstance(outcome, RolledBackError | RuntimeInconsistency):
                 problem, path, at = outcome, request.steps[step].path, step
                 break
+    if isinstance(problem, UnimplementedError) and isinstance(request, WatchTree):
+        return False
     if problem is not None:
         return _problem(where, name, path, problem, at)
     return _in_our_words(request, result.value)
