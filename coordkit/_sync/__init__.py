@@ -12,9 +12,11 @@ from coordkit._sync.roles import Backup, Primary, Roles
 from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
 from coordkit._sync.session import Guardian, SessionScope
+from coordkit._sync.share import Partition, Share
 from coordkit.core.changes import Change
 from coordkit.core.holder import Holder
 from coordkit.core.in_sync import InSyncSet
+from coordkit.core.share import Owner
 from coordkit.core.token import Token
 from coordkit.core.views import View
 from coordkit.core.znodes import Leader
@@ -67,7 +69,9 @@ __all__ = [
     "NoNodes",
     "NoQuorum",
     "NotAcquired",
+    "Owner",
     "PartialFailure",
+    "Partition",
     "Placement",
     "Primary",
     "Quorum",
@@ -79,6 +83,7 @@ __all__ = [
     "Semaphore",
     "SessionScope",
     "ShardDown",
+    "Share",
     "ShardedPipeline",
     "ShardedRedis",
     "SmoothWeightedRoundRobin",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from coordkit import _kazoo
 from coordkit._run import run
 from coordkit._sync.lost import Lost
+from coordkit._sync.share import Share
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
 from coordkit.core import changes, group, membership, znodes
+from coordkit.core import share as shares
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
 from coordkit.errors import CoordError
@@ -170,6 +173,21 @@ class Group:
     def watch(self) -> Changes:
         """Return a stream of changes: first the present state, then what is new each time; bursts are merged."""
         return Changes(self._core.watch())
+
+    def share(self, identity: str, partitions: Iterable[str], *, data: bytes = b"") -> Share:
+        """Return what has ``identity`` work on its part of ``partitions``, once it is run.
+
+        :param partitions: their keys, any texts; the same for all members, or some are nobody's or wait for ever.
+        :param data: what members show, as in ``join``.
+        :raises ValueError, TypeError: for arguments that can only be mistakes.
+
+        All members of the group have even parts, computed as the shards' slots are placed, so use a group for nothing
+        else. Each partition is worked on by one member at a time: the next begins when the work of the former has
+        ended, or its session has. Not promised: that a former owner that hangs has stopped; its token tells.
+        """
+        keys = znodes.check_partitions(partitions)
+        core = shares.Share(RUNTIME, self._core, keys, znodes.check_identity(identity), data=znodes.check_data(data))
+        return Share(core)
 
     def __repr__(self) -> str:
         return f"<Group {self.path}>"

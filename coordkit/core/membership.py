@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from coordkit._ports import (
     BadVersion,
+    Check,
     Create,
     Delete,
     GetData,
@@ -95,6 +96,10 @@ class Membership:
         else:
             why = self._why or "it was left"
         return LeaseLost(self.name, why, token=self.token)
+
+    def check(self) -> Check:
+        """Return what fails in a transaction if our znode is not there."""
+        return Check(self.node, self._version)
 
     # -- joining, and joining anew
 

@@ -107,6 +107,21 @@ def check_priority(value: object) -> int:
     return value
 
 
+def check_partitions(value: object) -> tuple[str, ...]:
+    """Return ``value`` as a tuple if it names partitions: distinct texts."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"partitions must be an iterable of texts, such as a list, got {value!r}")
+    keys = tuple(value)
+    for key in keys:
+        try:
+            check_identity(key)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("identity", "each of partitions", 1)) from None
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"partitions must be distinct, got more than one {max(keys, key=keys.count)!r}")
+    return keys
+
+
 def member_name(identity: str) -> str:
     """Return the name of the znode of ``identity``; ``identity_of`` turns it back."""
     name = quote(identity, safe=" !#$&'()*+,:;=@[]")
@@ -135,6 +150,24 @@ def marked(data: bytes) -> int:
     """Return the token of joining that a mark tells, 0 where the data is none of ours."""
     joined = str(_unpack(data).get("joined", ""))
     return int(joined) if joined.isdecimal() and joined.isascii() else 0
+
+
+def claims(group: str) -> str:
+    """Return the parent of the claims on a group's partitions."""
+    return f"{group}/%claims"
+
+
+def claim_node(group: str, partition: str) -> str:
+    return f"{claims(group)}/{member_name(partition)}"
+
+
+def claim_data(identity: str, holder: str, epoch: int) -> bytes:
+    return _pack({"identity": identity, "holder": holder, "epoch": str(epoch)})
+
+
+def claim_holder(data: bytes) -> str:
+    """Return which claim made the znode, "" where the data is none of ours."""
+    return str(_unpack(data).get("holder", ""))
 
 
 def sequence_of(name: str) -> int | None:
