@@ -308,7 +308,7 @@ def test_a_cancelled_run_ends_its_work_first(zk_client: Any, path: str) -> None:
 
         share = Group(zk, path).share("one", ["p", "q"])
         running = asyncio.create_task(share.run(serve))
-        while len(log) < 2:
+        while len(log) < 2:  # noqa: ASYNC110  the work is what is watched
             await asyncio.sleep(0.001)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -334,7 +334,7 @@ def test_partitions_and_kinds_of_work_are_checked(zk_client: Any, path: str) -> 
     with pytest.raises(TypeError, match=r"coordkit\.aio"):
         group.share("one", ["a"]).run(serve)  # a coroutine that nobody would await
     with pytest.raises(TypeError, match="coroutine function"):
-        asyncio.run(coordkit.aio.Group(group.client, path).share("one", ["a"]).run(lambda partition: None))
+        asyncio.run(coordkit.aio.Group(group.client, path).share("one", ["a"]).run(print))
 
 
 async def test_any_text_is_a_partition(flavour: Any, zk_client: Any, path: str) -> None:
