@@ -20,7 +20,7 @@ from kazoo.protocol.serialization import Create2
 from kazoo.security import OPEN_ACL_UNSAFE
 
 from coordkit._kazoo_trees import Trees
-from coordkit._kazoo_watches import Bells, Deliver
+from coordkit._kazoo_watches import Bell, Bells, Deliver
 from coordkit._ports import (
     BadVersion,
     Check,
@@ -55,12 +55,8 @@ class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
 
 def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Any:
     """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-    if isinstance(request, GetChildren):
-        bell = bells.hang(request, deliver)
-        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
-    if isinstance(request, GetData | GetStat):
-        look = client.get_async if isinstance(request, GetData) else client.exists_async
-        return look(request.path, watch=bells.hang(request, deliver))
+    if isinstance(request, GetData | GetStat | GetChildren):
+        return _look(client, request, bells.hang(request, deliver))
     if isinstance(request, SetData):
         return client.set_async(request.path, request.data, request.version)
     if isinstance(request, Delete):
@@ -70,6 +66,13 @@ def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: D
     if isinstance(request, Create):
         return _create(client, request)
     return client.sync_async(request.path) if isinstance(request, Sync) else trees.hang(request, deliver)
+
+
+def _look(client: Any, request: GetData | GetStat | GetChildren, bell: Bell | None) -> Any:
+    if isinstance(request, GetChildren):
+        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
+    look = client.get_async if isinstance(request, GetData) else client.exists_async
+    return look(request.path, watch=bell)
 
 
 def _create(client: Any, request: Create) -> Any:

@@ -1,8 +1,7 @@
 """The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
 
-from coordkit._async.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._async.balance import Balance
-from coordkit._async.election import Election, Lead, Leadership
+from coordkit._async.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._async.fence import Fence
 from coordkit._async.group import Changes, Group, Join, Member
 from coordkit._async.hold import Hold, Lease

@@ -1,8 +1,7 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
-from coordkit._sync.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._sync.balance import Balance
-from coordkit._sync.election import Election, Lead, Leadership
+from coordkit._sync.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._sync.fence import Fence
 from coordkit._sync.group import Changes, Group, Join, Member
 from coordkit._sync.hold import Hold, Lease

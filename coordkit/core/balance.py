@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from coordkit._ports import Link
+from coordkit.core.roll import Roll
 from coordkit.core.session import Session
-from coordkit.core.view import View
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.health import SetAside
 
@@ -50,7 +50,7 @@ class Balance:
         self._ready = session.runtime.event()
         self._closed = False
         self._worker = session.runtime.worker(self._tend)
-        self._view = View(session, group, self._worker.poke)
+        self._view = Roll(session, group, self._worker.poke)
 
     async def open(self) -> None:
         """Wait for the first list. Raises ``StoreUnavailable`` if there is none within one session timeout."""

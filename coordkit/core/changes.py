@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from coordkit._ports import Link
+from coordkit.core.roll import Roll
 from coordkit.core.session import Session, Wake
-from coordkit.core.view import View
 from coordkit.errors import StoreUnavailable
 
 
@@ -39,7 +39,7 @@ class Changes:
         self._session = session
         self._runtime = session.runtime
         self._wake = Wake(session.runtime)
-        self._view = View(session, group, self._wake.ring)
+        self._view = Roll(session, group, self._wake.ring)
         self._told: dict[str, bytes] | None = None  # what the reader knows
         self._closed = False
 

@@ -10,8 +10,8 @@ from coordkit._ports import Check, Create, Delete, Kind, Link, Multi, NodeError,
 from coordkit.core import znodes
 from coordkit.core.claim import Claim
 from coordkit.core.membership import Membership
+from coordkit.core.roll import Roll
 from coordkit.core.session import GRACE, Session, Wake
-from coordkit.core.view import View
 from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.shares import share_out
 
@@ -37,7 +37,7 @@ class Shift:
         self._member = member
         self._begin = begin
         self._wake = Wake(session.runtime)
-        self._view = View(session, self.name, self._wake.ring, numbered=True)
+        self._view = Roll(session, self.name, self._wake.ring, numbered=True)
         self._waiting: dict[str, Claim] = {}  # others have it
         self._shared: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._proven = -math.inf  # when the last proof was asked for

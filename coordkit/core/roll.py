@@ -19,7 +19,7 @@ from coordkit.errors import StoreUnavailable
 _DOUBTS = 3  # unanswered requests for a recursive watch after which it is done without: some servers only hang up
 
 
-class View:
+class Roll:
     """The members of one group; ``ring`` is called, from anywhere, when there is something to look at.
 
     With ``numbered``, ``epoch`` is the zxid of the list that ``known`` shows: greater for a later one.
