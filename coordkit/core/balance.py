@@ -50,7 +50,7 @@ class Balance:
         self._ready = session.runtime.event()
         self._closed = False
         self._worker = session.runtime.worker(self._tend)
-        self._view = Roll(session, group, self._worker.poke)
+        self._roll = Roll(session, group, self._worker.poke)
 
     async def open(self) -> None:
         """Wait for the first list. Raises ``StoreUnavailable`` if there is none within one session timeout."""
@@ -69,21 +69,21 @@ class Balance:
     def close(self) -> None:
         """Follow the group no more; what is picked after that is picked from the last list."""
         self._closed = True
-        self._view.let_go()
+        self._roll.let_go()
 
     async def _tend(self) -> None:
         if self._over() or self._session.ensemble.link() is not Link.CONNECTED:
             return  # poked again when that has changed
         try:
-            while not await self._view.look():
+            while not await self._roll.look():
                 pass
         except StoreUnavailable:
             self._runtime.call_at(self._runtime.now() + _PAUSE, self._worker.poke)
             return
-        self._take(self._view.members())
+        self._take(dict(self._roll.members))
         self._ready.set()
         if self._over():
-            self._view.let_go()  # what the look has hung up since
+            self._roll.let_go()  # what the look has hung up since
 
     def _over(self) -> bool:
         return self._closed or self._session.ensemble.link() is Link.CLOSED

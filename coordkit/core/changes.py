@@ -39,7 +39,7 @@ class Changes:
         self._session = session
         self._runtime = session.runtime
         self._wake = Wake(session.runtime)
-        self._view = Roll(session, group, self._wake.ring)
+        self._roll = Roll(session, group, self._wake.ring)
         self._told: dict[str, bytes] | None = None  # what the reader knows
         self._closed = False
 
@@ -59,7 +59,7 @@ class Changes:
                 await self._wake.wait(until)
                 continue
             try:
-                complete = await self._view.look()
+                complete = await self._roll.look()
             except StoreUnavailable:
                 if now() >= until or ensemble.link() is Link.CLOSED:
                     raise
@@ -74,15 +74,16 @@ class Changes:
         return None
 
     def _difference(self) -> Change | None:
-        members = self._view.members()
+        members, news = self._roll.members, self._roll.news
+        self._roll.news = set()
         before, first = self._told or {}, self._told is None
-        joined = frozenset(members.keys() - before.keys())
-        left = frozenset(before.keys() - members.keys())
-        updated = frozenset(each for each in members.keys() & before.keys() if members[each] != before[each])
-        resync, self._view.resynced = self._view.resynced and not first, False
+        there, were = news & members.keys(), news & before.keys()
+        joined, left = frozenset(there - were), frozenset(were - there)
+        updated = frozenset(each for each in there & were if members[each] != before[each])
+        resync, self._roll.resynced = self._roll.resynced and not first, False
         if not (first or joined or left or updated):
             return None
-        self._told = members
+        self._told = dict(members)
         return Change(dict(members), joined, left, updated, resync)
 
     def close(self) -> None:
@@ -95,4 +96,4 @@ class Changes:
 
     def let_go(self) -> None:
         """Leave no listener and no watch behind."""
-        self._view.let_go()
+        self._roll.let_go()

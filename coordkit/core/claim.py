@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
-from coordkit._ports import Check, Create, Delete, GetData, Kind, Multi, NoNode, Request, SetData, Sync
+from coordkit._ports import Check, Create, Delete, GetData, Kind, Multi, NoNode, Request, Sync
 from coordkit.core import znodes
 from coordkit.core.session import GRACE, Session
 from coordkit.core.token import Token
@@ -96,8 +96,7 @@ class Claim:
         self.epoch = epoch
         self._session.guests.add(self)
         data = znodes.claim_data(self._identity, self.holder, epoch)
-        # The answer to a write says by which zxid the znode was made; a creation's in a transaction does not.
-        return Multi((membership, Create(self.node, kind=Kind.EPHEMERAL), SetData(self.node, data)))
+        return Multi((membership, Create(self.node, data, Kind.EPHEMERAL)))
 
     def look(self) -> GetData:
         """Return what reads the znode, whoever made it, and watches it."""

@@ -45,7 +45,7 @@ _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before an unanswered background request is made again
 
-_VERSIONS = 32  # with how many different versions znodes begin
+_VERSIONS = 8  # with how many different versions znodes begin; each costs whoever watches an event
 
 _joins = count(1)
 
@@ -130,8 +130,9 @@ class Membership:
     async def _put(self, session: int, replaced: Stat | None = None, mark: Any = None) -> bool:
         """Make our znode, in place of ``replaced``; return False if something else is there. One transaction."""
         self._trying(session)
-        sets = (self._join if replaced is None else replaced.version) % _VERSIONS + 1
-        make = Multi(
+        make: Request = Create(self.node, self.data, Kind.EPHEMERAL)
+        sets = 1 if replaced is None else replaced.version % _VERSIONS + 1
+        anew = Multi(
             (
                 *(() if replaced is None else (Delete(self.node, replaced.version),)),
                 *(() if mark is None or isinstance(mark, Exception) else (Delete(self._mark, mark[1].version),)),
@@ -143,6 +144,8 @@ class Membership:
                 ),  # its answer says by which zxid the znode was made, a creation's does not
             )
         )
+        if replaced is not None or self._joined:
+            make = anew
         made, seen = await self._ask(make, self._own())
         if isinstance(made, NoNode) and replaced is None:
             await self._found()
@@ -153,7 +156,7 @@ class Membership:
             return False
         if isinstance(made, Exception):
             raise made
-        self._is_ours(made[-1])
+        self._is_ours(made[-1])  # the same place in both answers
         if isinstance(seen, Exception) or seen[1].created != self._created:
             self._worker.poke()  # it is gone already, or replaced, or not watched
         return True

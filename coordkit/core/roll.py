@@ -22,12 +22,14 @@ _DOUBTS = 3  # unanswered requests for a recursive watch after which it is done 
 class Roll:
     """The members of one group; ``ring`` is called, from anywhere, when there is something to look at.
 
-    With ``numbered``, ``epoch`` is the zxid of the list that ``known`` shows: greater for a later one.
+    With ``numbered``, ``epoch`` is the zxid of the list that ``members`` shows: greater for a later one.
     """
 
     def __init__(self, session: Session, group: str, ring: Callable[[], None], *, numbered: bool = False) -> None:
         self.name = group
-        self.known: dict[str, tuple[bytes, Stat]] = {}  # by name, and watched unless in _changed
+        self.members: dict[str, bytes] = {}  # by identity
+        self.news: set[str] = set()  # identities that were read, or are gone, since somebody emptied it
+        self._known: set[str] = set()  # names, watched unless in _changed
         self.epoch = 0
         self.resynced = False  # whether the connection was lost before the last look
         self._session = session
@@ -41,17 +43,13 @@ class Roll:
         self._watches: dict[str, Watch] = {}
         session.subscribe(self._heard)
 
-    def members(self) -> dict[str, bytes]:
-        """Return the data of each member by identity."""
-        return {znodes.identity_of(name): data for name, (data, stat) in self.known.items() if stat.owner}
-
     async def look(self) -> bool:
         """Bring what is known up to date, and watch it; return False to look again. Raises ``StoreUnavailable``."""
         soon = self._session.runtime.now() + GRACE
         if self._broken:
             self._broken = self._listed = False
             self.resynced = True
-            self._changed.update(list(self.known))
+            self._changed.update(self._known)
         if not self._listed:
             self._listed = True  # before the look: a watch may say otherwise meanwhile, from another thread
             try:
@@ -85,9 +83,9 @@ class Roll:
                 return False
         self.epoch = max(self.epoch, stat.listed) if stat is not None else self.epoch
         members = {name for name in names if znodes.may_be_member(name)}
-        for name in set(self.known) - members:
+        for name in self._known - members:
             self._forget(name)
-        self._changed |= members - self.known.keys()
+        self._changed |= members - self._known
         return True
 
     async def _read(self, soon: float) -> None:
@@ -105,7 +103,7 @@ class Roll:
             if isinstance(answer, NodeError):
                 self._forget(name)  # left between the two looks; the watch tells us when it comes back
             else:
-                self.known[name] = answer
+                self._learn(name, *answer)
 
     # -- watches
 
@@ -148,9 +146,21 @@ class Roll:
 
         return GetData(f"{self.name}/{name}", self._watches.setdefault(name, changed))
 
+    def _learn(self, name: str, data: bytes, stat: Stat) -> None:
+        self._known.add(name)
+        identity = znodes.identity_of(name)
+        if stat.owner:
+            self.members[identity] = data
+        else:
+            self.members.pop(identity, None)
+        self.news.add(identity)
+
     def _forget(self, name: str) -> None:
-        self.known.pop(name, None)
+        self._known.discard(name)
         self._changed.discard(name)
+        identity = znodes.identity_of(name)
+        self.members.pop(identity, None)
+        self.news.add(identity)
         watch: Any = self._watches.pop(name, None)
         if watch is not None:
             self._session.ensemble.unwatch(GetData(f"{self.name}/{name}", watch))

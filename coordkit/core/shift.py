@@ -37,7 +37,7 @@ class Shift:
         self._member = member
         self._begin = begin
         self._wake = Wake(session.runtime)
-        self._view = Roll(session, self.name, self._wake.ring, numbered=True)
+        self._roll = Roll(session, self.name, self._wake.ring, numbered=True)
         self._waiting: dict[str, Claim] = {}  # others have it
         self._shared: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._proven = -math.inf  # when the last proof was asked for
@@ -78,8 +78,8 @@ class Shift:
     async def _step(self) -> float:
         """Do what is to be done now; return when to do it again at the latest."""
         await self._prove()
-        complete = await self._view.look()
-        part = self._part(frozenset(self._view.members()))
+        complete = await self._roll.look()
+        part = self._part(frozenset(self._roll.members))
         for partition in self.held.keys() - part:
             self.held[partition].ending.set()
         await self._give_back()
@@ -108,7 +108,7 @@ class Shift:
         claims = [Claim(self._session, self.name, each, self._member.identity, self._wake.ring) for each in partitions]
         requests: list[Request] = []
         for claim in claims:
-            requests += [claim.request(check, self._view.epoch), claim.look()]
+            requests += [claim.request(check, self._roll.epoch), claim.look()]
         left = dict.fromkeys(claims)
         settled = True
         try:
@@ -207,7 +207,7 @@ class Shift:
         """Have all work end, give everything back, and leave."""
         for claim in self.held.values():
             claim.ending.set()
-        self._view.let_go()
+        self._roll.let_go()
         for claim in self._waiting.values():
             claim.forget()
         try:
