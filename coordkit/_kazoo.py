@@ -23,8 +23,9 @@ from kazoo.protocol.states import KazooState, KeeperState
 from coordkit import _kazoo_requests
 from coordkit._kazoo_end import close_at_exit, stop
 from coordkit._kazoo_past import Past
+from coordkit._kazoo_trees import Trees
 from coordkit._kazoo_watches import Bells, Deliver
-from coordkit._ports import Link, Request
+from coordkit._ports import GetChildren, GetData, GetStat, Link, Request, WatchTree
 from coordkit.errors import CoordError
 
 _log = logging.getLogger("coordkit")
@@ -52,6 +53,7 @@ class Wire:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.bells = Bells()
+        self.trees = Trees(client)
         self.past = Past(client, self)
         self._negotiated: float | None = None
         self._refused = False
@@ -217,6 +219,19 @@ class Wire:
             if self._negotiated is None:
                 _log.warning("%s: negotiated timeout unknown, taken as at most %s s", self, _UNKNOWN_TIMEOUT)
 
+    def unwatch(self, request: GetData | GetStat | GetChildren | WatchTree, deliver: Deliver) -> bool:
+        """Forget the watch of ``request``; return whether there is something to ``sweep`` now."""
+        if isinstance(request, WatchTree):
+            self.trees.unhang(request, deliver)
+            return False
+        return self.bells.unhang(request, deliver)
+
+    def forget(self, deliver: Deliver) -> None:
+        """Forget all watches that are carried by ``deliver``."""
+        self.trees.forget(deliver)
+        self.bells.forget(deliver)
+        self.sweep()
+
     def sweep(self) -> None:
         """Remove the watches that nobody waits for."""
         self.bells.sweep(self.client)
@@ -225,7 +240,7 @@ class Wire:
 
     def submit(self, request: Request, deliver: Deliver) -> Any:
         """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-        return _kazoo_requests.submit(self.client, self.bells, request, deliver)
+        return _kazoo_requests.submit(self.client, self.bells, self.trees, request, deliver)
 
     def answer(self, name: str, request: Request, result: Any, within: float) -> Any:
         """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""

@@ -12,13 +12,15 @@ from kazoo.exceptions import (
     OperationTimeoutError,
     RolledBackError,
     RuntimeInconsistency,
+    UnimplementedError,
     ZookeeperError,
 )
 from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.serialization import Create2
 from kazoo.security import OPEN_ACL_UNSAFE
 
-from coordkit._kazoo_watches import Bells, Deliver
+from coordkit._kazoo_trees import Trees
+from coordkit._kazoo_watches import Bell, Bells, Deliver
 from coordkit._ports import (
     BadVersion,
     Check,
@@ -36,6 +38,7 @@ from coordkit._ports import (
     SetData,
     Stat,
     Sync,
+    WatchTree,
 )
 from coordkit.errors import StoreRefused, StoreUnavailable
 
@@ -50,21 +53,26 @@ class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
     type = 19
 
 
-def submit(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
+def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Any:
     """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-    if isinstance(request, GetChildren):
-        bell = bells.hang(request, deliver)
-        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
-    if isinstance(request, GetData | GetStat):
-        look = client.get_async if isinstance(request, GetData) else client.exists_async
-        return look(request.path, watch=bells.hang(request, deliver))
+    if isinstance(request, GetData | GetStat | GetChildren):
+        return _look(client, request, bells.hang(request, deliver))
     if isinstance(request, SetData):
         return client.set_async(request.path, request.data, request.version)
     if isinstance(request, Delete):
         return client.delete_async(request.path, request.version)
     if isinstance(request, Multi):
         return _transaction(client, request).commit_async()
-    return client.sync_async(request.path) if isinstance(request, Sync) else _create(client, request)
+    if isinstance(request, Create):
+        return _create(client, request)
+    return client.sync_async(request.path) if isinstance(request, Sync) else trees.hang(request, deliver)
+
+
+def _look(client: Any, request: GetData | GetStat | GetChildren, bell: Bell | None) -> Any:
+    if isinstance(request, GetChildren):
+        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
+    look = client.get_async if isinstance(request, GetData) else client.exists_async
+    return look(request.path, watch=bell)
 
 
 def _create(client: Any, request: Create) -> Any:
@@ -104,6 +112,8 @@ def answer(where: str, name: str, request: Request, result: Any, within: float) 
             if isinstance(outcome, Exception) and not isinstance(outcome, RolledBackError | RuntimeInconsistency):
                 problem, path, at = outcome, request.steps[step].path, step
                 break
+    if isinstance(problem, UnimplementedError) and isinstance(request, WatchTree):
+        return False
     if problem is not None:
         return _problem(where, name, path, problem, at)
     return _in_our_words(request, result.value)
@@ -136,7 +146,8 @@ _EXPECTED = {
 
 
 def _stat(stat: Any) -> Stat:
-    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner, stat.ctime / 1000)
+    times = stat.ctime / 1000, stat.pzxid
+    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner, *times)
 
 
 def _in_our_words(request: Request, value: Any) -> Any:

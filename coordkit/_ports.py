@@ -239,7 +239,8 @@ class Kind(Enum):
 class Stat(NamedTuple):
     """What ZooKeeper knows of a znode; ``owner`` is the session of an ephemeral one, else 0.
 
-    ``born`` is when it was made, in seconds since the epoch by the servers' clock.
+    ``born`` is when it was made, in seconds since the epoch by the servers' clock;
+    ``listed`` is the zxid by which the list of its children changed last.
     """
 
     created: int
@@ -247,6 +248,7 @@ class Stat(NamedTuple):
     version: int
     owner: int
     born: float = 0.0
+    listed: int = 0
 
 
 Watch = Callable[[bool], None]
@@ -303,6 +305,17 @@ class GetChildren(NamedTuple):
     with_stat: bool = False
 
 
+TreeWatch = Callable[["str | None"], None]
+"""Called with what changed: its path below the one that is watched, "" for that itself; None where news may be lost."""
+
+
+class WatchTree(NamedTuple):
+    """Watch all at and below ``path`` until the connection is lost; answered by True, or False where servers cannot."""
+
+    path: str
+    watch: TreeWatch
+
+
 class Sync(NamedTuple):
     """Let our server catch up, so that what follows sees what was sent over an earlier connection; answered by None."""
 
@@ -315,7 +328,7 @@ class Multi(NamedTuple):
     steps: tuple[Create | Delete | SetData | Check, ...]
 
 
-Request = Create | Delete | SetData | GetData | GetStat | GetChildren | Sync | Multi
+Request = Create | Delete | SetData | GetData | GetStat | GetChildren | WatchTree | Sync | Multi
 
 
 class NodeError(Exception):
@@ -419,7 +432,7 @@ class Ensemble(Protocol):
         """Raise ``CoordError`` where waiting for an answer would keep the answer from coming."""
         ...
 
-    def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
+    def unwatch(self, request: GetData | GetStat | GetChildren | WatchTree) -> None:
         """Forget the watch of a request that was made."""
         ...
 

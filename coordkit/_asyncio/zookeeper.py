@@ -16,7 +16,7 @@ from typing import Any
 
 from coordkit import _kazoo
 from coordkit._asyncio.runtime import RUNTIME, life
-from coordkit._ports import GetChildren, GetData, GetStat, Link, Request
+from coordkit._ports import GetChildren, GetData, GetStat, Link, Request, WatchTree
 from coordkit._threads import zookeeper as threads
 from coordkit._threads.runtime import now
 from coordkit.core.session import Session
@@ -28,7 +28,6 @@ class KazooEnsemble:
     def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._wire = _kazoo.wire_of(client)
         self._loop = loop
-        self._bells = self._wire.bells
         self._sweeping = False
         self._listener: Callable[[Link], None] | None = None
         self.link = self._wire.link
@@ -61,11 +60,10 @@ class KazooEnsemble:
     def close(self) -> None:
         """Leave no listener and no watch behind."""
         self._wire.unlisten(self._told)
-        self._bells.forget(self._soon)
-        self._wire.sweep()
+        self._wire.forget(self._soon)
 
-    def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
-        if self._bells.unhang(request, self._soon) and not self._sweeping:
+    def unwatch(self, request: GetData | GetStat | GetChildren | WatchTree) -> None:
+        if self._wire.unwatch(request, self._soon) and not self._sweeping:
             self._sweeping = True
             self._soon(lambda: RUNTIME.call_at(now() + _kazoo.SWEEP, self._sweep))
 

@@ -1,5 +1,6 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
+from coordkit._sync.balance import Balance
 from coordkit._sync.election import Election, Lead, Leadership, Transaction, Views
 from coordkit._sync.fence import Fence
 from coordkit._sync.group import Changes, Group, Join, Member
@@ -12,9 +13,13 @@ from coordkit._sync.roles import Backup, Primary, Roles
 from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
 from coordkit._sync.session import Guardian, SessionScope
+from coordkit._sync.share import Partition, Share
+from coordkit.core.balance import Pick
 from coordkit.core.changes import Change
+from coordkit.core.data import from_json, to_json
 from coordkit.core.holder import Holder
 from coordkit.core.in_sync import InSyncSet
+from coordkit.core.share import Owner
 from coordkit.core.token import Token
 from coordkit.core.views import View
 from coordkit.core.znodes import Leader
@@ -35,12 +40,22 @@ from coordkit.errors import (
     TransactionFailed,
 )
 from coordkit.gate import TokenGate
-from coordkit.routing import Placement, Random, RoundRobin, SmoothWeightedRoundRobin, rendezvous
+from coordkit.routing import (
+    LeastOutstanding,
+    Placement,
+    Random,
+    RoundRobin,
+    SetAside,
+    SmoothWeightedRoundRobin,
+    Sticky,
+    rendezvous,
+)
 from coordkit.routing.client import ShardedPipeline, ShardedRedis
 
 __all__ = [
     "AcquireTimeout",
     "Backup",
+    "Balance",
     "Change",
     "Changes",
     "CoordError",
@@ -59,6 +74,7 @@ __all__ = [
     "LeadershipLost",
     "Lease",
     "LeaseLost",
+    "LeastOutstanding",
     "Lock",
     "Lost",
     "Member",
@@ -67,7 +83,10 @@ __all__ = [
     "NoNodes",
     "NoQuorum",
     "NotAcquired",
+    "Owner",
     "PartialFailure",
+    "Partition",
+    "Pick",
     "Placement",
     "Primary",
     "Quorum",
@@ -78,11 +97,14 @@ __all__ = [
     "RoundRobin",
     "Semaphore",
     "SessionScope",
+    "SetAside",
     "ShardDown",
+    "Share",
     "ShardedPipeline",
     "ShardedRedis",
     "SmoothWeightedRoundRobin",
     "StaleToken",
+    "Sticky",
     "StoreRefused",
     "StoreUnavailable",
     "Token",
@@ -91,5 +113,7 @@ __all__ = [
     "TransactionFailed",
     "View",
     "Views",
+    "from_json",
     "rendezvous",
+    "to_json",
 ]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from coordkit import _kazoo
 from coordkit._run import run
+from coordkit._sync.balance import Balance
 from coordkit._sync.lost import Lost
+from coordkit._sync.share import Share
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import changes, group, membership, znodes
+from coordkit.core import balance, changes, group, membership, znodes
+from coordkit.core import share as shares
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
 from coordkit.errors import CoordError
+from coordkit.routing.balance import LeastOutstanding, SmoothWeightedRoundRobin
+from coordkit.routing.health import Picker, SetAside
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
@@ -170,6 +176,49 @@ class Group:
     def watch(self) -> Changes:
         """Return a stream of changes: first the present state, then what is new each time; bursts are merged."""
         return Changes(self._core.watch())
+
+    def balance(
+        self,
+        picker: Picker | None = None,
+        *,
+        weigh: Callable[[bytes], int] | None = None,
+        pause: float = 1.0,
+        longest: float = 30.0,
+        failures: tuple[type[Exception], ...] = (Exception,),
+    ) -> Balance:
+        """Return a block in which one member after the other is picked, among those that are there and well.
+
+        :param picker: ``LeastOutstanding()`` unless given; or ``Random()``, ``RoundRobin()``, ``Sticky()``,
+            ``SmoothWeightedRoundRobin()``; one for each block.
+        :param weigh: for the weighted one: says from a member's data how often it is picked, a positive int.
+        :param pause, longest: seconds for which a member that failed is set aside, doubled each time up to the
+            longest. Then one pick at a time tries it again. Where all are set aside, all are tried.
+        :param failures: the exceptions that are the member's fault.
+        :raises ValueError, TypeError: for arguments that can only be mistakes.
+        """
+        aside: SetAside[str] = SetAside(LeastOutstanding() if picker is None else picker, pause=pause, longest=longest)
+        if (weigh is not None) != isinstance(picker, SmoothWeightedRoundRobin):
+            raise ValueError("weigh must be given with a SmoothWeightedRoundRobin() as picker, and with nothing else")
+
+        def make() -> balance.Balance:
+            return balance.Balance(self._core.session(), self.path, aside, weigh, failures=failures)
+
+        return Balance(self.path, make)
+
+    def share(self, identity: str, partitions: Iterable[str], *, data: bytes = b"") -> Share:
+        """Return what has ``identity`` work on its part of ``partitions``, once it is run.
+
+        :param partitions: their keys, any texts; the same for all members, or some are nobody's or wait for ever.
+        :param data: what members show, as in ``join``.
+        :raises ValueError, TypeError: for arguments that can only be mistakes.
+
+        All members of the group have even parts, computed as the shards' slots are placed, so use a group for nothing
+        else. Each partition is worked on by one member at a time: the next begins when the work of the former has
+        ended, or its session has. Not promised: that a former owner that hangs has stopped; its token tells.
+        """
+        keys = znodes.check_partitions(partitions)
+        core = shares.Share(RUNTIME, self._core, keys, znodes.check_identity(identity), data=znodes.check_data(data))
+        return Share(core)
 
     def __repr__(self) -> str:
         return f"<Group {self.path}>"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coordkit import _kazoo
-from coordkit._ports import GetChildren, GetData, GetStat, Request
+from coordkit._ports import GetChildren, GetData, GetStat, Request, WatchTree
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.core.session import Session
 
@@ -19,7 +19,6 @@ class KazooEnsemble:
 
     def __init__(self, client: Any) -> None:
         self._wire = _kazoo.wire_of(client)
-        self._bells = self._wire.bells
         self._sweeping = False
         self.listen = self._wire.listen
         self.may_wait = self._wire.may_wait
@@ -34,8 +33,8 @@ class KazooEnsemble:
     def __str__(self) -> str:
         return str(self._wire)
 
-    def unwatch(self, request: GetData | GetStat | GetChildren) -> None:
-        if self._bells.unhang(request, _at_once) and not self._sweeping:
+    def unwatch(self, request: GetData | GetStat | GetChildren | WatchTree) -> None:
+        if self._wire.unwatch(request, _at_once) and not self._sweeping:
             self._sweeping = True
             RUNTIME.call_at(now() + _kazoo.SWEEP, self._sweep)
 

@@ -11,19 +11,24 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from coordkit._ports import GetChildren, GetData, GetStat, Link, NodeError, NoNode, Stat, Watch
-from coordkit.core import znodes
-from coordkit.core.session import GRACE, Session, Wake
+from coordkit._ports import Link
+from coordkit.core.roll import Roll
+from coordkit.core.session import Session, Wake
 from coordkit.errors import StoreUnavailable
 
 
 class Change(NamedTuple):
-    """Who is there, and what is different from the change before; ``members`` maps identities to data."""
+    """Who is there, and what is different from the change before; ``members`` maps identities to data.
+
+    ``resync`` says that the connection was lost in between: all was read anew, and what came and went while nobody
+    looked is not told.
+    """
 
     members: Mapping[str, bytes]
     joined: frozenset[str]
     left: frozenset[str]
     updated: frozenset[str]
+    resync: bool = False
 
 
 class Changes:
@@ -34,18 +39,9 @@ class Changes:
         self._session = session
         self._runtime = session.runtime
         self._wake = Wake(session.runtime)
+        self._roll = Roll(session, group, self._wake.ring)
         self._told: dict[str, bytes] | None = None  # what the reader knows
-        self._known: dict[str, tuple[bytes, Stat]] = {}  # by name, and watched unless in _changed
-        self._changed: set[str] = set()
-        self._watches: dict[str, Watch] = {}
         self._closed = False
-        session.subscribe(self._heard)
-
-    def _heard(self, link: Link) -> None:
-        # What was watched over the old connection is not watched over the new one.
-        self._wake.ring()
-        if link is Link.CONNECTED:
-            self._changed.update(list(self._known))
 
     async def next_change(self) -> Change | None:
         """Wait for a change and return it; None once the stream is closed.
@@ -63,7 +59,7 @@ class Changes:
                 await self._wake.wait(until)
                 continue
             try:
-                complete = await self._look()
+                complete = await self._roll.look()
             except StoreUnavailable:
                 if now() >= until or ensemble.link() is Link.CLOSED:
                     raise
@@ -77,67 +73,18 @@ class Changes:
         self.let_go()  # what a look that was under way has hung up since
         return None
 
-    async def _look(self) -> bool:
-        """Bring what we know up to date, and watch it; return False to look again."""
-        session = self._session
-        soon = self._runtime.now() + GRACE
-        names = (await session.read(self.name, [self._parent()], soon))[0]
-        if isinstance(names, NoNode):
-            there = (await session.read(self.name, [self._birth()], soon))[0]
-            if there is not None:
-                return False
-            names = []
-        for name in set(self._known) - set(names):
-            self._forget(name)
-        changed = set()
-        while self._changed:  # a watch may add to it meanwhile, from another thread
-            changed.add(self._changed.pop())
-        wanted = [name for name in names if name not in self._known or name in changed]
-        if not wanted:
-            return True
-        try:
-            answers = await session.read(self.name, [self._member(name) for name in wanted], soon)
-        except BaseException:
-            self._changed |= changed
-            raise
-        for name, answer in zip(wanted, answers, strict=True):
-            if isinstance(answer, NodeError):
-                self._forget(name)  # left between the two looks; the watch on the parent tells us more
-            else:
-                self._known[name] = answer
-        return True
-
     def _difference(self) -> Change | None:
-        members = {znodes.identity_of(name): data for name, (data, stat) in self._known.items() if stat.owner}
+        members, news = self._roll.members, self._roll.news
+        self._roll.news = set()
         before, first = self._told or {}, self._told is None
-        joined = frozenset(members.keys() - before.keys())
-        left = frozenset(before.keys() - members.keys())
-        updated = frozenset(each for each in members.keys() & before.keys() if members[each] != before[each])
+        there, were = news & members.keys(), news & before.keys()
+        joined, left = frozenset(there - were), frozenset(were - there)
+        updated = frozenset(each for each in there & were if members[each] != before[each])
+        resync, self._roll.resynced = self._roll.resynced and not first, False
         if not (first or joined or left or updated):
             return None
-        self._told = members
-        return Change(dict(members), joined, left, updated)
-
-    # -- watches
-
-    def _parent(self) -> GetChildren:
-        return GetChildren(self.name, self._wake.ring)
-
-    def _birth(self) -> GetStat:
-        return GetStat(self.name, self._wake.ring)
-
-    def _member(self, name: str) -> GetData:
-        def changed(gone: bool) -> None:  # noqa: ARG001  either way it is to be read again
-            self._changed.add(name)
-            self._wake.ring()
-
-        return GetData(f"{self.name}/{name}", self._watches.setdefault(name, changed))
-
-    def _forget(self, name: str) -> None:
-        self._known.pop(name, None)
-        if name in self._watches:
-            self._session.ensemble.unwatch(self._member(name))
-            del self._watches[name]
+        self._told = dict(members)
+        return Change(dict(members), joined, left, updated, resync)
 
     def close(self) -> None:
         """End the stream; a reader that waits for it ends as well."""
@@ -149,8 +96,4 @@ class Changes:
 
     def let_go(self) -> None:
         """Leave no listener and no watch behind."""
-        self._session.unsubscribe(self._heard)
-        for name in list(self._watches):
-            self._forget(name)
-        self._session.ensemble.unwatch(self._parent())
-        self._session.ensemble.unwatch(self._birth())
+        self._roll.let_go()

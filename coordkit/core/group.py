@@ -26,11 +26,11 @@ class Group:
     def __init__(self, runtime: Runtime, session: Callable[[], Session], path: str) -> None:
         self.path = path
         self._runtime = runtime
-        self._session = session
+        self.session = session
 
     async def join(self, identity: str, data: bytes) -> Membership:
         """Join, replacing whoever has the identity now."""
-        session = self._session()
+        session = self.session()
         membership = Membership(session, self.path, identity, data)
         try:
             await membership.join()
@@ -45,9 +45,10 @@ class Group:
 
     async def members(self) -> dict[str, bytes]:
         """Return the data of each member by identity, by two round trips."""
-        session = self._session()
-        names = (await session.read(self.path, [GetChildren(self.path)]))[0]
-        if isinstance(names, NoNode) or not names:
+        session = self.session()
+        listed = (await session.read(self.path, [GetChildren(self.path)]))[0]
+        names = [] if isinstance(listed, NoNode) else [name for name in listed if znodes.may_be_member(name)]
+        if not names:
             return {}
         answers = await session.read(self.path, [GetData(f"{self.path}/{name}") for name in names])
         return {
@@ -58,4 +59,4 @@ class Group:
 
     def watch(self) -> Changes:
         """Return a stream of changes, the first of which is the present state."""
-        return Changes(self._session(), self.path)
+        return Changes(self.session(), self.path)

@@ -7,6 +7,10 @@ that did. If that was lost, a znode of our session is ours unless this process h
 
 A znode begins with another version than the one it replaced had of late, so that what is written to the former one
 never reaches it.
+
+A znode that is made anew after its session ended has a mark beside it, made by the same transaction: the token of
+joining. By that the newest of all incarnations that live has the identity: one that comes back late, while the newer
+one is away, gives way as soon as the newer one is back. A znode without a mark was made by joining.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any, Literal
 
 from coordkit._ports import (
     BadVersion,
+    Check,
     Create,
     Delete,
     GetData,
@@ -40,7 +45,7 @@ _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before an unanswered background request is made again
 
-_VERSIONS = 32  # with how many different versions znodes begin
+_VERSIONS = 8  # with how many different versions znodes begin; each costs whoever watches an event
 
 _joins = count(1)
 
@@ -58,7 +63,9 @@ class Membership:
         self._runtime = session.runtime
         self._process = session.runtime.process()
         self._holder = session.runtime.new_holder()
+        self._mark = znodes.mark_of(self.node)
         self._created = 0  # the czxid of our znode
+        self._since = 0  # the czxid of the first one
         self._version = -1  # of its data, when we last heard
         self._unsure = False  # between a creation and its answer
         self._join = next(_joins)
@@ -90,6 +97,10 @@ class Membership:
             why = self._why or "it was left"
         return LeaseLost(self.name, why, token=self.token)
 
+    def check(self) -> Check:
+        """Return what fails in a transaction if our znode is not there."""
+        return Check(self.node, self._version)
+
     # -- joining, and joining anew
 
     async def join(self) -> None:
@@ -103,26 +114,29 @@ class Membership:
                 if self._runtime.now() >= until:
                     raise
                 await self._runtime.sleep(_PAUSE / 10)
-        self._joined = True
+        self._joined, self._since = True, self._created
         self._session.subscribe(self._heard)
         self._worker.poke()  # the session may have ended between the answer and the subscription
 
     async def _replace(self, session: int) -> bool:
         """Put our znode in place of whatever is there; return False if that changed."""
-        there = (await self._ask(GetData(self.node)))[0]
+        there, mark = await self._ask(GetData(self.node), GetData(self._mark))
         if isinstance(there, NoNode):
             return False
         if isinstance(there, Exception):
             raise there
-        return await self._put(session, replaced=there[1])
+        return await self._put(session, replaced=there[1], mark=mark)
 
-    async def _put(self, session: int, replaced: Stat | None = None) -> bool:
+    async def _put(self, session: int, replaced: Stat | None = None, mark: Any = None) -> bool:
         """Make our znode, in place of ``replaced``; return False if something else is there. One transaction."""
         self._trying(session)
-        sets = (self._join if replaced is None else replaced.version) % _VERSIONS + 1
-        make = Multi(
+        make: Request = Create(self.node, self.data, Kind.EPHEMERAL)
+        sets = 1 if replaced is None else replaced.version % _VERSIONS + 1
+        anew = Multi(
             (
                 *(() if replaced is None else (Delete(self.node, replaced.version),)),
+                *(() if mark is None or isinstance(mark, Exception) else (Delete(self._mark, mark[1].version),)),
+                *((Create(self._mark, znodes.mark_data(self._since), Kind.EPHEMERAL),) if self._joined else ()),
                 Create(self.node, kind=Kind.EPHEMERAL),
                 *((SetData(self.node, b""),) * (sets - 1)),
                 SetData(
@@ -130,6 +144,8 @@ class Membership:
                 ),  # its answer says by which zxid the znode was made, a creation's does not
             )
         )
+        if replaced is not None or self._joined:
+            make = anew
         made, seen = await self._ask(make, self._own())
         if isinstance(made, NoNode) and replaced is None:
             await self._found()
@@ -140,7 +156,7 @@ class Membership:
             return False
         if isinstance(made, Exception):
             raise made
-        self._is_ours(made[-1])
+        self._is_ours(made[-1])  # the same place in both answers
         if isinstance(seen, Exception) or seen[1].created != self._created:
             self._worker.poke()  # it is gone already, or replaced, or not watched
         return True
@@ -222,20 +238,23 @@ class Membership:
     async def _keep(self) -> None:
         """Bring our znode to what it should be, or find that a newer incarnation has it."""
         session = await self._session.connected(self.name, self._runtime.now())
-        seen = await self._look(self._own())
+        seen, mark = await self._look()
         if isinstance(seen, NoNode):
-            if not await self._put(session):
+            if not await self._put(session, mark=mark):
                 self._again(0.0)
             return
         if isinstance(seen, Exception):
             raise seen
         data, stat = seen
         if not self._owns(stat):
-            self._lose()
+            if not self._outranks(stat, mark):
+                self._lose()
+            elif not await self._put(session, replaced=stat, mark=mark):
+                self._again(0.0)
             return
         self._is_ours(stat)
         if stat.owner != session:
-            if not await self._put(session, replaced=stat):
+            if not await self._put(session, replaced=stat, mark=mark):
                 self._again(0.0)
         elif data != self.data:
             answer = (await self._ask(SetData(self.node, self.data, stat.version)))[0]
@@ -246,10 +265,21 @@ class Membership:
             else:
                 self._version = answer.version
 
-    async def _look(self, request: GetData) -> Any:
-        """Look at our znode; if its creation got no answer, let the server catch up with it first."""
-        answers = await self._ask(Sync(self.name), request) if self._unsure else await self._ask(request)
-        return next((each for each in answers if isinstance(each, StoreUnavailable)), answers[-1])
+    async def _look(self) -> tuple[Any, Any]:
+        """Look at our znode and its mark; if its creation got no answer, let the server catch up with it first."""
+        requests = (self._own(), GetData(self._mark))
+        answers = await self._ask(*((Sync(self.name),) if self._unsure else ()), *requests)
+        lost = next((each for each in answers if isinstance(each, StoreUnavailable)), None)
+        return (answers[-2] if lost is None else lost), answers[-1]
+
+    def _outranks(self, stat: Stat, mark: Any) -> bool:
+        """Return whether a znode that is not ours is that of an older incarnation, which came back while we were away.
+
+        The mark counts if it was made by the same transaction.
+        """
+        if isinstance(mark, Exception) or mark[1].created != stat.created:
+            return False
+        return 0 < znodes.marked(mark[0]) < self._since
 
     def _lose(self) -> None:
         if self.lost.is_set():
@@ -284,13 +314,12 @@ class Membership:
             self._worker.poke()  # it is being made anew, with these data
             return True
         if isinstance(answer, BadVersion):
-            seen = (await self._ask(GetData(self.node)))[0]
+            seen, mark = await self._ask(GetData(self.node), GetData(self._mark))
             if isinstance(seen, Exception) and not isinstance(seen, NodeError):
                 raise seen
             if not isinstance(seen, Exception):
-                if not self._owns(seen[1]):
-                    self._lose()
-                    raise self.loss()
+                if self._is_not_ours(seen[1], mark):
+                    return True
                 self._is_ours(seen[1])
             if self._runtime.now() >= until:
                 raise StoreUnavailable(self.name, f"member {self.identity} is written by others all the time")
@@ -298,9 +327,19 @@ class Membership:
         if isinstance(answer, Exception):
             raise answer
         if not self._owns(answer):
-            self._lose()  # and the newer incarnation writes its own data again
-            raise self.loss()
+            # A newer incarnation writes its own data again.
+            return self._is_not_ours(answer, (await self._ask(GetData(self._mark)))[0])
         self._is_ours(answer)
+        return True
+
+    def _is_not_ours(self, stat: Stat, mark: Any) -> bool:
+        """Return True for an older incarnation's znode, which is being replaced; raise ``LeaseLost`` for a newer's."""
+        if self._owns(stat):
+            return False
+        if not self._outranks(stat, mark):
+            self._lose()
+            raise self.loss()
+        self._worker.poke()
         return True
 
     def abandon(self) -> None:
@@ -337,19 +376,22 @@ class Membership:
         if self._left.is_set():
             return
         soon = self._runtime.now() + GRACE
-        synced, seen = await session.ask(self.name, [Sync(self.name), GetData(self.node)], soon)
+        requests: list[Request] = [Sync(self.name), GetData(self.node), GetData(self._mark)]
+        synced, seen, mark = await session.ask(self.name, requests, soon)
         if isinstance(synced, StoreUnavailable):
             raise synced
         if isinstance(seen, Exception) and not isinstance(seen, NoNode):
             raise seen
         if not isinstance(seen, NoNode):
             if self._owns(seen[1]):
-                answer = (await session.ask(self.name, [Delete(self.node, seen[1].version)], soon))[0]
+                ours = Delete(self.node, seen[1].version)
+                both = ours if isinstance(mark, Exception) else Multi((ours, Delete(self._mark, mark[1].version)))
+                answer = (await session.ask(self.name, [both], soon))[0]
                 if isinstance(answer, BadVersion):
                     raise StoreUnavailable(self.name, "an update overtook the removal, or another has joined")
                 if isinstance(answer, Exception) and not isinstance(answer, NoNode):
                     raise answer
-            elif self._created:
+            elif self._created and not self._outranks(seen[1], mark):
                 self._lose()
         self._end()
 

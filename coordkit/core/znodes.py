@@ -16,7 +16,10 @@
     └── double              container; JSON: the number of the last that was let in
         └── <guid>-<n>-<seq>    ephemeral, sequential; JSON: with whom it was let in, once it was
     <group>                 container
-    └── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
+    ├── <identity>          ephemeral; the member's own bytes; the name is percent-encoded where it must be
+    ├── <identity>%         ephemeral, where a member was made anew: the token of its joining, JSON
+    └── %claims             container
+        └── <partition>     ephemeral; JSON: who works on it; its czxid is the token
 
 Records carry ``"v": 1``; what a later version adds is ignored here, and names of another form are not in the line.
 """
@@ -115,6 +118,21 @@ def check_priority(value: object) -> int:
     return value
 
 
+def check_partitions(value: object) -> tuple[str, ...]:
+    """Return ``value`` as a tuple if it names partitions: distinct texts."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"partitions must be an iterable of texts, such as a list, got {value!r}")
+    keys = tuple(value)
+    for key in keys:
+        try:
+            check_identity(key)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("identity", "each of partitions", 1)) from None
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"partitions must be distinct, got more than one {max(keys, key=keys.count)!r}")
+    return keys
+
+
 def member_name(identity: str) -> str:
     """Return the name of the znode of ``identity``; ``identity_of`` turns it back."""
     name = quote(identity, safe=" !#$&'()*+,:;=@[]")
@@ -123,6 +141,44 @@ def member_name(identity: str) -> str:
 
 def identity_of(name: str) -> str:
     return unquote(name)
+
+
+def may_be_member(name: str) -> bool:
+    """Return whether the name can be that of a member: coordkit's other names have a bare percent sign at an end."""
+    return not name.startswith("%c") and not name.endswith("%")
+
+
+def mark_of(node: str) -> str:
+    """Return the path of the znode that says since when a member that was made anew has been one."""
+    return f"{node}%"
+
+
+def mark_data(token: int) -> bytes:
+    return _pack({"joined": str(token)})
+
+
+def marked(data: bytes) -> int:
+    """Return the token of joining that a mark tells, 0 where the data is none of ours."""
+    joined = str(_unpack(data).get("joined", ""))
+    return int(joined) if joined.isdecimal() and joined.isascii() else 0
+
+
+def claims(group: str) -> str:
+    """Return the parent of the claims on a group's partitions."""
+    return f"{group}/%claims"
+
+
+def claim_node(group: str, partition: str) -> str:
+    return f"{claims(group)}/{member_name(partition)}"
+
+
+def claim_data(identity: str, holder: str, epoch: int) -> bytes:
+    return _pack({"identity": identity, "holder": holder, "epoch": str(epoch)})
+
+
+def claim_holder(data: bytes) -> str:
+    """Return which claim made the znode, "" where the data is none of ours."""
+    return str(_unpack(data).get("holder", ""))
 
 
 def sequence_of(name: str) -> int | None:

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from kazoo.exceptions import NoNodeError
 from kazoo.protocol.connection import _SESSION_EXPIRED
 from kazoo.security import make_acl
 
 import coordkit
+from coordkit import _kazoo_trees
 from coordkit._ports import GetData, Multi, SetData
 from coordkit.core import membership
 from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
@@ -25,6 +27,16 @@ from coordkit.testing.servers import ZooKeeperEnsemble
 @pytest.fixture
 def path(coordkit_namespace: str) -> str:
     return f"/{coordkit_namespace}/service/members"
+
+
+@pytest.fixture(params=["recursive", "one by one", "refused"])
+def watches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the servers know recursive watches, or pretend that they do not; or be asked, refuse, and hang up."""
+    if request.param == "one by one":
+        monkeypatch.setattr(_kazoo_trees.Trees, "supported", False)
+    elif request.param == "refused":
+        monkeypatch.setattr(_kazoo_trees.AddWatch, "type", 1106)
+    return str(request.param)
 
 
 class Reader:
@@ -74,26 +86,29 @@ async def test_any_text_is_an_identity(flavour: Any, zk_client: Any, path: str, 
         assert await flavour.maybe(group.members()) == {identity: b"1"}
 
 
+@pytest.mark.usefixtures("watches")
 async def test_the_first_change_is_the_present_state(flavour: Any, zk_client: Any, path: str) -> None:
     group = flavour.Group(zk_client(), path)
     async with flavour.within(group.join("a", data=b"1")):
         async for change in flavour.each(group.watch()):
-            assert change == ({"a": b"1"}, {"a"}, frozenset(), frozenset())
+            assert change == ({"a": b"1"}, {"a"}, frozenset(), frozenset(), False)
             break
 
 
+@pytest.mark.usefixtures("watches")
 async def test_each_change_says_who_joined_left_and_was_updated(flavour: Any, zk_client: Any, path: str) -> None:
     group, other = flavour.Group(zk_client(), path), flavour.Group(zk_client(), path)
     stream = flavour.each(group.watch())
 
-    assert await anext(stream) == ({}, frozenset(), frozenset(), frozenset())
+    assert await anext(stream) == ({}, frozenset(), frozenset(), frozenset(), False)
     async with flavour.within(other.join("a", data=b"1")) as member:
-        assert await anext(stream) == ({"a": b"1"}, {"a"}, frozenset(), frozenset())
+        assert await anext(stream) == ({"a": b"1"}, {"a"}, frozenset(), frozenset(), False)
         await flavour.maybe(member.update(b"2"))
-        assert await anext(stream) == ({"a": b"2"}, frozenset(), frozenset(), {"a"})
-    assert await anext(stream) == ({}, frozenset(), {"a"}, frozenset())
+        assert await anext(stream) == ({"a": b"2"}, frozenset(), frozenset(), {"a"}, False)
+    assert await anext(stream) == ({}, frozenset(), {"a"}, frozenset(), False)
 
 
+@pytest.mark.usefixtures("watches")
 async def test_a_late_reader_gets_one_change_that_says_all(flavour: Any, zk_client: Any, path: str) -> None:
     group, other = flavour.Group(zk_client(), path), flavour.Group(zk_client(), path)
     stream = flavour.each(group.watch())
@@ -110,6 +125,7 @@ async def test_a_late_reader_gets_one_change_that_says_all(flavour: Any, zk_clie
         assert "gone" not in change.left
 
 
+@pytest.mark.usefixtures("watches")
 async def test_a_member_is_made_anew_in_a_new_session(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's Party goes on ``participating`` while the server is empty (K20)."""
     zk, watching = zk_client(), zk_client()
@@ -132,6 +148,7 @@ def _owner(zk: Any, node: str) -> int | None:
     return None if stat is None else stat.ephemeralOwner
 
 
+@pytest.mark.usefixtures("watches")
 async def test_nobody_sees_a_member_change_its_session(flavour: Any, zk_client: Any, path: str) -> None:
     """The servers still have the old session: its znode is replaced in one transaction."""
     zk, watching = zk_client(timeout=30.0), zk_client()
@@ -150,6 +167,7 @@ async def test_nobody_sees_a_member_change_its_session(flavour: Any, zk_client: 
     await reader.close()
 
 
+@pytest.mark.usefixtures("watches")
 async def test_the_last_to_join_has_the_identity(flavour: Any, zk_client: Any, path: str) -> None:
     """A restarted process does not wait for its former session; its former self, if it lives, is told."""
     seen = zk_client()
@@ -185,6 +203,7 @@ async def test_a_member_deleted_by_hand_comes_back(flavour: Any, zk_client: Any,
     assert zk.get_children(path) == []
 
 
+@pytest.mark.usefixtures("watches")
 async def test_a_stream_outlives_its_group(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's ChildrenWatch stops for ever when the parent is deleted, as an idle container is (K18)."""
     zk = zk_client()
@@ -197,6 +216,7 @@ async def test_a_stream_outlives_its_group(flavour: Any, zk_client: Any, path: s
     await reader.close()
 
 
+@pytest.mark.usefixtures("watches")
 async def test_a_stream_outlives_its_session(flavour: Any, zk_client: Any, path: str) -> None:
     zk = zk_client()
     reader = Reader(flavour, flavour.Group(zk, path))
@@ -211,6 +231,7 @@ async def test_a_stream_outlives_its_session(flavour: Any, zk_client: Any, path:
     await reader.close()
 
 
+@pytest.mark.usefixtures("watches")
 async def test_a_reconnect_changes_nothing(
     flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
 ) -> None:
@@ -258,6 +279,7 @@ async def test_fifty_members_are_read_in_two_round_trips(
     assert sent[0] == 2
 
 
+@pytest.mark.usefixtures("watches")
 async def test_closed_streams_leave_nothing_behind(flavour: Any, zk_client: Any, path: str) -> None:
     zk = zk_client()
     group = flavour.Group(zk, path)
@@ -273,7 +295,8 @@ async def test_closed_streams_leave_nothing_behind(flavour: Any, zk_client: Any,
         gc.collect()
         session = zk._coordkit_sessions.here() if flavour.is_async else zk._coordkit_session
         assert session._listeners == set()
-        assert session.ensemble._bells._waiting == {}
+        assert session.ensemble._wire.bells._waiting == {}
+        assert len(session.ensemble._wire.trees) == 0
         watches = [*zk._data_watchers.values(), *zk._child_watchers.values()]
         assert sum(len(each) for each in watches) <= 2
 
@@ -450,3 +473,107 @@ async def test_a_refused_join_leaves_nothing_that_tries_again(flavour: Any, zk_c
     assert session.guests == set()
     assert session._listeners == set()
     assert session.joins == {}
+
+
+async def _hold(flavour: Any, group: Any, data: bytes, got: list[Any], end: threading.Event) -> None:
+    async with flavour.within(group.join("a", data=data)) as member:
+        got.append(member)
+        await flavour.until(end.is_set, 30)
+
+
+def _hang(member: Any, hung: bool) -> None:
+    """Have the worker of a member do nothing, as in a process that was stopped; or let it go on."""
+    member._core._joined = not hung
+    if not hung:
+        member._core._worker.poke()
+
+
+async def test_an_older_incarnation_that_comes_back_gives_way(flavour: Any, zk_client: Any, path: str) -> None:
+    """The newer one's session has ended, and the older one, which never heard of it, is made anew first."""
+    old_zk, new_zk, seen = zk_client(), zk_client(), zk_client()
+    members: list[Any] = []
+    ends = [threading.Event(), threading.Event()]
+    running = [flavour.spawn(_hold, flavour, flavour.Group(old_zk, path), b"old", members, ends[0])]
+    await flavour.until(lambda: len(members) == 1)
+    _hang(members[0], True)
+    kill_session(old_zk)
+    running.append(flavour.spawn(_hold, flavour, flavour.Group(new_zk, path), b"new", members, ends[1]))
+    await flavour.until(lambda: len(members) == 2)
+    old, new = members
+    first = int(new.token)
+    _hang(new, True)
+    kill_session(new_zk)
+    _hang(old, False)
+    await flavour.until(lambda: _data(seen, f"{path}/a") == b"old")
+    assert seen.exists(f"{path}/a").czxid > first
+    assert not old.lost
+    _hang(new, False)
+    await flavour.until(lambda: _data(seen, f"{path}/a") == b"new")
+    await flavour.until(old.lost.is_set)
+    assert old.token < new.token
+    assert not new.lost
+    await flavour.maybe(new.update(b"newer"))
+    assert await flavour.maybe(flavour.Group(seen, path).members()) == {"a": b"newer"}
+    ends[0].set()
+    with pytest.raises(LeaseLost):
+        await running[0].result()
+    assert _data(seen, f"{path}/a") == b"newer"
+    ends[1].set()
+    await running[1].result()
+    assert seen.get_children(path) == []
+
+
+def _data(zk: Any, node: str) -> bytes | None:
+    try:
+        return bytes(zk.get(node)[0])
+    except NoNodeError:
+        return None
+
+
+async def test_a_watch_of_the_programs_own_does_not_deafen_a_stream(flavour: Any, zk_client: Any, path: str) -> None:
+    """Servers before 3.9 keep one mode of watching for each client and path (ZOOKEEPER-4466)."""
+    zk = zk_client()
+    reader = Reader(flavour, flavour.Group(zk, path))
+    await flavour.until(lambda: reader.members == {})
+    seen: list[Any] = []
+    for i in range(3):
+        zk.exists(path, watch=seen.append)
+        async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"%d" % i)):
+            await flavour.until(lambda i=i: reader.members == {"a": b"%d" % i})
+        await flavour.until(lambda: reader.members == {})
+    assert len(seen) == 1, "the program's own watch was told of the creation, and of nothing below"
+    await reader.close()
+
+
+async def test_one_watch_serves_all_streams_of_a_client(flavour: Any, zk_client: Any, path: str) -> None:
+    """A stream that is closed does not take the watch of another with it; the last one leaves none at the server."""
+    zk = zk_client()
+    group = flavour.Group(zk, path)
+    first, second = Reader(flavour, group), Reader(flavour, group)
+    await flavour.until(lambda: first.members == second.members == {})
+    await first.close()
+    heard, trees = [], zk._coordkit_wire.trees
+    listen = trees._heard
+    trees._heard = lambda path: heard.append(path) or listen(path)
+    async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"1")):
+        await flavour.until(lambda: second.members == {"a": b"1"})
+        assert f"{path}/a" in heard
+        await second.close()
+        zk.sync(path)
+        heard.clear()
+    async with flavour.within(flavour.Group(zk_client(), path).join("b")):
+        zk.sync(path)
+        assert heard == []
+
+
+def test_a_join_is_read_with_its_data_in_one_round_trip(zk_client: Any, path: str) -> None:
+    """Nothing is listed anew: the news says whose data is to be read."""
+    zk = zk_client()
+    with coordkit.Group(zk_client(), path).join("first"), coordkit.Group(zk, path).watch() as stream:
+        next(stream)
+        asked: list[Any] = []
+        submit = zk._coordkit_wire.submit
+        zk._coordkit_wire.submit = lambda request, deliver: asked.append(request) or submit(request, deliver)
+        with coordkit.Group(zk_client(), path).join("a", data=b"1"):
+            assert next(stream).joined == {"a"}
+        assert [(type(each).__name__, each.path) for each in asked] == [("GetData", f"{path}/a")]

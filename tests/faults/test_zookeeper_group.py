@@ -14,6 +14,7 @@ from kazoo.exceptions import NoNodeError
 
 import coordkit.aio
 from coordkit.core.session import GRACE
+from coordkit.core.znodes import may_be_member
 from coordkit.errors import StoreUnavailable
 from coordkit.testing import processes
 from coordkit.testing.faults import Faults
@@ -43,7 +44,7 @@ def heal(proxy: FaultProxy) -> None:
 def members(client: Any, path: str) -> dict[str, bytes]:
     found = {}
     with contextlib.suppress(NoNodeError):  # it changes while we look: look again
-        for name in client.get_children(path):
+        for name in filter(may_be_member, client.get_children(path)):
             found[name] = client.get(f"{path}/{name}")[0]
         return found
     return members(client, path) if client.exists(path) else {}

@@ -1,0 +1,272 @@
+"""What membership costs: a snapshot, a join that is watched, and a crowd, beside peers and a floor of the same run.
+
+    python tests/bench/group.py [--rounds 3] [--members 50] [--watchers 100] [--crowd 1000]
+        [--crowd-watchers 10] [--delay 0.04]
+
+    snapshot   all members with their data, in round trips: every client sits behind a proxy that makes one take --delay
+               seconds, and the floor is one ``get`` of raw kazoo
+    seen       from the return of a join, made without delay, until the last of the watchers has it with its data, in
+               round trips: half a one is the push itself
+    crowd      from the first of many joins, over 20 sessions, until the last of the watchers has seen them all, as a
+               multiple of the floor: the same znodes made by pipelined ``create``, watched by nobody
+
+Printed are medians of the rounds; each round measures all rows. kazoo's own watchers know names only, so its row reads
+the data of who is new by ``get``. tooz has no watches, and a snapshot of names that asks for each member's data. It is
+left out, and that is said, where it is not installed: pip install tooz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import itertools
+import secrets
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from kazoo.client import KazooClient
+
+import coordkit
+import coordkit.aio
+from coordkit.testing.processes import start_zookeeper
+from coordkit.testing.proxy import FaultProxy
+
+_numbers = itertools.count()
+_run = secrets.token_hex(4)
+Row = tuple[str, str, float]
+
+
+class Over(Exception):
+    """The end of a block whose leaving is not waited for."""
+
+
+def path() -> str:
+    return f"/bench-{_run}-{next(_numbers)}"
+
+
+@contextmanager
+def client(hosts: str) -> Iterator[Any]:
+    zk = KazooClient(hosts=hosts, timeout=60.0)
+    zk.start(60)
+    try:
+        yield zk
+    finally:
+        zk.stop()
+        zk.close()
+
+
+def some(clients: list[Any], count: int) -> list[Any]:
+    """Return so many clients, each as often as the others."""
+    return list(itertools.islice(itertools.cycle(clients), count))
+
+
+def took(action: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+# -- one member after the other, all at once
+
+
+def snapshots(near: Any, far: Any, hosts: str, members: int) -> Iterator[Row]:
+    group = path()
+    near.ensure_path(group)
+    for i in range(members):
+        near.create(f"{group}/m{i}", b"10.0.0.%d:80" % i, ephemeral=True)
+    trip = statistics.median(took(lambda: far.get(f"{group}/m0")) for _ in range(5))
+    watched = coordkit.Group(far, group)
+    assert len(watched.members()) == members
+    yield "snapshot", "coordkit", took(watched.members) / trip
+
+    async def awaited() -> float:
+        there = coordkit.aio.Group(far, group)
+        await there.members()
+        began = time.perf_counter()
+        assert len(await there.members()) == members
+        return time.perf_counter() - began
+
+    yield "snapshot", "coordkit.aio", asyncio.run(awaited()) / trip
+    theirs = path()
+    near.ensure_path(theirs)
+    for i in range(members):
+        near.create(f"{theirs}/{i:032x}__party__", b"10.0.0.%d:80" % i, ephemeral=True)
+    party = far.Party(theirs, "bench")
+    assert len(list(party)) == members
+    yield "snapshot", "kazoo Party", took(lambda: list(party)) / trip
+    if importlib.util.find_spec("tooz") is not None:
+        yield "snapshot", "tooz", tooz_snapshot(near, far, hosts, members) / trip
+
+
+def tooz_snapshot(near: Any, far: Any, hosts: str, members: int) -> float:
+    from tooz import coordination
+
+    name = path()[1:].encode()
+    there = coordination.get_coordinator(f"zookeeper://{hosts}", b"bench")
+    there.start()
+    try:
+        there.create_group(name).get()
+        for i in range(members):
+            near.create(f"/tooz/{name.decode()}/m{i}", b"\xa1x", ephemeral=True)  # a text in msgpack
+        there._coord, own = far, there._coord  # the same slow client as everybody's
+        try:
+            names = there.get_members
+            return took(lambda: [there.get_member_capabilities(name, each).get() for each in names(name).get()])
+        finally:
+            there._coord = own
+    finally:
+        there.stop()
+
+
+# -- a join that is watched
+
+
+def seen(near: Any, fars: list[Any], watchers: int, trip: float) -> Iterator[Row]:
+    group = path()
+    with coordkit.Group(near, group).join("first", data=b"1"):
+
+        async def awaited() -> float:
+            streams = [coordkit.aio.Group(zk, group).watch() for zk in some(fars, watchers)]
+            for stream in streams:
+                assert (await anext(stream)).members == {"first": b"1"}
+            async with coordkit.aio.Group(near, group).join("second", data=b"2"):
+                began = time.perf_counter()
+                for change in await asyncio.gather(*(anext(stream) for stream in streams)):
+                    assert change.members["second"] == b"2"
+                return time.perf_counter() - began
+
+        yield "seen", "coordkit.aio", asyncio.run(awaited()) / trip
+
+    group = path()
+    near.ensure_path(group)
+    all_seen, left, mutex = threading.Event(), [watchers], threading.Lock()
+
+    def watch(zk: Any) -> None:
+        known: set[str] = set()
+
+        def changed(names: list[str]) -> None:
+            for name in set(names) - known:
+                known.add(name)
+                assert zk.get(f"{group}/{name}")[0] == b"second"
+                with mutex:
+                    left[0] -= 1
+                    if not left[0]:
+                        all_seen.set()
+
+        zk.ChildrenWatch(group, changed)
+
+    for zk in some(fars, watchers):
+        watch(zk)
+    near.Party(group, "second").join()
+    began = time.perf_counter()
+    assert all_seen.wait(60)
+    yield "seen", "kazoo ChildrenWatch + get", (time.perf_counter() - began) / trip
+
+
+# -- a crowd
+
+
+def crowd(clients: list[Any], watching: list[Any], size: int, watchers: int) -> Iterator[Row]:
+    group = path()
+    clients[0].ensure_path(group)
+
+    def create() -> None:
+        made = [clients[i % len(clients)].create_async(f"{group}/m{i}", b"%d" % i, ephemeral=True) for i in range(size)]
+        for each in made:
+            each.get(timeout=60)
+
+    floor = took(create)
+    for i in range(size):
+        clients[i % len(clients)].delete_async(f"{group}/m{i}")
+
+    async def awaited() -> float:
+        there = path()
+        over = asyncio.Event()
+        streams = [coordkit.aio.Group(zk, there).watch() for zk in some(watching, watchers)]
+        for stream in streams:
+            await anext(stream)
+
+        async def follow(stream: Any) -> None:
+            async for change in stream:
+                if len(change.members) == size:
+                    assert change.members[f"m{size - 1}"] == b"%d" % (size - 1)
+                    return
+
+        async def member(i: int) -> None:
+            async with coordkit.aio.Group(clients[i % len(clients)], there).join(f"m{i}", data=b"%d" % i):
+                await over.wait()
+                raise Over  # leaving takes longer than a second where a thousand do: that is not what is measured
+
+        began = time.perf_counter()
+        joining = [asyncio.create_task(member(i)) for i in range(size)]
+        await asyncio.gather(*(follow(stream) for stream in streams))
+        passed = time.perf_counter() - began
+        for stream in streams:
+            stream.close()
+        over.set()
+        await asyncio.gather(*joining, return_exceptions=True)
+        return passed
+
+    yield "crowd", "coordkit.aio", asyncio.run(awaited()) / floor
+
+    there, full = path(), [threading.Event() for _ in range(watchers)]
+    clients[0].ensure_path(there)
+    for zk, event in zip(some(watching, watchers), full, strict=True):
+        zk.ChildrenWatch(there, lambda names, event=event: event.set() if len(names) == size else None)
+    parties = [clients[i % len(clients)].Party(there, f"m{i}") for i in range(size)]
+
+    def join(first: int) -> None:
+        for party in parties[first :: len(clients)]:
+            party.join()
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=join, args=(i,)) for i in range(len(clients))]
+    for thread in threads:
+        thread.start()
+    for event in full:
+        assert event.wait(120)
+    yield "crowd", "kazoo Party, names only", (time.perf_counter() - began) / floor
+    for thread in threads:
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--members", type=int, default=50)
+    parser.add_argument("--watchers", type=int, default=100)
+    parser.add_argument("--crowd", type=int, default=1000)
+    parser.add_argument("--crowd-watchers", type=int, default=10)
+    parser.add_argument("--delay", type=float, default=0.04)
+    options = parser.parse_args()
+    rows: dict[tuple[str, str], list[float]] = {}
+    with start_zookeeper() as ensemble, ExitStack() as stack:
+        node = ensemble.nodes[0]
+        proxy = stack.enter_context(FaultProxy(node.host, node.port))
+        clients = [stack.enter_context(client(ensemble.hosts)) for _ in range(20)]
+        fars = [stack.enter_context(client(proxy.address)) for _ in range(10)]
+        for _ in range(options.rounds):
+            proxy.latency = options.delay / 2
+            trip = statistics.median(took(lambda: fars[0].exists("/")) for _ in range(5))
+            measured = [
+                *snapshots(clients[0], fars[0], ensemble.hosts, options.members),
+                *seen(clients[0], fars, options.watchers, trip),
+            ]
+            proxy.latency = 0.0
+            measured += crowd(clients, fars, options.crowd, options.crowd_watchers)
+            for what, who, ratio in measured:
+                rows.setdefault((what, who), []).append(ratio)
+    unit = {"snapshot": "round trips", "seen": "round trips", "crowd": "times the floor"}
+    for (what, who), ratios in rows.items():
+        print(f"{what:9} {who:28} {statistics.median(ratios):7.2f} {unit[what]}")
+    if importlib.util.find_spec("tooz") is None:
+        print("tooz is not installed: left out")
+
+
+if __name__ == "__main__":
+    main()
