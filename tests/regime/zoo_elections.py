@@ -1,0 +1,258 @@
+"""The weather of W6: what is done to leaders, to who stands behind them, and to what an election is made of."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from regime.history import now
+from regime.weather import Weather, quietly
+from regime.wired import GHOST
+from regime.zoo_crew import Term, place
+
+from coordkit.core import znodes
+from coordkit.testing.servers import scaled
+
+
+class Reign(NamedTuple):
+    """Who leads by the epoch record, and by which version of it."""
+
+    token: int
+    version: int
+    candidate: str
+
+
+class ElectionWeather(Weather):
+    """Hurts elections."""
+
+    def stuck(self) -> list[str]:
+        """Return the elections that nobody wins any more."""
+        was = dict(self.crew.led)
+        self.crew.follow(lambda: self._goes_on(was, self.paths[0]), self.patience)
+        if self._goes_on(was, self.paths[0]):
+            return []
+        return [f"nobody has led {self.paths[0]} for {self.patience:.1f} s: {quietly(self._line) or 'no line'}"]
+
+    def _line(self) -> str:
+        """Return who stands in which order, for people: by which znode, of which session, and whether its worker's."""
+        text: list[str] = []
+        parent = f"{self.paths[0]}/candidates"
+        workers = {session[0]: worker for worker, session in self.crew.sessions.items() if session}
+        for name in znodes.line(self.ask(self.direct.get_children_async(parent))):
+            data, stat = self.ask(self.direct.get_async(f"{parent}/{name}"))
+            whose = workers.get(stat.ephemeralOwner, f"{stat.ephemeralOwner:#x}, nobody's now")
+            text.append(f"{name} {znodes.candidate_identity(data)} (session of {whose})")
+        return "; ".join(text)
+
+    def _goes_on(self, was: dict[str, int], path: str) -> bool:
+        return self.crew.led.get(path, 0) > was.get(path, 0)
+
+    def _followed(self, term: Term, seconds: float) -> bool:
+        """Wait until another term of the same election has begun; return whether it did."""
+        was = dict(self.crew.led)
+        return self.crew.follow(lambda: self._goes_on(was, term.path), seconds)
+
+    def _victim(self, *, least: float = 0.4, at_a_follower: bool = False) -> Term | None:
+        """Wait for somebody who leads, and would for a good while; it is a matter of chance in which election."""
+        found: list[Term] = []
+        first = self.chance.random() < 0.4
+
+        def look() -> bool:
+            found[:] = [
+                term
+                for term in self.crew.terms.values()
+                if term.left > least * self.timeout
+                and self.crew.member(term.worker) is not None
+                and (term.path == self.paths[0] or not first)
+                and not (at_a_follower and self._follower(term) is None)
+            ]
+            return bool(found)
+
+        self.crew.follow(look, 4.0)
+        return self.chance.choice(found) if found else None
+
+    def _follower(self, term: Term) -> str | None:
+        """Return the node that serves a leader, if that is a follower."""
+        node = self.wired.node_at.get(term.node, "")
+        return node if node and self.wired.mode(node) == "follower" else None
+
+    # -- faults of workers
+
+    def pause_leader(self) -> bool:
+        """For longer than its session lives: another leads when it wakes."""
+        term = self._victim()
+        return term is not None and self.pause(term.worker, 1.5 * self.timeout)
+
+    def kill_leader(self) -> bool:
+        term = self._victim()
+        if term is None or not self.kill(term.worker):
+            return False
+        return self._must_follow(term)
+
+    def expire_leader(self) -> bool:
+        term = self._victim()
+        return term is not None and self.expire(term.worker)
+
+    def forget_session(self) -> bool:
+        return self.forget(self.chance.choice(self.crew.alive()))
+
+    def requests_lost(self) -> bool:
+        """One way: what the servers send still comes."""
+        term = self._victim()
+        return term is not None and self.cut(term.worker, 1.3 * self.timeout, requests=True, replies=False)
+
+    def replies_lost(self) -> bool:
+        term = self._victim()
+        return term is not None and self.cut(term.worker, 1.3 * self.timeout, requests=False, replies=True)
+
+    def blip(self) -> bool:
+        """Reset every connection of a worker: its session lives on."""
+        return self.cables.hang_up(place(self.chance.choice(self.crew.alive()))) > 0
+
+    def pause_in_line(self) -> bool:
+        """Stop who stands behind a leader until its place has gone with its session, and another leads for long."""
+        term = self._victim(least=0.6)
+        second = None if term is None else quietly(lambda: self._second(term.path))
+        if term is None or second is None or second[1] == term.worker or self.crew.member(second[1]) is None:
+            return False
+        node, worker = second
+        member = self.crew.member(worker)
+        assert member is not None  # noqa: S101  for the type checker: just asked
+        member.send(signal.SIGSTOP)
+        try:
+            self.crew.follow(lambda: quietly(lambda: self.ask(self.direct.exists_async(node))) is None, self.patience)
+            found = self.crew.follow(lambda: self._left(term.path) > 0.6 * self.timeout, 3 * self.timeout)
+        finally:
+            member.send(signal.SIGCONT)
+        self.wait(0.5 * self.timeout)
+        return found
+
+    def _left(self, path: str) -> float:
+        term = self.crew.terms.get(path)
+        return term.left if term is not None else 0.0
+
+    def _second(self, path: str) -> tuple[str, str] | None:
+        """Return the znode of who is second in line, and which worker that is."""
+        line = znodes.line(self.ask(self.direct.get_children_async(f"{path}/candidates")))
+        if len(line) < 2:
+            return None
+        node = f"{path}/candidates/{line[1]}"
+        return node, znodes.candidate_identity(self.ask(self.direct.get_async(node))[0]).partition("/")[0]
+
+    def late_answer(self) -> bool:
+        """Stop a leader between a renewal and its answer, and cut its server off: only the time of asking is safe."""
+        term = self._victim(least=0.9, at_a_follower=True)
+        node = None if term is None else self._follower(term)
+        member = None if term is None else self.crew.member(term.worker)
+        if term is None or node is None or member is None:
+            return False
+        self.cables.stop((node, place(term.worker)))
+        self.wait(0.25 * self.timeout)  # a renewal is sent meanwhile, and answered
+        member.send(signal.SIGSTOP)
+        self.cables.stop(*self.wired.around(node))
+        self.cables.let_go((node, place(term.worker)))
+        self.wait(0.9 * self.timeout)
+        member.send(signal.SIGCONT)
+        followed = self._followed(term, GHOST)
+        self.wait(0.2 * self.timeout)
+        self.cables.heal()
+        return followed
+
+    # -- faults of the ensemble
+
+    def follower_cut_off(self) -> bool:
+        """Cut the server of a leader off from the others, in one direction or in both: the ghost leader."""
+        term = self._victim(at_a_follower=True)
+        node = None if term is None else self._follower(term)
+        if term is None or node is None:
+            return False
+        around = self.wired.around(node)
+        ways = self.chance.choice([around, around, [w for w in around if w[0] == node], [w for w in around if w[1] == node]])
+        self.cables.stop(*ways)
+        followed = self._followed(term, GHOST)
+        ghost = followed and self.wired.mode(node) == "follower"  # it served the old leader when the new one led
+        self.wait(0.2 * self.timeout)
+        self.cables.heal()
+        return ghost
+
+    # -- faults of what is stored
+
+    def znode_deleted(self) -> bool:
+        """Depose a leader by hand."""
+        return self._by_hand(lambda path, reign, do: do.delete(f"{path}/candidates/{reign.candidate}"))
+
+    def name_made_again(self) -> bool:
+        """Depose a leader, and put another's znode under the very same name for a while."""
+
+        def again(path: str, reign: Reign, do: Any) -> None:
+            do.delete(f"{path}/candidates/{reign.candidate}")
+            do.create(f"{path}/candidates/{reign.candidate}", b'{"v": 1, "identity": "a hand"}', ephemeral=True)
+            names.append(f"{path}/candidates/{reign.candidate}")
+
+        names: list[str] = []
+        hit = self._by_hand(again)
+        self.wait(0.3 * self.timeout)
+        for name in names[-1:]:
+            quietly(lambda: self.ask(self.direct.delete_async(name)))
+        return hit
+
+    def parent_deleted(self) -> bool:
+        """Delete the line while many come and go, now and then the epoch record as well: numbers begin anew."""
+
+        def all_of_it(path: str, reign: Reign, do: Any) -> None:
+            del reign
+            for child in self.ask(self.direct.get_children_async(f"{path}/candidates")):
+                do.delete(f"{path}/candidates/{child}")
+            do.delete(f"{path}/candidates")
+            if with_epoch:
+                do.delete(f"{path}/epoch")
+
+        with_epoch = self.chance.random() < 0.5
+        return self._by_hand(all_of_it)
+
+    def _by_hand(self, change: Callable[[str, Reign, Any], None]) -> bool:
+        """Do something about an election in one transaction, if the same still leads; write down whom that deposes."""
+        term = self._victim()
+        ends = now() + 3.0
+        while term is not None and now() < ends:
+            began = now()
+            reign = quietly(lambda: self._reign(term.path))
+            if reign is not None:
+                transaction = self.direct.transaction()
+                transaction.check(f"{term.path}/epoch", reign.version)
+                quietly(lambda: change(term.path, reign, transaction))
+                done = quietly(lambda: self.ask(transaction.commit_async()))
+                if done and len(transaction.operations) > 1 and not any(isinstance(each, Exception) for each in done):
+                    self.recorder.note("faults", "deposed", since=began, name=term.path, token=reign.token)
+                    return True
+            self.crew.follow(lambda: False, 0.0)
+        return False
+
+    def _reign(self, path: str) -> Reign:
+        text, stat = self.ask(self.direct.get_async(f"{path}/epoch"))
+        return Reign(stat.mzxid, stat.version, json.loads(text)["candidate"])
+
+    def _must_follow(self, term: Term) -> bool:
+        if self.crew.terms.get(term.path, term).token == term.token and not self._followed(term, self.patience):
+            self.found.append(f"nobody succeeded {term.worker}, who was killed, at {term.path}")
+        return True
+
+
+def orphans(weather: Weather) -> list[str]:
+    """Return the candidates that still stand when nobody does (P6)."""
+    ends = now() + 2 * weather.timeout + scaled(10.0)
+    left: list[str] = []
+    while now() < ends:
+        left = []
+        for path in weather.paths:
+            left += [f"{path}/{name}" for name in quietly(lambda path=path: _children(weather, path)) or []]
+        if not left:
+            break
+        weather.wait(0.02)
+    return [f"orphans: {name} still stands" for name in left]
+
+
+def _children(weather: Weather, path: str) -> list[str]:
+    return list(weather.ask(weather.direct.get_children_async(f"{path}/candidates")))
