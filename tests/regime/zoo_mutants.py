@@ -7,13 +7,15 @@ from typing import Any
 
 from kazoo.protocol.states import EventType
 
-from coordkit import _kazoo
+from coordkit._kazoo_watches import Bell
 from coordkit._ports import Check, Create, Delete, GetData, Kind, Link, Multi, NoNode
 from coordkit.core import lease, znodes
 from coordkit.core.candidate import Candidate
 from coordkit.core.changes import Changes
 from coordkit.core.leadership import Leadership
 from coordkit.core.membership import Membership
+from coordkit.core.place import Place
+from coordkit.core.proven import Proven
 from coordkit.core.session import Session
 from coordkit.core.standing import Standing
 
@@ -22,35 +24,32 @@ from coordkit.core.standing import Standing
 
 def sequence_is_the_token() -> None:
     """The suffix of the znode's name: it begins anew when the parent was deleted."""
-    born = Leadership.__init__
+    was = Candidate.hold
 
-    def init(self: Leadership, candidate: Candidate, token: int, *, asked: float) -> None:
-        born(self, candidate, (znodes.sequence_of(candidate.node.rpartition("/")[2]) or 0) + 1, asked=asked)
+    def hold(self: Candidate, token: int, asked: float) -> Leadership:
         del token
+        return was(self, (znodes.sequence_of(self.node.rpartition("/")[2]) or 0) + 1, asked)
 
-    Leadership.__init__ = init  # type: ignore[method-assign]
+    Candidate.hold = hold  # type: ignore[method-assign]
 
 
 def takes_over_unchecked() -> None:
     """etcd's Campaign: whoever waited to the head of the line leads, though its own key may be gone."""
     was = Standing._take_over
 
-    async def take_over(self: Standing) -> Leadership:
+    async def take_over(self: Standing[Any]) -> Any:
         candidate = self._candidate
         asked = self._runtime.now()
         unchecked = Multi(tuple(step for step in candidate.take_over().steps if not isinstance(step, Check)))
         answer = (await self._ask(unchecked))[0]
-        if isinstance(answer, list):
-            candidate.gone = False
-            return Leadership(candidate, answer[-1].modified, asked=asked)
-        return await was(self)
+        return candidate.hold(answer[-1].modified, asked) if isinstance(answer, list) else await was(self)
 
-    async def any_session(self: Standing, owner: int) -> None:
+    async def any_session(self: Standing[Any], owner: int) -> None:
         await self._session.connected(self._name, self._deadline, self._stop)
 
     Standing._take_over = take_over  # type: ignore[method-assign]
     Standing._same_session = any_session  # type: ignore[method-assign]
-    Candidate.gone = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
+    Place.gone = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
 
 
 def connected_is_proof() -> None:
@@ -60,33 +59,33 @@ def connected_is_proof() -> None:
 
 def lease_counted_from_the_reply() -> None:
     """The servers have been counting since they got the request."""
-    born, renewed = Leadership.__init__, Leadership.renewed
+    hold, renewed = Candidate.hold, Proven.renewed
 
-    def init(self: Leadership, candidate: Candidate, token: int, *, asked: float) -> None:
+    def held_late(self: Candidate, token: int, asked: float) -> Leadership:
         del asked
-        born(self, candidate, token, asked=candidate.session.runtime.now())
+        return hold(self, token, self.session.runtime.now())
 
-    def late(self: Leadership, asked: float, ttl: float) -> None:
+    def renewed_late(self: Proven, asked: float, ttl: float) -> None:
         del asked
         renewed(self, self._runtime.now(), ttl)
 
-    Leadership.__init__ = init  # type: ignore[method-assign]
-    Leadership.renewed = late  # type: ignore[method-assign]
+    Candidate.hold = held_late  # type: ignore[method-assign]
+    Proven.renewed = renewed_late  # type: ignore[method-assign]
 
 
 def loss_is_not_announced() -> None:
     """kazoo: the leader function runs on, and nobody tells it."""
 
-    def lose(self: Leadership, why: str) -> None:
+    def lose(self: Proven, why: str) -> None:
         self._end(lease.State.LOST, why)
 
-    Leadership.lose = lose  # type: ignore[method-assign]
+    Proven.lose = lose  # type: ignore[method-assign]
 
 
 def adopts_an_old_znode() -> None:
     """CURATOR-696, CURATOR-498: our own znode of a session that has ended, or is about to, is taken for our place."""
 
-    async def any_session(self: Standing, owner: int) -> None:
+    async def any_session(self: Standing[Any], owner: int) -> None:
         await self._session.connected(self._name, self._deadline, self._stop)
 
     def connected(self: Session, session: int) -> bool:
@@ -102,9 +101,9 @@ def sleeps_through_a_reconnect() -> None:
     _ignore_lost_watches()
     born, subscribe = Standing.__init__, Session.subscribe
 
-    def init(self: Standing, candidate: Candidate, *args: Any) -> None:
+    def init(self: Standing[Any], candidate: Any, *args: Any) -> None:
         born(self, candidate, *args)
-        candidate.wake.deaf = True  # type: ignore[attr-defined]
+        candidate.wake.deaf = True
 
     def all_but_the_line(self: Session, listener: Callable[[Link], None]) -> None:
         if not getattr(getattr(listener, "__self__", None), "deaf", False):
@@ -116,13 +115,13 @@ def sleeps_through_a_reconnect() -> None:
 
 def _ignore_lost_watches() -> None:
     """Do as if kazoo did not tell that a watch was lost with its connection."""
-    rung = _kazoo.Bell.__call__
+    rung = Bell.__call__
 
-    def call(self: _kazoo.Bell, event: Any) -> None:
+    def call(self: Bell, event: Any) -> None:
         if event.type != EventType.NONE:
             rung(self, event)
 
-    _kazoo.Bell.__call__ = call  # type: ignore[method-assign]
+    Bell.__call__ = call  # type: ignore[method-assign]
 
 
 # -- groups
