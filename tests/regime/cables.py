@@ -118,7 +118,7 @@ class Cables:
         writer: asyncio.StreamWriter,
     ) -> None:
         serving = asyncio.current_task()
-        assert serving is not None  # noqa: S101  for the type checker: start_server makes a task of each connection
+        assert serving is not None
         writers = [writer]
         self._connections[serving] = (source, target, writers)
         pumps: list[asyncio.Task[None]] = []

@@ -18,6 +18,7 @@ from typing import Any
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
 from kazoo.handlers.threading import KazooTimeoutError
+from regime.agreement import Agreement
 from regime.history import Recorder, now
 from regime.wired import GHOST, Wired
 from regime.zoo_crew import Company, place
@@ -44,16 +45,26 @@ class Weather:
         retry = {"max_tries": -1, "delay": 0.05, "max_delay": 0.3}
         self.direct = KazooClient(wired.ensemble.hosts, timeout=20.0, connection_retry=retry)
         self.direct.start(30)
+        self.agreement: Agreement | None = None  # asked for where faults of the ensemble are among the plan
+        self.disagreed: list[str] = []
 
     def rage(
-        self, crew: Company, first: tuple[str, ...], others: tuple[str, ...], seconds: float, seed: int, *, rounds: int = 3
+        self,
+        crew: Company,
+        first: tuple[str, ...],
+        others: tuple[str, ...],
+        seconds: float,
+        seed: int,
+        *,
+        rounds: int,
+        enough: Callable[[], bool],
     ) -> None:
-        """Fire the first so often each, in random order; then any of the others until the time is over."""
+        """Fire the first so often each, in random order; then any of the others until the time is over, or ``enough``."""
         self.crew, self.chance = crew, random.Random(seed)
         ends = now() + seconds
         plan = [kind for kind in first for _ in range(rounds)]
         self.chance.shuffle(plan)
-        while (plan or now() < ends) and not (self.unhealthy or self.found):
+        while (plan or now() < ends) and not (self.unhealthy or self.found or enough()):
             if now() > ends + 2 * seconds + scaled(20.0 * len(first)):
                 self.unhealthy.append(f"the faults took too long: {len(plan)} were still to come")
                 break
@@ -74,13 +85,30 @@ class Weather:
             for node in self.wired.nodes.values():
                 node.resume()
         self.recorder.note("faults", "fault", since=began, kind=kind, hit=hit)
+        if self.agreement is not None and not self.unhealthy:
+            self._restore()
         if hit:
             self.fired[kind] += 1
         elif wanted:
             plan.insert(0, kind)  # it hit nothing: once more, later
         self._health(f"after {kind}")
 
+    def _restore(self) -> None:
+        """See to it that the nodes agree: see ``agreement.py``."""
+        began = now()
+        try:
+            self.wired.ready(30.0)
+            disagreed = self.agreement.restore() if self.agreement is not None else []
+        except ServerFailed as error:
+            self.unhealthy.append(str(error))
+            return
+        for wrong in disagreed:
+            self.disagreed.append(wrong)
+            self.recorder.note("faults", "disagreed", since=began, wrong=wrong)
+
     def close(self) -> None:
+        if self.agreement is not None:
+            self.agreement.close()
         self.recorder.close()
         close_kazoo(self.direct)
 
@@ -176,9 +204,16 @@ class Weather:
         else:
             for node in self.wired.nodes:
                 self.wired.wait_for(node, None)
+        self._heal()
+        return True
+
+    def _heal(self) -> None:
+        """Join the nodes again; what they had said to each other until they were kept apart is lost."""
+        for one, other in self.wired.split():
+            if one < other:
+                self.cables.hang_up(one, other)
         self.cables.heal()
         self.wired.ready()
-        return True
 
     def leader_paused(self) -> bool:
         """Stop the leader of the ensemble where it stands until another was elected."""
@@ -192,10 +227,11 @@ class Weather:
     def leader_cut_off(self) -> bool:
         """Cut the leader of the ensemble off from the others, in one direction or in both; not from its clients."""
         node = self.wired.leader()
-        self.cables.stop(*self.chance.choice([self.wired.around(node), [w for w in self.wired.around(node) if w[0] == node]]))
+        self.cables.stop(
+            *self.chance.choice([self.wired.around(node), [w for w in self.wired.around(node) if w[0] == node]])
+        )
         done = self._another_leads(node)
-        self.cables.heal()
-        self.wired.ready()
+        self._heal()
         return done
 
     def _another_leads(self, node: str) -> bool:

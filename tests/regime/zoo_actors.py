@@ -62,6 +62,7 @@ class _Term:
         election = self._worker.flavour.api.Election(self._worker.client, self._path, identity=self._name)
         timeout = self._chance.choice([None, 3.0, self._chance.uniform(0.01, 0.3)])
         asked = self._recorder.call(self._name, "acquire", name=self._path, timeout=timeout)
+        self._worker.holds[self._path, self._name] = self._hold
         try:
             async with within(election.lead(timeout)) as leadership:
                 await self._led(asked, leadership)
@@ -73,7 +74,7 @@ class _Term:
             self._recorder.back(asked if self._leaving is None else self._leaving, failed=repr(error))
             raise
         else:
-            assert self._leaving is not None  # noqa: S101  for the type checker: it was led
+            assert self._leaving is not None
             self._recorder.back(self._leaving, released=True)
 
     def _ended(self, asked: int, error: Exception) -> None:
@@ -105,7 +106,10 @@ class _Term:
             self._worker.proven_session = session
             await self._prove(leadership)
         try:
-            parent, fence = "", self._worker.flavour.api.Fence(self._worker.resource, "ledger") if self._fenced else None
+            parent, fence = (
+                "",
+                self._worker.flavour.api.Fence(self._worker.resource, "ledger") if self._fenced else None,
+            )
             if fence is not None:
                 parent = resource.write_of(await maybe(fence.get(resource.KEY, token=leadership.token)))
             count = 0

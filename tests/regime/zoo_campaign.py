@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import redis
+from regime.agreement import Agreement
 from regime.cables import Cables
-from regime.history import now, read
+from regime.history import Op, now, read
 from regime.resource import KEY, LOG, entries, write_of
 from regime.verdict import Verdict
 from regime.wired import Wired
@@ -42,6 +43,10 @@ def run(workload: str, seed: int, seconds: float, *, mutant: str = "", keep: Pat
     return verdict
 
 
+def workload_hurts_nodes(what: ZooWorkload) -> bool:
+    return bool({"quorum_lost", "leader_paused", "leader_cut_off"} & set(what.faults))
+
+
 class _Run:
     """What one run needs while it lasts."""
 
@@ -57,6 +62,8 @@ class _Run:
         self._settle, self._stop = directory / "settle", directory / "stop"
         self._weather = what.weather(self._wired, timeout=TIMEOUT, paths=what.paths, log=directory / "faults.log")
         stack.callback(self._weather.close)
+        if workload_hurts_nodes(what):
+            self._weather.agreement = Agreement(self._wired, what.parents)
         self._crew = Company(what.workers, self._plan, long=0.8 * TIMEOUT)
         stack.callback(self._crew.kill)
 
@@ -83,30 +90,51 @@ class _Run:
         if not crew.follow(crew.started, scaled(60)):
             verdict.void.append(f"the workers did not start: {crew.trouble()}")
             return
-        first = what.mutants[verdict.mutant] if verdict.mutant in what.mutants else what.faults
-        weather.rage(crew, first, what.faults, verdict.seconds, verdict.seed, rounds=FIRED)
+        first = what.mutants.get(verdict.mutant, what.faults)
+        weather.rage(crew, first, what.faults, verdict.seconds, verdict.seed, rounds=FIRED, enough=self._found_out)
         self._settle.touch()
         verdict.found += weather.found
         if not weather.found:  # else it goes on not to go on
             verdict.found += what.at_rest(weather)
         self._stop.touch()
-        verdict.void += [] if weather.found else crew.finish(scaled(30))
+        if not verdict.found:
+            verdict.void += crew.finish(scaled(30))
         crew.kill()
         verdict.fired = weather.fired
+        if weather.disagreed:
+            verdict.fired["nodes disagreed"] = len(weather.disagreed)
         verdict.void += weather.unhealthy
         self._judge()
 
+    def _found_out(self) -> bool:
+        """Return whether a mutant has shown itself: then there is no more to see.
+
+        The logs are read one after the other while they grow, so what is told of the last moment is left out.
+        """
+        if not self._verdict.mutant:
+            return False
+        until = now() - 0.1
+        ops = [op for op in self._ops() if op.call < until and (op.end < until or op.what == "release")]
+        return bool(self._what.checker(Evidence([op for op in ops if op.what != "write"])))
+
+    def _ops(self) -> list[Op]:
+        return read([*self._crew.logs(), *self._directory.glob("faults.log")])
+
+    def _evidence(self, ops: list[Op]) -> Evidence:
+        if self._resource is None:
+            return Evidence(ops)
+        client = redis.Redis.from_url(self._resource.url)
+        try:
+            return Evidence(ops, entries(client.lrange(LOG, 0, -1)), write_of(client.get(KEY)))
+        finally:
+            client.close()
+
     def _judge(self) -> None:
         what, verdict = self._what, self._verdict
-        ops = read([*self._crew.logs(), *self._directory.glob("faults.log")])
+        ops = self._ops()
         verdict.grants = self._crew.grants
         verdict.found += [f"{op.what} of {op.actor}: {op.failed}" for op in ops if op.failed]
-        evidence = Evidence(ops)
-        if self._resource is not None:
-            client = redis.Redis.from_url(self._resource.url)
-            evidence = Evidence(ops, entries(client.lrange(LOG, 0, -1)), write_of(client.get(KEY)))
-            client.close()
-        verdict.found += what.checker(evidence)
+        verdict.found += what.checker(self._evidence(ops))
         if verdict.grants < GRANTS:
             verdict.void.append(f"{verdict.grants} grants, and {GRANTS} are wanted")
         verdict.void += [

@@ -32,6 +32,8 @@ class Company(Crew):
         self.sessions: dict[str, list[Any]] = {}  # by worker: id and password
         self.terms: dict[str, Term] = {}  # by path: who leads for long now
         self.led: dict[str, int] = {}  # by path: how many terms there were
+        self.heard: dict[str, float] = {}  # by worker: when it last got something done
+        self.stopped_at = ""  # the path at which a worker stopped itself
         self.views: dict[str, dict[str, str]] = {}  # by worker: what it saw last
         super().__init__(*args, **kwargs)
 
@@ -42,12 +44,15 @@ class Company(Crew):
             self._led(said)
         elif what == "release" and self.terms.get(said["name"], _NONE).token == said["token"]:
             del self.terms[said["name"]]
+        elif what == "stopping":
+            self.stopped_at = said["path"]
         elif what == "session":
             self.sessions[said["actor"]] = said["session"]
         elif what == "view":
             self.views[said["who"]] = said["members"]
         elif "id" in said and "who" in said and "token" in said:
             self.grants += 1  # a member has joined
+            self.heard[said["who"].partition("/")[0]] = now()
 
     def _led(self, said: dict[str, Any]) -> None:
         path = said["path"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from regime.wired import GHOST
 from regime.zoo_crew import Term, place
 
 from coordkit.core import znodes
-from coordkit.testing.servers import scaled
+from coordkit.testing.servers import ask, scaled
 
 
 class Reign(NamedTuple):
@@ -43,7 +44,10 @@ class ElectionWeather(Weather):
         for name in znodes.line(self.ask(self.direct.get_children_async(parent))):
             data, stat = self.ask(self.direct.get_async(f"{parent}/{name}"))
             whose = workers.get(stat.ephemeralOwner, f"{stat.ephemeralOwner:#x}, nobody's now")
-            text.append(f"{name} {znodes.candidate_identity(data)} (session of {whose})")
+            age = time.time() - stat.ctime / 1000
+            text.append(
+                f"{name} {znodes.candidate_identity(data)} (session of {whose}, {stat.czxid:#x}, {age:.1f} s old)"
+            )
         return "; ".join(text)
 
     def _goes_on(self, was: dict[str, int], path: str) -> bool:
@@ -54,7 +58,7 @@ class ElectionWeather(Weather):
         was = dict(self.crew.led)
         return self.crew.follow(lambda: self._goes_on(was, term.path), seconds)
 
-    def _victim(self, *, least: float = 0.4, at_a_follower: bool = False) -> Term | None:
+    def _victim(self, *, least: float = 0.4, most: float = 9.0, at_a_follower: bool = False) -> Term | None:
         """Wait for somebody who leads, and would for a good while; it is a matter of chance in which election."""
         found: list[Term] = []
         first = self.chance.random() < 0.4
@@ -63,7 +67,7 @@ class ElectionWeather(Weather):
             found[:] = [
                 term
                 for term in self.crew.terms.values()
-                if term.left > least * self.timeout
+                if least * self.timeout < term.left < most * self.timeout
                 and self.crew.member(term.worker) is not None
                 and (term.path == self.paths[0] or not first)
                 and not (at_a_follower and self._follower(term) is None)
@@ -113,13 +117,13 @@ class ElectionWeather(Weather):
 
     def pause_in_line(self) -> bool:
         """Stop who stands behind a leader until its place has gone with its session, and another leads for long."""
-        term = self._victim(least=0.6)
+        term = self._victim(least=0.3, most=0.7)  # it resigns before the session of who is stopped ends
         second = None if term is None else quietly(lambda: self._second(term.path))
         if term is None or second is None or second[1] == term.worker or self.crew.member(second[1]) is None:
             return False
         node, worker = second
         member = self.crew.member(worker)
-        assert member is not None  # noqa: S101  for the type checker: just asked
+        assert member is not None
         member.send(signal.SIGSTOP)
         try:
             self.crew.follow(lambda: quietly(lambda: self.ask(self.direct.exists_async(node))) is None, self.patience)
@@ -142,23 +146,35 @@ class ElectionWeather(Weather):
         return node, znodes.candidate_identity(self.ask(self.direct.get_async(node))[0]).partition("/")[0]
 
     def late_answer(self) -> bool:
-        """Stop a leader between a renewal and its answer, and cut its server off: only the time of asking is safe."""
-        term = self._victim(least=0.9, at_a_follower=True)
-        node = None if term is None else self._follower(term)
-        member = None if term is None else self.crew.member(term.worker)
-        if term is None or node is None or member is None:
+        """Stop a worker between the answer to its take-over and its use, and cut its server off: the lease counts from
+        when it asked, and what it has left when it goes on is next to nothing.
+        """
+        served = [each for each in self.crew.members if self._serving(each.plan.name) is not None]
+        member = self.chance.choice(served or self.crew.members)
+        if not self.crew.stops(member, signal.SIGUSR2, 4.0):
             return False
-        self.cables.stop((node, place(term.worker)))
-        self.wait(0.25 * self.timeout)  # a renewal is sent meanwhile, and answered
-        member.send(signal.SIGSTOP)
-        self.cables.stop(*self.wired.around(node))
-        self.cables.let_go((node, place(term.worker)))
-        self.wait(0.9 * self.timeout)
-        member.send(signal.SIGCONT)
-        followed = self._followed(term, GHOST)
+        began, was, path = now(), dict(self.crew.led), self.crew.stopped_at
+        try:
+            node = self._serving(member.plan.name)
+            if node is not None:
+                self.cables.stop(*self.wired.around(node))
+                self.wait(0.6 * self.timeout - (now() - began))
+        finally:
+            member.send(signal.SIGCONT)
+        if node is None:
+            return False
+        followed = self.crew.follow(lambda: self.crew.led.get(path, 0) > was.get(path, 0) + 1, GHOST)
         self.wait(0.2 * self.timeout)
         self.cables.heal()
         return followed
+
+    def _serving(self, worker: str) -> str | None:
+        """Return the follower that serves a worker, if it is one."""
+        session = self.crew.sessions.get(worker)
+        for name, node in self.wired.nodes.items():
+            if session and f"sid={session[0]:#x}" in ask(node.host, node.port, b"cons").decode(errors="replace"):
+                return name if self.wired.mode(name) == "follower" else None
+        return None
 
     # -- faults of the ensemble
 
@@ -169,7 +185,9 @@ class ElectionWeather(Weather):
         if term is None or node is None:
             return False
         around = self.wired.around(node)
-        ways = self.chance.choice([around, around, [w for w in around if w[0] == node], [w for w in around if w[1] == node]])
+        ways = self.chance.choice(
+            [around, around, [w for w in around if w[0] == node], [w for w in around if w[1] == node]]
+        )
         self.cables.stop(*ways)
         followed = self._followed(term, GHOST)
         ghost = followed and self.wired.mode(node) == "follower"  # it served the old leader when the new one led
@@ -182,6 +200,17 @@ class ElectionWeather(Weather):
     def znode_deleted(self) -> bool:
         """Depose a leader by hand."""
         return self._by_hand(lambda path, reign, do: do.delete(f"{path}/candidates/{reign.candidate}"))
+
+    def first_two_deleted(self) -> bool:
+        """Depose a leader and remove who stands next, at once: the place from which that one would lead is gone."""
+
+        def both(path: str, reign: Reign, do: Any) -> None:
+            line = znodes.line(self.ask(self.direct.get_children_async(f"{path}/candidates")))
+            if len(line) > 1 and line[0] == reign.candidate:
+                do.delete(f"{path}/candidates/{line[0]}")
+                do.delete(f"{path}/candidates/{line[1]}")
+
+        return self._by_hand(both)
 
     def name_made_again(self) -> bool:
         """Depose a leader, and put another's znode under the very same name for a while."""

@@ -117,10 +117,12 @@ class GroupWeather(Weather):
             after = self._node(worker)
             return after is not None and after.ephemeralOwner != before.ephemeralOwner
 
+        connected = now()
         done = self.crew.follow(replaced, self.patience)
-        self.wait(1.5 * self.timeout)  # the old session ends
-        # A machine so busy that the session had ended before the znode could be replaced tells nothing.
-        if done and now() - began < 1.5 * self.timeout + 0.5 * self.timeout:
+        self.wait(max(0.0, began + 1.5 * self.timeout - now()))  # the old session ends
+        # A machine so busy that the session may have ended before the znode could be replaced tells nothing.
+        busy = not connected < self.crew.heard.get(worker, 0.0)
+        if done and not busy and connected - began < 0.3 * self.timeout:
             self.recorder.note("faults", "calm", since=began, identity=place(worker), why="a new session")
         return done
 

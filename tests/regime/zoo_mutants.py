@@ -18,6 +18,7 @@ from coordkit.core.place import Place
 from coordkit.core.proven import Proven
 from coordkit.core.session import Session
 from coordkit.core.standing import Standing
+from coordkit.errors import StoreUnavailable
 
 # -- elections
 
@@ -39,9 +40,12 @@ def takes_over_unchecked() -> None:
 
     async def take_over(self: Standing[Any]) -> Any:
         candidate = self._candidate
-        asked = self._runtime.now()
         unchecked = Multi(tuple(step for step in candidate.take_over().steps if not isinstance(step, Check)))
-        answer = (await self._ask(unchecked))[0]
+        answer: Any = StoreUnavailable("", "not asked yet")
+        while isinstance(answer, StoreUnavailable):
+            asked = self._runtime.now()
+            answer = (await self._ask(unchecked))[0]
+            await self._runtime.sleep(0.02 * isinstance(answer, StoreUnavailable))
         return candidate.hold(answer[-1].modified, asked) if isinstance(answer, list) else await was(self)
 
     async def any_session(self: Standing[Any], owner: int) -> None:

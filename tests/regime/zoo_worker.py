@@ -1,7 +1,8 @@
 """One worker process of W6 and W7: its actors stand, lead, join and watch over coordkit's public API, and write it down.
 
 Started by ``crew.py`` with a plan in JSON. SIGUSR1 makes its client believe that its session has expired, which the
-servers learn only when the session's timeout has passed. It cannot outlive its parent.
+servers learn only when the session's timeout has passed; SIGUSR2 makes it stop itself between the answer to a take-over
+and its use. It cannot outlive its parent.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import random
 import signal
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +23,9 @@ from regime import resource, zoo_actors, zoo_mutants
 from regime.flavours import Flavour
 from regime.history import Recorder
 from regime.worker import _die_with
+
+from coordkit.core.candidate import Candidate
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -64,8 +69,28 @@ class Worker:
         retry = {"max_tries": -1, "delay": 0.05, "max_delay": 0.3}
         self.client = KazooClient(plan.hosts, timeout=plan.timeout, connection_retry=retry)
         signal.signal(signal.SIGUSR1, lambda *_: self.client._call(_SESSION_EXPIRED, None))
+        signal.signal(signal.SIGUSR2, lambda *_: self._asked_to_stop())
+        self.holds: dict[tuple[str, str], float] = {}  # by path and actor: for how long it would lead
+        self._stops = False
+        self._pause_after_taking_over()
         self.client.add_listener(self._heard)
         self.client.start(30)
+
+    def _asked_to_stop(self) -> None:
+        self._stops = True
+
+    def _pause_after_taking_over(self) -> None:
+        """Stop all of this process, if the parent asked for it, when the answer to a take-over is there and not used."""
+        token, worker = Candidate.token, self
+
+        def late(self: Candidate, *args: Any) -> Any:
+            if worker._stops and worker.holds.get((self.name, self.who()), 0.0) >= 0.8 * worker.timeout:
+                worker._stops = False
+                worker.recorder.note(worker.name, "stopping", path=self.name, heed=True)
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # this very thread, so at once
+            return token(self, *args)
+
+        Candidate.token = late  # type: ignore[method-assign]
 
     def _heard(self, state: str) -> None:
         if state == KazooState.CONNECTED:
@@ -95,7 +120,7 @@ class Worker:
 
     async def until_over(self) -> None:
         """Keep the session until all is over, then end the streams."""
-        while not self.over():  # noqa: ASYNC110  the parent makes a file, there is no event
+        while not self.over():
             await self.flavour.sleep(0.02)
         for stream in self.streams:
             stream.close()
@@ -118,7 +143,7 @@ def main() -> None:
 
     async def keeper() -> None:
         await worker.until_over()
-        while left:  # noqa: ASYNC110  threads or tasks, this serves both
+        while left:
             await worker.flavour.sleep(0.01)
         if worker.resource is not None:  # inside the loop that it belongs to
             await worker.flavour.close(worker.resource)

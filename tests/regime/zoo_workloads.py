@@ -69,10 +69,15 @@ class ZooWorkload:
     resource: bool = False
     workers: int = 5
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Return the znodes whose children are the line, or the members."""
+        return tuple(f"{path}/candidates" for path in self.paths) if self.work == "elect" else self.paths
+
 
 _ELECTIONS = ("/jobs/busy", "/jobs/quiet-1", "/jobs/quiet-2")
 _W6 = ("pause_leader", "kill_leader", "expire_leader", "forget_session", "requests_lost", "replies_lost", "blip")
-_W6 += ("pause_in_line", "znode_deleted", "name_made_again", "parent_deleted")
+_W6 += ("pause_in_line", "znode_deleted", "first_two_deleted", "name_made_again", "parent_deleted")
 _W7 = ("pause_member", "kill_member", "expire_member", "watcher_cut_off", "blip", "forget_session")
 _W7 += ("znode_deleted", "parent_deleted")
 
@@ -85,7 +90,7 @@ WORKLOADS = {
         _W6,
         {
             "sequence_is_the_token": ("parent_deleted",),
-            "takes_over_unchecked": ("pause_in_line", "pause_leader"),
+            "takes_over_unchecked": ("first_two_deleted", "pause_in_line"),
             "loss_is_not_announced": ("blip", "znode_deleted"),
             "adopts_an_old_znode": ("forget_session",),
             "sleeps_through_a_reconnect": ("blip",),
