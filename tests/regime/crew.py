@@ -77,6 +77,8 @@ class Member:
 class Crew:
     """All workers of a run."""
 
+    every = 0.004  # seconds between two looks at what they write
+
     def __init__(self, size: int, make: Callable[[str], Any], *, on_gap: Callable[[str], None] | None = None) -> None:
         self._on_gap = on_gap
         self.grants = 0
@@ -96,7 +98,7 @@ class Crew:
                 return True
             if now() >= ends:
                 return False
-            time.sleep(0.004)
+            time.sleep(self.every)
 
     def stops(self, member: Member, gap: signal.Signals, seconds: float) -> bool:
         """Ask a member to stop itself at a gap; return whether it did within ``seconds``. If it does so later, it

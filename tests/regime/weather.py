@@ -31,7 +31,11 @@ NO_ANSWER = (KazooException, KazooTimeoutError)
 
 
 class Weather:
-    """Hurts one run; ``fired`` says how often in which way, ``unhealthy`` what was not green, ``found`` what is wrong."""
+    """Hurts one run.
+
+    ``fired`` says how often in which way, ``unhealthy`` what was not green, ``found`` what is wrong, and ``disagreed``
+    which nodes said something else than the leader.
+    """
 
     def __init__(self, wired: Wired, *, timeout: float, paths: tuple[str, ...], log: Path) -> None:
         self.wired = wired
@@ -59,13 +63,13 @@ class Weather:
         rounds: int,
         enough: Callable[[], bool],
     ) -> None:
-        """Fire the first so often each, in random order; then any of the others until the time is over, or ``enough``."""
+        """Fire the first so often each, in random order; then any of the others until time is over, or ``enough``."""
         self.crew, self.chance = crew, random.Random(seed)
         ends = now() + seconds
         plan = [kind for kind in first for _ in range(rounds)]
         self.chance.shuffle(plan)
         while (plan or now() < ends) and not (self.unhealthy or self.found or enough()):
-            if now() > ends + 2 * seconds + scaled(20.0 * len(first)):
+            if now() > ends + 2 * seconds + scaled(60.0 * len(first)):
                 self.unhealthy.append(f"the faults took too long: {len(plan)} were still to come")
                 break
             wanted = bool(plan)
@@ -117,7 +121,7 @@ class Weather:
     @property
     def patience(self) -> float:
         """Seconds within which work must go on again."""
-        return 3 * self.timeout + scaled(10.0)
+        return 3 * self.timeout + scaled(30.0)
 
     def _health(self, when: str) -> None:
         try:

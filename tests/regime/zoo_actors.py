@@ -35,7 +35,7 @@ async def busy(actor: Actor) -> None:
     """Lead again and again on the first path, whose resource is fenced; mostly for a moment, now and then for long."""
     while not actor.worker.settled():
         long = actor.chance.random() < 0.06
-        hold = actor.chance.uniform(1.0, 2.0) * actor.worker.timeout if long else actor.chance.uniform(0, 0.03)
+        hold = actor.chance.uniform(1.0, 2.0) * actor.worker.timeout if long else actor.chance.uniform(0, 0.06)
         await _Term(actor, actor.worker.plan.paths[0], hold, fenced=True).play()
 
 
@@ -106,10 +106,9 @@ class _Term:
             self._worker.proven_session = session
             await self._prove(leadership)
         try:
-            parent, fence = (
-                "",
-                self._worker.flavour.api.Fence(self._worker.resource, "ledger") if self._fenced else None,
-            )
+            parent, fence = "", None
+            if self._fenced:
+                fence = self._worker.flavour.api.Fence(self._worker.resource, "ledger")
             if fence is not None:
                 parent = resource.write_of(await maybe(fence.get(resource.KEY, token=leadership.token)))
             count = 0

@@ -27,6 +27,14 @@ from coordkit.testing.servers import scaled
 
 GRANTS = 100
 FIRED = 3
+NODE_FAULTS = {
+    "follower_cut_off",
+    "late_answer",
+    "quorum_lost",
+    "leader_paused",
+    "leader_cut_off",
+    "follower_restarted",
+}
 
 
 def run(workload: str, seed: int, seconds: float, *, mutant: str = "", keep: Path | None = None) -> Verdict:
@@ -43,10 +51,6 @@ def run(workload: str, seed: int, seconds: float, *, mutant: str = "", keep: Pat
     return verdict
 
 
-def workload_hurts_nodes(what: ZooWorkload) -> bool:
-    return bool({"quorum_lost", "leader_paused", "leader_cut_off"} & set(what.faults))
-
-
 class _Run:
     """What one run needs while it lasts."""
 
@@ -54,7 +58,9 @@ class _Run:
         self._what = what
         self._verdict = verdict
         self._directory = directory
-        self._wired = Wired(stack.enter_context(Cables()))
+        self._first = what.mutants.get(verdict.mutant, what.faults)
+        hurts_nodes = bool(NODE_FAULTS & {*self._first, *(what.faults if verdict.seconds else ())})
+        self._wired = Wired(stack.enter_context(Cables()), 3 if hurts_nodes or not verdict.mutant else 1)
         stack.callback(self._wired.stop)
         self._wired.ready()
         self._resource = stack.enter_context(start_redis()) if what.resource else None
@@ -62,7 +68,7 @@ class _Run:
         self._settle, self._stop = directory / "settle", directory / "stop"
         self._weather = what.weather(self._wired, timeout=TIMEOUT, paths=what.paths, log=directory / "faults.log")
         stack.callback(self._weather.close)
-        if workload_hurts_nodes(what):
+        if hurts_nodes:
             self._weather.agreement = Agreement(self._wired, what.parents)
         self._crew = Company(what.workers, self._plan, long=0.8 * TIMEOUT)
         stack.callback(self._crew.kill)
@@ -90,8 +96,9 @@ class _Run:
         if not crew.follow(crew.started, scaled(60)):
             verdict.void.append(f"the workers did not start: {crew.trouble()}")
             return
-        first = what.mutants.get(verdict.mutant, what.faults)
-        weather.rage(crew, first, what.faults, verdict.seconds, verdict.seed, rounds=FIRED, enough=self._found_out)
+        weather.rage(
+            crew, self._first, what.faults, verdict.seconds, verdict.seed, rounds=FIRED, enough=self._found_out
+        )
         self._settle.touch()
         verdict.found += weather.found
         if not weather.found:  # else it goes on not to go on

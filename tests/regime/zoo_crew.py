@@ -27,6 +27,8 @@ class Term(NamedTuple):
 class Company(Crew):
     """What is known of the workers while they work."""
 
+    every = 0.02
+
     def __init__(self, *args: Any, long: float, **kwargs: Any) -> None:
         self._long = long
         self.sessions: dict[str, list[Any]] = {}  # by worker: id and password

@@ -185,9 +185,8 @@ class ElectionWeather(Weather):
         if term is None or node is None:
             return False
         around = self.wired.around(node)
-        ways = self.chance.choice(
-            [around, around, [w for w in around if w[0] == node], [w for w in around if w[1] == node]]
-        )
+        out, into = [way for way in around if way[0] == node], [way for way in around if way[1] == node]
+        ways = self.chance.choice([around, around, out, into])
         self.cables.stop(*ways)
         followed = self._followed(term, GHOST)
         ghost = followed and self.wired.mode(node) == "follower"  # it served the old leader when the new one led
@@ -223,8 +222,8 @@ class ElectionWeather(Weather):
         names: list[str] = []
         hit = self._by_hand(again)
         self.wait(0.3 * self.timeout)
-        for name in names[-1:]:
-            quietly(lambda: self.ask(self.direct.delete_async(name)))
+        if hit:
+            quietly(lambda: self.ask(self.direct.delete_async(names[-1])))
         return hit
 
     def parent_deleted(self) -> bool:
@@ -246,18 +245,24 @@ class ElectionWeather(Weather):
         term = self._victim()
         ends = now() + 3.0
         while term is not None and now() < ends:
-            began = now()
-            reign = quietly(lambda: self._reign(term.path))
-            if reign is not None:
-                transaction = self.direct.transaction()
-                transaction.check(f"{term.path}/epoch", reign.version)
-                quietly(lambda: change(term.path, reign, transaction))
-                done = quietly(lambda: self.ask(transaction.commit_async()))
-                if done and len(transaction.operations) > 1 and not any(isinstance(each, Exception) for each in done):
-                    self.recorder.note("faults", "deposed", since=began, name=term.path, token=reign.token)
-                    return True
+            if quietly(lambda: self._changed(term.path, change)):
+                return True
             self.crew.follow(lambda: False, 0.0)
         return False
+
+    def _changed(self, path: str, change: Callable[[str, Reign, Any], None]) -> bool:
+        began = now()
+        reign = self._reign(path)
+        transaction = self.direct.transaction()
+        transaction.check(f"{path}/epoch", reign.version)
+        change(path, reign, transaction)
+        if len(transaction.operations) == 1:
+            return False
+        done = self.ask(transaction.commit_async())
+        if any(isinstance(each, Exception) for each in done):
+            return False
+        self.recorder.note("faults", "deposed", since=began, name=path, token=reign.token)
+        return True
 
     def _reign(self, path: str) -> Reign:
         text, stat = self.ask(self.direct.get_async(f"{path}/epoch"))

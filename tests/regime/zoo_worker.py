@@ -1,4 +1,4 @@
-"""One worker process of W6 and W7: its actors stand, lead, join and watch over coordkit's public API, and write it down.
+"""One worker process of W6 and W7: its actors stand, lead, join and watch over coordkit's API, and write it down.
 
 Started by ``crew.py`` with a plan in JSON. SIGUSR1 makes its client believe that its session has expired, which the
 servers learn only when the session's timeout has passed; SIGUSR2 makes it stop itself between the answer to a take-over
@@ -80,7 +80,7 @@ class Worker:
         self._stops = True
 
     def _pause_after_taking_over(self) -> None:
-        """Stop all of this process, if the parent asked for it, when the answer to a take-over is there and not used."""
+        """Stop this whole process, if the parent asked for it, when a take-over was answered, before that is used."""
         token, worker = Candidate.token, self
 
         def late(self: Candidate, *args: Any) -> Any:
