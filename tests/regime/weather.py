@@ -22,6 +22,7 @@ from regime.agreement import Agreement
 from regime.history import Recorder, now
 from regime.wired import GHOST, Wired
 from regime.zoo_crew import Company, place
+from regime.zoo_worker import KAZOO_DIED
 
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.faults import kill_session
@@ -128,9 +129,19 @@ class Weather:
             self.wired.ready(30.0)
         except ServerFailed as error:
             self.unhealthy.append(f"{when}: {error}")
+        self._replace_the_dead()
         self.unhealthy += [f"{when}: {trouble}" for trouble in self.crew.trouble()]
         if not self.unhealthy and not self.found:
             self.found += [f"{when}: {wrong}" for wrong in self.stuck()]
+
+    def _replace_the_dead(self) -> None:
+        """Put others in the place of workers whose kazoo died: see ``zoo_worker.py``."""
+        for member in self.crew.members:
+            if member.process.poll() == KAZOO_DIED:
+                self.recorder.note("faults", "killed", worker=member.plan.name)
+                self.fired["kazoo died"] += 1
+                member.start()
+                self.crew.follow(self.crew.started, scaled(30.0))
 
     def stuck(self) -> list[str]:
         """Return what does not go on within ``patience``."""

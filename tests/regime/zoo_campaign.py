@@ -96,9 +96,8 @@ class _Run:
         if not crew.follow(crew.started, scaled(60)):
             verdict.void.append(f"the workers did not start: {crew.trouble()}")
             return
-        weather.rage(
-            crew, self._first, what.faults, verdict.seconds, verdict.seed, rounds=FIRED, enough=self._found_out
-        )
+        plan = (self._first, what.faults, verdict.seconds, verdict.seed)
+        weather.rage(crew, *plan, rounds=FIRED, enough=self._found_out)
         self._settle.touch()
         verdict.found += weather.found
         if not weather.found:  # else it goes on not to go on

@@ -28,7 +28,11 @@ class GroupWeather(Weather):
         """Return whose view does not come to show the canary and all residents, within a bound."""
         self._sing()
         wanted = {place(worker) for worker in self.crew.alive()}
-        self.crew.follow(lambda: not self._behind(wanted), self.patience)
+        size = len(self.crew.members)
+        self.crew.follow(lambda: not self._behind(wanted) or len(self.crew.alive()) < size, self.patience)
+        if len(self.crew.alive()) < size:
+            self._replace_the_dead()
+            return [] if len(self.crew.alive()) < size else self.stuck()
         return [f"{worker} does not see {what} for {self.patience:.1f} s" for worker, what in self._behind(wanted)]
 
     def _sing(self) -> None:

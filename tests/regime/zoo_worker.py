@@ -8,6 +8,7 @@ and its use. It cannot outlive its parent.
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
@@ -25,6 +26,9 @@ from regime.history import Recorder
 from regime.worker import _die_with
 
 from coordkit.core.candidate import Candidate
+
+KAZOO_DIED = 75
+"""The exit status of a worker whose KazooClient died."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,17 @@ class Worker:
         identity = self.client.client_id
         return [] if identity is None else [identity[0], identity[1].hex()]
 
+    def _end_with_kazoo(self) -> None:
+        """End as a crash would if kazoo's connection thread has died, of which no client recovers.
+
+        It does when a server answers one of several requests and not the one before: "xids do not match". That was
+        seen where a session was ended while requests were under way; coordkit then says that the client does not run.
+        """
+        thread = self.client._connection._connection_routine
+        if thread is not None and not thread.is_alive() and not self.over():
+            self.recorder.note(self.name, "kazoo died", heed=True)
+            os._exit(KAZOO_DIED)
+
     def connect(self) -> None:
         """Make the clients of the resource; called where their event loop is."""
         url = self.plan.resource
@@ -121,6 +136,7 @@ class Worker:
     async def until_over(self) -> None:
         """Keep the session until all is over, then end the streams."""
         while not self.over():
+            self._end_with_kazoo()
             await self.flavour.sleep(0.02)
         for stream in self.streams:
             stream.close()
