@@ -8,10 +8,11 @@ falls when the parent was deleted, and the zxid by which the znode was made fall
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,13 +20,13 @@ import pytest
 from zoo_snapshot import set_child_version
 
 from coordkit.core import znodes
-from coordkit.errors import LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
+from coordkit.errors import LeadershipLost, NoNodes, NotAcquired, StoreRefused, StoreUnavailable
 from coordkit.testing import processes
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble, scaled
 
-TERMS = 1100  # in each flavour
+TERMS = 550  # in each flavour and order
 CONTENDERS = 4
 
 
@@ -44,12 +45,15 @@ def inversions(values: list[int]) -> int:
 class Field:
     """One election, its contenders, and what they claimed."""
 
-    def __init__(self, flavour: Any, hosts: str, path: str, terms: int, ways: Sequence[str] = ()) -> None:
+    def __init__(
+        self, flavour: Any, hosts: str, path: str, terms: int, ways: Sequence[str], priorities: int = 1
+    ) -> None:
         self.flavour = flavour
         self.hosts = hosts
         self.path = path
         self.terms = terms
-        self.ways = list(ways or ENDS)
+        self.ways = list(ways)
+        self.priorities = priorities
         self.claims: list[Claim] = []
         self.ends: Counter[str] = Counter()
         self.direct = start_kazoo(hosts, 10.0)
@@ -64,11 +68,12 @@ class Field:
             while len(self.claims) < self.terms:
                 end = chance.choices(self.ways, [ENDS[way][0] for way in self.ways])[0]
                 timeout = chance.uniform(0, 0.01) if chance.random() < 0.1 else scaled(30)
-                election = self.flavour.Election(client, self.path, identity=f"c{number}")
+                priority = chance.randrange(self.priorities)
+                election = self.flavour.Election(client, self.path, identity=f"c{number}", priority=priority)
                 try:
                     async with self.flavour.within(election.lead(timeout=timeout)) as leadership:
                         self._claim(leadership)
-                        ENDS[end][1](self, client)
+                        await ENDS[end][1](self, client, leadership)
                         self.ends[end] += 1
                 except NotAcquired:
                     self.ends["gave up"] += 1
@@ -89,19 +94,26 @@ class Field:
 
     # -- how a term ends
 
-    def resign(self, _: Any) -> None:
+    async def resign(self, _client: Any, _leadership: Any) -> None:
         """By leaving the block."""
 
-    def close(self, client: Any) -> None:
+    async def close(self, client: Any, _leadership: Any) -> None:
         client.stop()
 
-    def expire(self, client: Any) -> None:
+    async def expire(self, client: Any, _leadership: Any) -> None:
         kill_session(client)
 
-    def delete_the_znode(self, _: Any) -> None:
+    async def transfer(self, _client: Any, leadership: Any) -> None:
+        with contextlib.suppress(NoNodes):  # or it is ourselves, or gone at the moment
+            await self.flavour.maybe(leadership.transfer_to(f"c{self._chance.randrange(CONTENDERS)}"))
+
+    async def evict(self, _client: Any, _leadership: Any) -> None:
+        await self.flavour.maybe(self.flavour.Election(self.direct, self.path, identity="operator").evict("a test"))
+
+    async def delete_the_znode(self, _client: Any, _leadership: Any) -> None:
         self.direct.delete(f"{self.path}/candidates/{self._own()}")
 
-    def delete_the_parent(self, _: Any) -> None:
+    async def delete_the_parent(self, _client: Any, _leadership: Any) -> None:
         """With everybody in it; every third time with the epoch record."""
         parent = f"{self.path}/candidates"
         with_epoch = self._chance.random() < 0.3
@@ -115,7 +127,7 @@ class Field:
             if not any(isinstance(each, Exception) for each in transaction.commit()):
                 return
 
-    def make_the_name_again(self, _: Any) -> None:
+    async def make_the_name_again(self, _client: Any, _leadership: Any) -> None:
         """As Curator's PersistentNode does: somebody else's znode has the leader's name for a while."""
         node = f"{self.path}/candidates/{self._own()}"
         transaction = self.direct.transaction()
@@ -128,29 +140,36 @@ class Field:
         return str(json.loads(self.direct.get(f"{self.path}/epoch")[0])["candidate"])
 
 
-ENDS: dict[str, tuple[float, Callable[[Field, Any], None]]] = {
+ENDS: dict[str, tuple[float, Callable[[Field, Any, Any], Awaitable[None]]]] = {
     "resign": (80, Field.resign),
     "close": (3, Field.close),
     "expire": (3, Field.expire),
     "delete the znode": (5, Field.delete_the_znode),
     "delete the parent": (5, Field.delete_the_parent),
     "make the name again": (4, Field.make_the_name_again),
+    "evict": (3, Field.evict),
+    "transfer": (10, Field.transfer),
 }
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("order", ["arrival", "priority"])
 async def test_tokens_rise_in_the_order_of_the_terms(
-    flavour: Any, coordkit_zk_server: ZooKeeperEnsemble, coordkit_namespace: str
+    flavour: Any, coordkit_zk_server: ZooKeeperEnsemble, coordkit_namespace: str, order: str
 ) -> None:
-    field = Field(flavour, coordkit_zk_server.hosts, f"/{coordkit_namespace}/leader", TERMS)
+    ways = [end for end in ENDS if end != "transfer" or order == "priority"]
+    priorities = 3 if order == "priority" else 1
+    path = f"/{coordkit_namespace}/leader"
+    field = Field(flavour, coordkit_zk_server.hosts, path, TERMS, ways, priorities)
     running = [flavour.spawn(field.contend, number) for number in range(CONTENDERS)]
     for each in running:
         await each.result(scaled(200))
 
     assert len(field.claims) >= TERMS
-    assert min(field.ends[end] for end in ENDS) > 0, field.ends
+    assert min(field.ends[end] for end in ways) > 0, field.ends
     assert inversions([claim.token for claim in field.claims]) == 0
     assert inversions([claim.number for claim in field.claims]) > 0, "the parent was deleted, so numbers began anew"
+    assert (inversions([claim.czxid for claim in field.claims]) > 0) is (order == "priority")
 
 
 @pytest.fixture
@@ -190,7 +209,7 @@ async def test_tokens_rise_where_the_numbers_are_used_up(flavour: Any, nearly_us
     In kazoo three hold a lock at once then (kazoo#606, kazoo#730).
     """
     hosts, left = nearly_used_up(name)
-    field = Field(flavour, hosts, f"/{name}", 10_000, ["resign", "expire", "make the name again"])
+    field = Field(flavour, hosts, f"/{name}", 10_000, ["resign", "expire", "make the name again"], 1)
 
     async def contend(number: int) -> bool:
         try:
