@@ -59,7 +59,9 @@ class _Term:
         self._leaving: int | None = None
 
     async def play(self) -> None:
-        election = self._worker.flavour.api.Election(self._worker.client, self._path, identity=self._name)
+        policy = self._chance.choice(["strict", "session"])
+        stand = self._worker.flavour.api.Election
+        election = stand(self._worker.client, self._path, identity=self._name, policy=policy)
         timeout = self._chance.choice([None, 3.0, self._chance.uniform(0.01, 0.3)])
         asked = self._recorder.call(self._name, "acquire", name=self._path, timeout=timeout)
         self._worker.holds[self._path, self._name] = self._hold
