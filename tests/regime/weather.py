@@ -52,6 +52,7 @@ class Weather:
         self.direct.start(30)
         self.agreement: Agreement | None = None  # asked for where faults of the ensemble are among the plan
         self.disagreed: list[str] = []
+        self.slack = 30.0  # seconds that a busy machine may take for what takes none
 
     def rage(
         self,
@@ -122,7 +123,7 @@ class Weather:
     @property
     def patience(self) -> float:
         """Seconds within which work must go on again."""
-        return 3 * self.timeout + scaled(30.0)
+        return 3 * self.timeout + scaled(self.slack)
 
     def _health(self, when: str) -> None:
         try:

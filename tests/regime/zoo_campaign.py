@@ -68,6 +68,8 @@ class _Run:
         self._settle, self._stop = directory / "settle", directory / "stop"
         self._weather = what.weather(self._wired, timeout=TIMEOUT, paths=what.paths, log=directory / "faults.log")
         stack.callback(self._weather.close)
+        if verdict.mutant:
+            self._weather.slack = 10.0
         if hurts_nodes:
             self._weather.agreement = Agreement(self._wired, what.parents)
         self._crew = Company(what.workers, self._plan, long=0.8 * TIMEOUT)
