@@ -22,7 +22,7 @@ from coordkit.testing.backends import Settings
 SECONDS = 0.0  # as long as it takes until each fault fired three times
 SEED = 0
 SIDE_BY_SIDE = 5
-TRIES = 3  # seeds for a mutant: what kills it comes by chance, and on a slow machine fewer faults hit
+TRIES = 3  # seeds: what kills a mutant comes by chance, and on a slow machine fewer faults hit
 
 GOOD = [(name, "") for name in WORKLOADS]
 BAD = [(name, mutant) for name, workload in WORKLOADS.items() for mutant in workload.mutants]
@@ -31,11 +31,11 @@ NO_CASE = SimpleNamespace(params={})
 Verdicts = Callable[[str, str], Verdict]
 
 
-def until_found(workload: str, mutant: str) -> Verdict:
-    """Run with one seed after another until the mutant is found."""
+def until_told(workload: str, mutant: str) -> Verdict:
+    """Run with one seed after another until the mutant is found; until a run is not void, where nothing may be."""
     verdict = run(workload, SEED, SECONDS, mutant=mutant)
     for seed in range(SEED + 1, SEED + TRIES):
-        if not mutant or verdict.killed:
+        if verdict.killed or (not mutant and not verdict.void):
             break
         verdict = run(workload, seed, SECONDS, mutant=mutant)
     return verdict
@@ -53,7 +53,7 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[Verdicts]:
         for item in request.session.items:
             if item.path == request.path and "workload" in getattr(item, "callspec", NO_CASE).params:
                 workload, mutant = item.callspec.params["workload"], item.callspec.params["mutant"]
-                begun[workload, mutant] = pool.submit(until_found, workload, mutant)
+                begun[workload, mutant] = pool.submit(until_told, workload, mutant)
         yield lambda workload, mutant: begun[workload, mutant].result()
         for each in begun.values():
             each.cancel()

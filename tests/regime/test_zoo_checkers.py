@@ -40,7 +40,7 @@ def test_an_overlap_is_excused_by_what_ended_the_first_term_from_outside() -> No
 def test_an_overlap_is_not_excused_by_what_happened_to_others() -> None:
     assert overlapping_leases(ended([FIRST, SECOND, cause("killed", 0.6, worker="w0.2")])) != []
     assert overlapping_leases(ended([FIRST, SECOND, cause("expired", 0.6, worker="w2.1")])) != []
-    assert overlapping_leases(ended([FIRST, SECOND, cause("deposed", 0.6, name="/a", token=2)])) != []
+    assert overlapping_leases(ended([FIRST, SECOND, cause("deposed", 1.5, name="/a", token=2)])) != []
     assert overlapping_leases(ended([FIRST, SECOND, cause("deposed", 1.1, name="/a", token=1)])) != []
 
 
