@@ -60,7 +60,10 @@ def test_unheard_ends() -> None:
 def test_foreign_terms() -> None:
     proof = Op("w0.1/0", "proof", 1, 1, {"token": 1, "owner": 7, "session": 7})
     assert foreign_terms([FIRST, proof]) == []
-    assert foreign_terms([FIRST, Op("w0.1/0", "proof", 1, 1, {"token": 1, "owner": 6, "session": 7})]) != []
+    foreign = Op("w0.1/0", "proof", 1, 1, {"token": 1, "owner": 0, "session": 7})
+    assert foreign_terms([FIRST, foreign]) != []
+    assert foreign_terms([FIRST, foreign, cause("deposed", 0.9, name="/a", token=1)]) == []
+    assert foreign_terms([FIRST, foreign, cause("deposed", 0.9, name="/a", token=2)]) != []
 
 
 def test_backward_views() -> None:

@@ -104,7 +104,8 @@ class _Term:
     async def _serve(self, leadership: Any) -> None:
         ends = now() + self._hold
         session = self._worker.session()
-        if session != self._worker.proven_session or self._chance.random() < 0.1:
+        long = self._hold >= 0.8 * self._worker.timeout
+        if long or session != self._worker.proven_session or self._chance.random() < 0.1:
             self._worker.proven_session = session
             await self._prove(leadership)
         try:

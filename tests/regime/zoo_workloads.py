@@ -44,7 +44,7 @@ def elections(evidence: Evidence) -> list[str]:
         ours = [op for op in ops if op.name == name]
         found += token_regressions(ours) + overlapping_leases(ours)
     found += resource_violations(evidence.log) + lost_updates(ops, evidence.log, evidence.final)
-    found += late_writes(ops) + untold_losses(ops) + foreign_terms(ops)
+    found += late_writes(ops) + untold_losses(ops) + foreign_terms(evidence.ops)
     return found + unheard_ends(evidence.ops, bound=2 * TIMEOUT + 2.0)
 
 

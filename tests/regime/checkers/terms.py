@@ -50,8 +50,13 @@ def unheard_ends(ops: Iterable[Op], *, bound: float) -> list[str]:
 
 
 def foreign_terms(ops: Iterable[Op]) -> list[str]:
-    """Return the terms whose znode was of another session than the leader's client had."""
-    proofs = (op for op in ops if op.what == "proof")
+    """Return the terms whose znode was not there, or of another session than the leader's client had.
+
+    Not those that were ended from outside: their znodes were taken away, and the leader was about to hear it.
+    """
+    ops = list(ops)
+    excused = {term.token for _, term in _ended_from_outside(ops)}
+    proofs = (op for op in ops if op.what == "proof" and op.token not in excused)
     return [
         f"foreign_terms: {op.actor} led with {op.token} by a znode of session {op.owner:#x}, and had {op.session:#x}"
         for op in proofs
