@@ -175,8 +175,8 @@ class Lease:
     def renewed(self, asked: float, ttl: float) -> None:
         """Count on from a renewal that the server granted; ``asked`` is when it was sent."""
         with self._mutex:
-            if self._state is not State.HELD:
-                return
+            if self._state is not State.HELD or self._runtime.now() >= self.expires:
+                return  # an answer that came after the deadline renews nothing: who looked meanwhile was told its end
             if self._timer is not None:
                 self._timer.cancel()
             self.expires = max(self.expires, asked + ttl * (1 - DRIFT))

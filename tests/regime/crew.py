@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from regime.history import now
-from regime.worker import Plan
 
 _TESTS = Path(__file__).resolve().parents[1]
-_TOLD = (b'"stopping"', b'"read"', b'"gap"', b'"holder"', b'"long"')  # what is followed while it happens
+# What is followed while it happens; what is marked with ``heed`` is followed by those who know what it is.
+_TOLD = (b'"stopping"', b'"read"', b'"gap"', b'"holder"', b'"long"', b'"heed"')
 
 
 class Member:
-    """One place in the crew; a killed worker's place is taken by another, with a log of its own."""
+    """One place in the crew; a killed worker's place is taken by another, with a log of its own.
 
-    def __init__(self, number: int, make: Callable[[str], Plan]) -> None:
+    ``make`` gives its plan: a text that the ``module`` it names understands, and where its log is.
+    """
+
+    def __init__(self, number: int, make: Callable[[str], Any]) -> None:
         self.number = number
         self.lives = 0
         self.logs: list[Path] = []
@@ -40,7 +43,7 @@ class Member:
         path = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "regime.worker", str(os.getpid()), str(plan)],
+                [sys.executable, "-m", plan.module, str(os.getpid()), str(plan)],
                 env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -74,7 +77,9 @@ class Member:
 class Crew:
     """All workers of a run."""
 
-    def __init__(self, size: int, make: Callable[[str], Plan], *, on_gap: Callable[[str], None] | None = None) -> None:
+    every = 0.004  # seconds between two looks at what they write
+
+    def __init__(self, size: int, make: Callable[[str], Any], *, on_gap: Callable[[str], None] | None = None) -> None:
         self._on_gap = on_gap
         self.grants = 0
         self.held_long: list[str] = []  # names of leases that were said to be held for longer than their ttl
@@ -93,7 +98,7 @@ class Crew:
                 return True
             if now() >= ends:
                 return False
-            time.sleep(0.004)
+            time.sleep(self.every)
 
     def stops(self, member: Member, gap: signal.Signals, seconds: float) -> bool:
         """Ask a member to stop itself at a gap; return whether it did within ``seconds``. If it does so later, it

@@ -16,8 +16,12 @@ from regime.mutants import MUTANTS
 from regime.repeated import REPEATED, run_again
 from regime.verdict import Verdict
 from regime.workloads import WORKLOADS
+from regime.zoo_campaign import run as run_on_zookeeper
+from regime.zoo_mutants import MUTANTS as ZOO_MUTANTS
+from regime.zoo_workloads import WORKLOADS as ZOO_WORKLOADS
 
 ALL = {name: workload.mutants for name, workload in WORKLOADS.items()} | {name: m for name, (_, m) in REPEATED.items()}
+ALL |= {name: tuple(workload.mutants) for name, workload in ZOO_WORKLOADS.items()}
 CONTROLS = [name for name, workload in WORKLOADS.items() if workload.control]
 
 
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one(options: argparse.Namespace, workload: str, mutant: str, seed: int) -> Verdict:
     if workload in REPEATED:
         verdict = run_again(workload, seed, options.seconds, mutant=mutant)
+    elif workload in ZOO_WORKLOADS:
+        verdict = run_on_zookeeper(workload, seed, options.seconds, mutant=mutant, keep=options.keep)
     else:
         verdict = run(workload, seed, options.seconds, mutant=mutant, kind=options.kind, keep=options.keep)
     print(verdict, flush=True)
@@ -66,7 +72,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="so many seeds from 0 on (10)")
     parser.add_argument("--seed", type=int, help="this seed only")
     parser.add_argument("--kind", choices=list(KINDS), default="lock", help="what is held")
-    parser.add_argument("--mutant", choices=list(MUTANTS), help="with this bug")
+    parser.add_argument("--mutant", choices=[*MUTANTS, *ZOO_MUTANTS], help="with this bug")
     parser.add_argument("--mutants", action="store_true", help="also with each bug that the workload must find")
     parser.add_argument("--keep", type=Path, help="directory that takes the logs")
     options = parser.parse_args(arguments)

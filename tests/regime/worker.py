@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from regime import actors, mutants, resource
 from regime.flavours import Flavour, maybe
@@ -30,6 +30,8 @@ TOLD_WITHIN = 2.0
 @dataclass(frozen=True)
 class Plan:
     """What a worker is to do."""
+
+    module: ClassVar[str] = "regime.worker"
 
     name: str
     work: str  # the function in actors.py

@@ -26,7 +26,7 @@ def beliefs(ops: Iterable[Op]) -> list[tuple[float, float, str]]:
         if op.until:
             until[op.token] = max(until.get(op.token, 0.0), op.until)
         if op.what == "release":
-            ended[op.token] = op.call
+            ended.setdefault(op.token, op.call)
     return sorted(
         (start, min(until[token], ended.get(token, math.inf)), actor)
         for token, (start, actor) in began.items()
