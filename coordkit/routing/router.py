@@ -10,6 +10,7 @@ from coordkit.errors import CrossShardError
 from coordkit.routing import command_table
 from coordkit.routing.commands import ASK, entries_of, key_positions, sort_patterns, wire_arguments, word
 from coordkit.routing.placement import Placement
+from coordkit.routing.placements.slot_map import SlotMap
 from coordkit.routing.plan import Explanation, Join, Part, Plan, Question, first
 from coordkit.routing.slots import tagged
 
@@ -59,7 +60,7 @@ class Router:
         errors: str = "strict",
     ) -> None:
         self.placement = placement
-        self._table = placement.table
+        self._table = placement.table if isinstance(placement, SlotMap) else None
         self._encode, self._encoding, self._errors = encode or _buffer, encoding, errors
         self._rules = {name: rule for rule, names in command_table.RULES.items() for name in names.split()}
         self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
@@ -77,11 +78,13 @@ class Router:
 
     def route(self, key: Any) -> str:
         """Return the shard of ``key``."""
-        # The same as table[slot(key)], written out: every command passes here.
+        # The same as placement.lookup(bytes), for a SlotMap written out: every command passes here.
         if isinstance(key, str):
             key = key.encode(self._encoding, self._errors)
         elif type(key) is not bytes:
             key = self.bytes_of(key)
+        if self._table is None:
+            return self.placement.lookup(key)
         return self._table[crc_hqx(tagged(key) if b"{" in key else key, 0) & 0x3FFF]
 
     def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
@@ -212,7 +215,7 @@ class Router:
         for pattern in sort_patterns(wire):
             before, _, _ = self.bytes_of(pattern).partition(b"*")
             # Only a tag that closes before the star says where the keys are that the pattern will name.
-            known = tagged(before) != before
+            known = self.placement.hash_tags and tagged(before) != before
             shards = {key: self.route(key) for key in _names(keys)}
             shards[_names([pattern])[0]] = self.route(pattern) if known else "any shard"
             if len(set(shards.values())) > 1:
@@ -229,7 +232,8 @@ class Router:
         return CrossShardError(
             name.replace("|", " "),
             f"its keys are on {len(set(shards))} shards and it cannot be split: {named}. "
-            "Give the keys one {tag}, or send a command for each shard",
+            + ("Give the keys one {tag}, or send" if self.placement.hash_tags else "Send")
+            + " a command for each shard",
             shards=where,
         )
 

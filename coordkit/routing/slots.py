@@ -22,6 +22,13 @@ def tagged(key: bytes) -> bytes:
     return key
 
 
+def wire(key: str | bytes, hash_tags: bool) -> bytes:
+    """Return the bytes of ``key`` that are hashed: with hash tags the tag's, without or with none all."""
+    if isinstance(key, str):
+        key = key.encode()
+    return tagged(key) if hash_tags and b"{" in key else key
+
+
 def slot_of(key: str | bytes) -> int:
     """Return the slot (0 to 16383) of ``key``; a str is hashed as UTF-8, redis-py's default encoding.
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from coordkit.errors import CrossShardError, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
+from coordkit.routing import rendezvous
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.commands import entries_of, key_positions, wire_arguments
-from coordkit.routing.placement import rendezvous
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.router import Router
 
@@ -17,7 +17,7 @@ PLACEMENT = rendezvous(["a", "b", "c"])
 
 
 def key_on(shard: str, nth: int = 0) -> str:
-    return [key for key in (f"key:{i}" for i in range(100)) if PLACEMENT.route(key) == shard][nth]
+    return [key for key in (f"key:{i}" for i in range(100)) if PLACEMENT.lookup(key) == shard][nth]
 
 
 A, B, C = (key_on(shard) for shard in "abc")
