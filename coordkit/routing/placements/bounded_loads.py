@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from functools import cache
 from hashlib import blake2b
 
 from coordkit.routing.placements.shares import checked_names, checked_weights
@@ -44,14 +45,19 @@ def bounded_loads(shards: Iterable[str], weights: Mapping[str, float] | None = N
     )
     points = [point for point, _ in ring]
     table = []
-    for slot in range(SLOTS):
-        place = bisect_left(points, _point(f"slot:{slot}"))
+    for point in _slots():
+        place = bisect_left(points, point)
         while not free[ring[place % len(ring)][1]]:
             place += 1
         name = ring[place % len(ring)][1]
         free[name] -= 1
         table.append(name)
     return SlotMap(tuple(names), tuple(table))
+
+
+@cache
+def _slots() -> tuple[int, ...]:
+    return tuple(_point(f"slot:{slot}") for slot in range(SLOTS))
 
 
 def _point(label: str) -> int:

@@ -66,11 +66,14 @@ def quotas(
     total = sum(exact.values())
     shares = {name: divmod(slots * exact[name], total) for name in names}
     whole = {name: int(share) for name, (share, _) in shares.items()}
-    owned = owned or {}
+    if owned is not None:
+        quotas(names, weights, slots)  # what is too small does not depend on what it owns
 
-    def precedence(name: str) -> tuple[bool, Fraction, str]:
+    def precedence(name: str) -> tuple[bool, bool, Fraction, str]:
         rest = shares[name][1]
-        return (not (rest and owned.get(name, 0) > whole[name]), -rest, name)
+        if owned is None:
+            return (False, False, -rest, name)
+        return (whole[name] > 0, not (rest and owned.get(name, 0) > whole[name]), -rest, name)
 
     for name in sorted(names, key=precedence)[: slots - sum(whole.values())]:
         whole[name] += 1
