@@ -53,7 +53,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`, or by the ``placement`` that is
     given instead of weights: any that `coordkit.routing` makes, of the same names. One without hash tags tears apart
-    what belongs together by its ``{tag}``, the keys of a lock among it: CrossShardError says so.
+    what belongs together by its ``{tag}``, coordkit's own keys excepted, and CrossShardError says so.
     """
 
     _is_async_client: Literal[False] = False  # by which redis-py's annotations tell the flavours apart

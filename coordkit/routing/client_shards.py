@@ -68,7 +68,7 @@ class Directory(Generic[C]):
 
     def owners(self, key: Any, n: int = 1) -> list[str]:
         """Return ``n`` distinct shards in order of preference, the owner of ``key`` first; ValueError for another n."""
-        return self._router.placement.owners(self._router.bytes_of(key), n)
+        return self._router.placement.owners(self._router.placed(self._router.bytes_of(key)), n)
 
     def client_for(self, key: Any) -> C:
         """Return the plain client of the shard that owns ``key``; what is sent through it is not routed."""

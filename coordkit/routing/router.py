@@ -12,7 +12,7 @@ from coordkit.routing.commands import ASK, entries_of, key_positions, sort_patte
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.slot_map import SlotMap
 from coordkit.routing.plan import Explanation, Join, Part, Plan, Question, first
-from coordkit.routing.slots import tagged
+from coordkit.routing.slots import BRACE, tagged
 
 # Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
 SPLIT = {"MGET": 1, "MSET": 2, "DEL": 1, "UNLINK": 1, "EXISTS": 1, "TOUCH": 1}
@@ -84,8 +84,15 @@ class Router:
         elif type(key) is not bytes:
             key = self.bytes_of(key)
         if self._table is None:
-            return self.placement.lookup(key)
-        return self._table[crc_hqx(tagged(key) if b"{" in key else key, 0) & 0x3FFF]
+            return self.placement.lookup(self.placed(key))
+        return self._table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF]
+
+    def placed(self, key: bytes) -> bytes:
+        """Return what the placement is asked for ``key``: the key, or the tag of a key of coordkit's own.
+
+        No other router placed those, and a placement that heeds no tags would tear the keys of one lock apart.
+        """
+        return tagged(key) if not self.placement.hash_tags and key.startswith(b"coordkit:") else key
 
     def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
         """Return the shard of a command whose only key is its first argument: most are; None for any other."""

@@ -140,7 +140,10 @@ def test_every_command_of_the_server_is_dealt_with_on_purpose(server: Server) ->
 
 def test_every_command_with_keys_on_two_shards_is_split_or_refused(server: Server) -> None:
     router = Router(PLACEMENT)
-    one, other = "key:1", next(f"key:{i}" for i in range(99) if PLACEMENT.lookup(f"key:{i}") != PLACEMENT.lookup("key:1"))
+    one, other = (
+        "key:1",
+        next(f"key:{i}" for i in range(99) if PLACEMENT.lookup(f"key:{i}") != PLACEMENT.lookup("key:1")),
+    )
     done = Counter[str]()
     for name, entry in server.entries():
         args = sample(router, name, entry, one, other)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from binascii import crc_hqx
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import unpack, unpack_from
 from types import MappingProxyType
 from typing import NamedTuple
@@ -39,15 +39,16 @@ def _md5(data: bytes) -> int:
     return md5_words(data)[0]
 
 
-def _signed(data: bytes) -> list[int]:
-    return [byte - 256 if byte > 127 else byte for byte in data]
+def _signed(data: bytes) -> Sequence[int]:
+    # As 32 bits of two's complement.
+    return data if data.isascii() else [byte | 0xFFFFFF00 if byte > 127 else byte for byte in data]
 
 
 def _fnv1(start: int, prime: int) -> Callable[[bytes], int]:
     def of(data: bytes) -> int:
         value = start
         for byte in _signed(data):
-            value = value * prime & _32 ^ byte & _32
+            value = value * prime & _32 ^ byte
         return value
 
     return of
@@ -57,7 +58,7 @@ def _fnv1a(start: int, prime: int) -> Callable[[bytes], int]:
     def of(data: bytes) -> int:
         value = start
         for byte in _signed(data):
-            value = (value ^ byte & _32) * prime & _32
+            value = (value ^ byte) * prime & _32
         return value
 
     return of

@@ -21,7 +21,7 @@ from typing import Any
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.shares import checked_names, checked_weights, quotas
 from coordkit.routing.placements.table import kept
-from coordkit.routing.slots import SLOTS, slot_of, tagged
+from coordkit.routing.slots import BRACE, SLOTS, slot_of, tagged
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,13 +54,19 @@ class SlotMap(Placement):
         # The same as table[slot_of(key)], written out: a third of a lookup is the call.
         if isinstance(key, str):
             key = key.encode()
-        return self.table[crc_hqx(tagged(key) if b"{" in key else key, 0) & 0x3FFF]
+        return self.table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF]
 
     def lookup_many(self, keys: Iterable[str | bytes]) -> list[str]:
         """Return the owners of many keys, in their order."""
         table, crc, tag = self.table, crc_hqx, tagged
-        encoded = [key.encode() if isinstance(key, str) else key for key in keys]
-        return [table[crc(tag(key) if b"{" in key else key, 0) & 0x3FFF] for key in encoded]
+        listed: list[Any] = list(keys)
+        try:
+            # What is most asked for first: keys that are all str. Text is searched for a brace faster than bytes.
+            return [table[crc(key.encode() if "{" not in key else tag(key.encode()), 0) & 0x3FFF] for key in listed]
+        except TypeError:  # of bytes, which contain no str
+            if set(map(type, listed)) != {bytes}:
+                listed = [key.encode() if isinstance(key, str) else key for key in listed]
+        return [table[crc(tag(key) if BRACE in key else key, 0) & 0x3FFF] for key in listed]
 
     def owner(self, slot: int) -> str:
         """Return the shard that owns ``slot``; ValueError unless it is from 0 to 16383."""
