@@ -2,8 +2,9 @@
 
 One lookup of each placement in nanoseconds, singly and per key of a batch, beside a call that does nothing, and as
 ratios to uhashring's ``get_node`` and tooz's ``get_nodes`` where they can be imported; then building, rebalancing and
-comparing placements of 10 to 1,000 shards. No server, no network; the clock is the processor's. All rivals take turns in each round, and a ratio is
-the median over the rounds of the ratio within the round: read the ratios, the absolute values drift with the machine.
+comparing placements of 10 to 1,000 shards. No server, no network; the clock is the processor's. All rivals take turns
+in each round, and a ratio is the median over the rounds of the ratio within the round: read the ratios, the absolute
+values drift with the machine.
 """
 
 from __future__ import annotations

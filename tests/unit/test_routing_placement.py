@@ -22,7 +22,7 @@ from coordkit.routing.placements.rendezvous import _scores
 names = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=8, unique=True)
 weight = st.one_of(st.integers(1, 20), st.floats(0.1, 20))
 few = settings(
-    max_examples=15, deadline=None
+    max_examples=8, deadline=None
 )  # each example hashes a table or two; a deadline would measure the machine
 
 
@@ -127,13 +127,13 @@ def test_the_table_is_the_same_in_every_process_and_for_ever() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_of_many_shards_a_slot_asks_all_if_it_must(weighted: bool) -> None:
     """Above 24 shards only the best scores are kept: the table must be the one that all scores give."""
-    shards = [f"redis-{i}" for i in range(60)]
+    shards = [f"redis-{i}" for i in range(30)]
     weights = {name: 1 + i % 5 for i, name in enumerate(shards)} if weighted else None
     placement = rendezvous(shards, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coordkit.routing.placements.rendezvous._DOZEN", 1)
         assert rendezvous(shards, weights) == placement
-        patch.setattr("coordkit.routing.placements.rendezvous._DOZEN", 60)
+        patch.setattr("coordkit.routing.placements.rendezvous._DOZEN", 30)
         assert rendezvous(shards, weights) == placement
 
 

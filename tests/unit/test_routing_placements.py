@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -465,6 +467,16 @@ def test_a_placement_cannot_be_changed(kind: str) -> None:
     assert len({placement, KINDS[kind](["a", "b"]), KINDS[kind](["a", "c"])}) == 2
     assert re.match(rf"<\w+ {placement.checksum()} ", repr(placement))
     assert len(repr(KINDS[kind]([f"redis-{i}" for i in range(60)]))) < 330
+
+
+@kinds
+def test_a_placement_is_the_same_in_the_process_that_it_is_sent_to(kind: str) -> None:
+    placement = KINDS[kind](["a", "b", "c"])
+    for sent in (pickle.loads(pickle.dumps(placement)), copy.deepcopy(placement), copy.copy(placement)):
+        assert sent == placement
+        assert sent.checksum() == placement.checksum()
+        assert sent.lookup_many(KEYS) == placement.lookup_many(KEYS)
+        assert sent.owners("key", 3) == placement.owners("key", 3)
 
 
 # --- what is not allowed

@@ -28,6 +28,10 @@ class Hash(NamedTuple):
     bits: int
     of: Callable[[bytes], int]
 
+    def __reduce__(self) -> tuple[Callable[[str], Hash], tuple[str]]:
+        # By its name: a placement may be pickled, for another process, and a closure may not.
+        return hash_named, (self.name,)
+
 
 def md5_words(data: bytes) -> tuple[int, int, int, int]:
     """Return the MD5 digest as four little-endian words: four points of a ketama ring."""
