@@ -236,7 +236,7 @@ HASHES = MappingProxyType(
             ("one_at_a_time", 32, _one_at_a_time),
             ("md5", 32, _md5),
             ("crc16", 32, _crc16),
-            ("crc32", 32, _crc32),  # 15 bits of CRC-32, called crc by libmemcached
+            ("crc32", 15, _crc32),  # of CRC-32: on a ring, nearly one point only; libmemcached: crc
             ("crc32a", 32, crc32),
             ("fnv1_64", 32, _fnv1(_FNV64, 0x1B3)),
             ("fnv1a_64", 32, _fnv1a(_FNV64, 0x1B3)),

@@ -18,14 +18,16 @@ from coordkit.routing.placement import Placement
 from coordkit.routing.placements.hashes import Hash
 from coordkit.routing.slots import wire
 
+_BITS = 64
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Ring(Placement):
     """Say which shard owns each key, by points on a ring.
 
     ``shards`` are the names, ``points`` pairs of a point and its shard, in any order; of equal points the one whose
-    name sorts first counts. ``hash`` is the hash function of keys. Raise ValueError for points out of its range, of
-    strangers, or none at all.
+    name sorts first counts. ``hash`` is the hash function of keys; points beyond its results are never met. Raise
+    ValueError for points that are not of 64 bits, of strangers, or none at all.
     """
 
     shards: tuple[str, ...]
@@ -38,8 +40,8 @@ class Ring(Placement):
     def __post_init__(self) -> None:
         first: dict[int, str] = {}
         for point, name in sorted(self.points):
-            if not 0 <= point < 1 << self.hash.bits:
-                raise ValueError(f"point {point!r} of {name!r}; 0 to 2**{self.hash.bits} - 1 is allowed")
+            if not 0 <= point < 1 << _BITS:
+                raise ValueError(f"point {point!r} of {name!r}; 0 to 2**{_BITS} - 1 is allowed")
             first.setdefault(point, name)
         strangers = sorted(set(first.values()).difference(self.shards))
         if strangers or not first:
@@ -74,7 +76,7 @@ class Ring(Placement):
         space = 1 << self.hash.bits
         same, begin = 0, 0
         # Between two neighbours of all points of both, each of the two rings has one owner.
-        for end in sorted({*self._at, *other._at, space - 1}):
+        for end in sorted({point for point in (*self._at, *other._at) if point < space} | {space - 1}):
             if self.owner(end) == other.owner(end):
                 same += end + 1 - begin
             begin = end + 1
@@ -84,8 +86,9 @@ class Ring(Placement):
         space = 1 << self.hash.bits
         arcs, begin = dict.fromkeys(self.shards, 0), 0
         for point, name in self.points:
-            arcs[name] += point + 1 - begin
-            begin = point + 1
+            end = min(point + 1, space)
+            arcs[name] += end - begin
+            begin = end
         arcs[self._owner[-1]] += space - begin
         return {name: Fraction(arc, space) for name, arc in arcs.items()}
 

@@ -55,8 +55,8 @@ def kept(one: tuple[str, ...], other: tuple[str, ...]) -> Fraction:
     """Return how much of a hash's values has the same owner in both tables.
 
     Tables of different size meet, by the Chinese remainder theorem, in every pair of places that agree modulo their
-    greatest common divisor, each pair equally often. (Exactly so for a hash whose number of values both sizes divide;
-    for 32 bits or more the difference is below the last digit of what is returned, or next to it.)
+    greatest common divisor, each pair equally often: exactly so for an ideal hash, and for one of b bits but for the
+    last, incomplete round of its values, the least common multiple of the sizes in 2**b.
     """
     if len(one) == len(other):
         return Fraction(sum(map(str.__eq__, one, other)), len(one))
