@@ -88,6 +88,20 @@ def test_one_more_shard_moves_hardly_more_than_its_share(n: int) -> None:
     assert max(extra) < 0.01
 
 
+@pytest.mark.parametrize(("bound", "allowed"), [(1.05, 0.002), (1.1, 0.0005)])
+def test_with_room_to_spare_hardly_a_slot_moves_needlessly(bound: float, allowed: float) -> None:
+    for run in range(3):
+        shards = [f"redis-{run}-{i}" for i in range(10)]
+        before, after = rendezvous(shards, bound=bound), rendezvous([*shards, "new"], bound=bound)
+        assert needless(before, after) <= allowed
+        assert max(before.counts().values()) <= bound * SLOTS / 10 + 1
+        assert rendezvous(reversed(shards), bound=bound) == before
+    weights = {"a": 1, "b": 2, "c": 4}
+    counts = rendezvous(weights, weights, bound=bound).counts()
+    assert all(counts[name] <= bound * SLOTS * weight / 7 + 1 for name, weight in weights.items())
+    assert rendezvous(shards, bound=1) == rendezvous(shards)
+
+
 @pytest.mark.parametrize("weights", [(1, 1, 10), (1, 2, 3, 4), (5, 1, 1, 1), (0.5, 0.25, 0.25)])
 def test_one_more_shard_of_another_weight_moves_hardly_more_than_its_share(weights: tuple[float, ...]) -> None:
     """Quotas over unweighted scores would move up to 4 % needlessly."""

@@ -159,6 +159,12 @@ def test_owners_are_distinct_and_begin_with_the_owner(kind: str) -> None:
             placement.owners("key", n)
 
 
+def test_the_walk_for_stand_ins_meets_each_slot_once() -> None:
+    placement = rendezvous(["a", "b", "c"], {"a": 5})
+    for i in range(40):
+        assert Counter(placement._preference(f"key:{i}")) == placement.counts()
+
+
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"modula", "slot_map", "bounded_loads", "maglev", "jump"}))
 def test_of_the_owners_that_stay_few_change_when_a_shard_comes(kind: str) -> None:
     shards = [f"redis-{i}" for i in range(9)]
@@ -321,7 +327,7 @@ made = [
     *(ketama(shards, weights, dialect=d)
       for d in ("libketama", "libmemcached", "libmemcached-spy", "spymemcached", "twemproxy")),
     envoy_ring(hashed, weights), maglev(shards, weights), hrw(shards), hrw(shards, dialect="pymemcache"),
-    modula(hashed, weights), jump(hashed),
+    modula(hashed, weights), jump(hashed), rendezvous(shards, weights, bound=1.05),
 ]
 for placement in made:
     keys = [f"{{user {i}}}:\\u00e9" for i in range(50)] + [bytes([i, 255 - i]) for i in range(50)]
@@ -345,6 +351,7 @@ ea596147b20ebf4f 688978 'users-a'
 77d623de64116231 560745 'users-c'
 e03d761021bc97e4 60d98d 'users-b'
 b4dc30812bcad8d4 132690 'users-c'
+36adbcac3d85c433 68f5dd 'users-a'
 """.strip()
 
 
@@ -528,6 +535,7 @@ def test_bad_weights_are_refused_by_name(kind: str) -> None:
         (lambda: envoy_ring(["a"], minimum_ring_size=9, maximum_ring_size=8), "1 <= minimum <= maximum"),
         (lambda: envoy_ring(["a"], hash_function="md5"), "hash_function='md5'; 'xxh64' or 'murmur2_64'"),
         (lambda: bounded_loads(["a"], bound=0.9), "bound=0.9; a finite number of at least 1"),
+        (lambda: rendezvous(["a"], bound=0.9), "bound=0.9; a finite number of at least 1"),
         (lambda: bounded_loads(["a"], bound=float("inf")), "bound=inf; a finite number"),
         (lambda: Ring(("a",), ((5, "b"),), HASHES["md5"]), r"points names \['b'\]"),
         (lambda: Ring(("a",), (), HASHES["md5"]), "at least one"),

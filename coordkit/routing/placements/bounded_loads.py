@@ -8,14 +8,13 @@ Source: Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loa
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 from hashlib import blake2b
 
-from coordkit.routing.placements.shares import checked_names, checked_weights
+from coordkit.routing.placements.shares import capacities, checked_names, checked_weights
 from coordkit.routing.placements.slot_map import SlotMap
 from coordkit.routing.slots import SLOTS
 
@@ -29,19 +28,15 @@ def bounded_loads(shards: Iterable[str], weights: Mapping[str, float] | None = N
     ordinary ring of 160 points for each. ``weights`` are positive finite numbers, 1 where a name is missing. The order
     of the names does not matter. Raise NoNodes without any shard, ValueError for what is not allowed.
     """
-    if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-        raise TypeError(f"bound={bound!r}; a number of at least 1 is allowed")
-    if not (math.isfinite(bound) and bound >= 1):
-        raise ValueError(f"bound={bound!r}; a finite number of at least 1 is allowed")
     names = sorted(checked_names(shards))
-    exact = {name: Fraction(weight) for name, weight in checked_weights(names, weights).items()}
-    mean = sum(exact.values()) / len(names)
-    free = {name: math.ceil(Fraction(bound) * SLOTS * exact[name] / (mean * len(names))) for name in names}
+    weighed = checked_weights(names, weights)
+    free = capacities(names, weighed, SLOTS, bound)
+    mean = sum(Fraction(weight) for weight in weighed.values()) / len(names)
     ring = sorted(
         # The index first: "1" + "1" and "11" are different points.
         (_point(f"{i}:{name}"), name)
         for name in names
-        for i in range(max(1, round(_POINTS * exact[name] / mean)))
+        for i in range(max(1, round(_POINTS * Fraction(weighed[name]) / mean)))
     )
     points = [point for point, _ in ring]
     table = []

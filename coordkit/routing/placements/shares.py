@@ -84,3 +84,13 @@ def quotas(
                 f"a share of at least 1/{slots} is allowed"
             )
     return whole
+
+
+def capacities(names: Sequence[str], weights: Mapping[str, float], slots: int, bound: float) -> dict[str, int]:
+    """Return ``bound`` times the share of each name in ``slots``, rounded up; ValueError or TypeError for no bound."""
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+        raise TypeError(f"bound={bound!r}; a number of at least 1 is allowed")
+    if not (math.isfinite(bound) and bound >= 1):
+        raise ValueError(f"bound={bound!r}; a finite number of at least 1 is allowed")
+    total = sum(Fraction(weights[name]) for name in names)
+    return {name: math.ceil(Fraction(bound) * slots * Fraction(weights[name]) / total) for name in names}
