@@ -59,7 +59,7 @@ class Directory(Generic[C]):
         return self._shards
 
     def slot(self, key: Any) -> int:
-        """Return the slot (0 to 16383) of ``key``, hashed as it goes on the wire; in Redis Cluster too."""
+        """Return the slot (0 to 16383) of ``key`` as it goes on the wire: that of Redis Cluster and of a `SlotMap`."""
         return self._router.slot(key)
 
     def shard_for(self, key: Any) -> str:

@@ -325,7 +325,8 @@ made = [
     rendezvous(shards, weights), slot_map(shards, weights), bounded_loads(shards, weights),
     slot_map(shards).rebalance(shards - {"users-a"} | {"x"}, {"x": 0.3}),
     *(ketama(shards, weights, dialect=d)
-      for d in ("libketama", "libmemcached", "libmemcached-spy", "spymemcached", "twemproxy")),
+      for d in ("libketama", "libmemcached", "libmemcached-spy", "twemproxy")),
+    ketama(shards, dialect="spymemcached"),
     envoy_ring(hashed, weights), maglev(shards, weights), hrw(shards), hrw(shards, dialect="pymemcache"),
     modula(hashed, weights), jump(hashed), rendezvous(shards, weights, bound=1.05),
 ]
@@ -343,8 +344,8 @@ b9b5e012be3a362e f929ba 'x'
 2dac08bac30e5b3b 193560 'users-a'
 2dac08bac30e5b3b 193560 'users-a'
 6adef2bdfa3ab90b b860b3 'users-a'
-a477654f62b8cc19 3e9488 'users-a'
 d67f4de1bc271e71 8c59cc '\xe9'
+a477654f62b8cc19 3e9488 'users-a'
 ea596147b20ebf4f 688978 'users-a'
 504213561ac98f19 df52ce 'users-c'
 0ae5775035b49a24 c285ea 'users-a'
@@ -525,6 +526,7 @@ def test_bad_weights_are_refused_by_name(kind: str) -> None:
     [
         (lambda: ketama(["a"], dialect="ketama"), "dialect='ketama'; one of libketama, libmemcached"),  # type: ignore[arg-type]
         (lambda: ketama(["a"], dialect="libketama", hash="md6"), "hash='md6'; one of one_at_a_time, md5"),
+        (lambda: ketama(["a"], {"a": 1}, dialect="spymemcached"), "spymemcached's shards have none"),
         (lambda: hrw(["a"], dialect="redis"), "dialect='redis'; one of go-redis, pymemcache"),  # type: ignore[arg-type]
         (lambda: jump(["a"], hash="crc"), "hash='crc'; one of"),
         (lambda: modula(["a"], hash="crc"), "hash='crc'; one of"),

@@ -9,7 +9,7 @@ dialect            label of 10.0.0.1:11211      points of a shard             ha
 libketama          ``10.0.0.1:11211-k``         4 * floor(p * 40 * n)         md5
 libmemcached       ``10.0.0.1-k``               4 * floor(p * 40 * n + tiny)  md5
 libmemcached-spy   ``/10.0.0.1:11211-k``        4 * floor(p * 40 * n + tiny)  md5
-spymemcached       ``10.0.0.1:11211-k``         160, whatever the weight      md5
+spymemcached       ``10.0.0.1:11211-k``         160, and no weights           md5
 twemproxy          ``10.0.0.1-k``               4 * floor(p * 40 * n + tiny)  fnv1a_64
 =================  ===========================  ============================  =================
 
@@ -87,10 +87,12 @@ def ketama(
     ``shards`` are the names that it hashed, such as "10.0.0.1:11211"; ``weights`` whole numbers, 1 where a name is
     missing. ``hash`` is the hash of keys where it is not the dialect's own (`coordkit.routing.HASHES` has the names),
     ``hash_tags`` twemproxy's ``hash_tag: "{}"``. Raise NoNodes without any shard, ValueError for duplicate names,
-    weights that are not whole, another dialect or hash, and for shards whose weights leave no point at all.
+    weights that are not whole, another dialect or hash, and weights for spymemcached, which has none.
     """
     if dialect not in _RULES:
         raise ValueError(f"dialect={dialect!r}; one of {', '.join(get_args(Dialect))} is allowed")
+    if dialect == "spymemcached" and weights is not None:
+        raise ValueError(f"weights={weights!r}; spymemcached's shards have none, None is allowed")
     names = sorted(checked_names(shards))
     weighed = whole_weights(names, weights)
     rules, total = _RULES[dialect], sum(weighed.values())
