@@ -192,7 +192,11 @@ def test_batch_lookups_equal_single_ones() -> None:
     keys += [key.encode() for key in keys if isinstance(key, str)]
     owners = [placement.lookup(key) for key in keys]
     assert placement.lookup_many(iter(keys)) == owners == [placement.owner(slot_of(key)) for key in keys]
+    assert placement.lookup_many(reversed(keys)) == owners[::-1]
     assert placement.lookup_many([]) == []
+    for strange in ([5], ["a", None], [b"a", 5]):
+        with pytest.raises((TypeError, AttributeError)):
+            placement.lookup_many(strange)  # type: ignore[arg-type]  # this is the point
 
 
 @pytest.mark.parametrize("slot", [-1, SLOTS])

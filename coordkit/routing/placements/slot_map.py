@@ -61,11 +61,12 @@ class SlotMap(Placement):
         table, crc, tag = self.table, crc_hqx, tagged
         listed: list[Any] = list(keys)
         try:
-            # What is most asked for first: keys that are all str. Text is searched for a brace faster than bytes.
-            return [table[crc(key.encode() if "{" not in key else tag(key.encode()), 0) & 0x3FFF] for key in listed]
-        except TypeError:  # of bytes, which contain no str
-            if set(map(type, listed)) != {bytes}:
-                listed = [key.encode() if isinstance(key, str) else key for key in listed]
+            # All are of one type, usually; text is searched for a brace faster than bytes, and neither for the other's.
+            if listed and isinstance(listed[0], str):
+                return [table[crc(key.encode() if "{" not in key else tag(key.encode()), 0) & 0x3FFF] for key in listed]
+            return [table[crc(tag(key) if BRACE in key else key, 0) & 0x3FFF] for key in listed]
+        except TypeError:
+            listed = [key.encode() if isinstance(key, str) else key for key in listed]
         return [table[crc(tag(key) if BRACE in key else key, 0) & 0x3FFF] for key in listed]
 
     def owner(self, slot: int) -> str:
