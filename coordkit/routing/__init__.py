@@ -1,27 +1,52 @@
 """Which shard owns a key, and which of several nodes is asked next.
 
-Read `slots` (a key's slot), `placement` (a slot's shard), `commands` (a command's keys), `plan` and `router` (what is
-sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards; what both share is in
-`client_shards`, `client_batch`, `client_pipeline` and `client_errors`. `balance` picks among equals,
+Read `slots` (a key's slot), `placement` and `placements/` (a key's shard), `commands` (a command's keys), `plan` and
+`router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards; what
+both share is in `client_shards`, `client_batch`, `client_pipeline` and `client_errors`. `balance` picks among equals,
 `health` sets aside who failed; `shares` shares work out.
+
+New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
+that another router placed: `ketama`, `envoy_ring`, `maglev`, `hrw`, `jump`, `modula`. ``ShardedRedis(placement=...)``
+takes any of them.
 """
 
 from __future__ import annotations
 
 from coordkit.routing.balance import LeastOutstanding, Random, RoundRobin, SmoothWeightedRoundRobin, Sticky
 from coordkit.routing.health import SetAside
-from coordkit.routing.placement import Placement, rendezvous
+from coordkit.routing.placement import Placement
+from coordkit.routing.placements.bounded_loads import bounded_loads
+from coordkit.routing.placements.envoy_ring import envoy_ring
+from coordkit.routing.placements.hashes import HASHES
+from coordkit.routing.placements.hrw import hrw
+from coordkit.routing.placements.jump import jump, jump_hash
+from coordkit.routing.placements.ketama import ketama
+from coordkit.routing.placements.maglev import maglev
+from coordkit.routing.placements.modula import modula
+from coordkit.routing.placements.rendezvous import rendezvous
+from coordkit.routing.placements.slot_map import SlotMap, slot_map
 from coordkit.routing.slots import SLOTS, slot_of
 
 __all__ = [
+    "HASHES",
     "SLOTS",
     "LeastOutstanding",
     "Placement",
     "Random",
     "RoundRobin",
     "SetAside",
+    "SlotMap",
     "SmoothWeightedRoundRobin",
     "Sticky",
+    "bounded_loads",
+    "envoy_ring",
+    "hrw",
+    "jump",
+    "jump_hash",
+    "ketama",
+    "maglev",
+    "modula",
     "rendezvous",
+    "slot_map",
     "slot_of",
 ]

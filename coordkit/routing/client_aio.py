@@ -41,7 +41,9 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     stays redis-py's ResponseError. Redis-py's error is the cause. A split raises the like if no shard did its part;
     if some did, PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the whole
     shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
-    Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`.
+    Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`, or by the ``placement`` that is
+    given instead of weights: any that `coordkit.routing` makes, of the same names. One without hash tags tears apart
+    what belongs together by its ``{tag}``, coordkit's own keys excepted, and CrossShardError says so.
     """
 
     _is_async_client: Literal[True] = True  # by which redis-py's annotations tell the flavours apart

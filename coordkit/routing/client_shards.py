@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 import redis.exceptions
 
 from coordkit.errors import CrossShardError
-from coordkit.routing.placement import Placement, rendezvous
+from coordkit.routing.placement import Placement
+from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.plan import Explanation, Plan, Question
 from coordkit.routing.router import Router
 
@@ -26,12 +27,21 @@ class Directory(Generic[C]):
     _client_type: ClassVar[type[Any]]
     _other_types: ClassVar[tuple[type[Any], ...]]
 
-    def __init__(self, shards: Mapping[str, C], *, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        shards: Mapping[str, C],
+        *,
+        weights: Mapping[str, float] | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         if not isinstance(shards, Mapping):
             raise TypeError(f"shards={shards!r}; a mapping of names to {_named(self._client_type)} is allowed")
-        placement = rendezvous(shards, weights)
+        if placement is None:
+            placement = rendezvous(shards, weights)
+        else:
+            _check_placement(placement, shards, weights)
         _check_clients(shards, self._client_type, self._other_types)
-        self._shards: Mapping[str, C] = MappingProxyType({name: shards[name] for name in placement.shards})
+        self._shards: Mapping[str, C] = MappingProxyType({name: shards[name] for name in sorted(placement.shards)})
         anyone: Any = next(iter(self._shards.values()))
         self._encoder = anyone.get_encoder()
         self._router = Router(placement, self._encoder.encode, self._encoder.encoding, self._encoder.encoding_errors)
@@ -41,7 +51,7 @@ class Directory(Generic[C]):
 
     @property
     def placement(self) -> Placement:
-        """Return the table of slots and shards."""
+        """Return what says which shard owns a key."""
         return self._router.placement
 
     def shards(self) -> Mapping[str, C]:
@@ -49,7 +59,7 @@ class Directory(Generic[C]):
         return self._shards
 
     def slot(self, key: Any) -> int:
-        """Return the slot (0 to 16383) of ``key``, hashed as it goes on the wire."""
+        """Return the slot (0 to 16383) of ``key`` as it goes on the wire: that of Redis Cluster and of a `SlotMap`."""
         return self._router.slot(key)
 
     def shard_for(self, key: Any) -> str:
@@ -58,7 +68,7 @@ class Directory(Generic[C]):
 
     def owners(self, key: Any, n: int = 1) -> list[str]:
         """Return ``n`` distinct shards in order of preference, the owner of ``key`` first; ValueError for another n."""
-        return self._router.placement.owners(self._router.bytes_of(key), n)
+        return self._router.placement.owners(self._router.placed(self._router.bytes_of(key)), n)
 
     def client_for(self, key: Any) -> C:
         """Return the plain client of the shard that owns ``key``; what is sent through it is not routed."""
@@ -137,6 +147,18 @@ def _one_shard(name: str, why: str) -> CrossShardError:
 
 def _named(kind: type[Any]) -> str:
     return "redis.asyncio.Redis" if ".asyncio" in kind.__module__ else "redis.Redis"
+
+
+def _check_placement(placement: Any, shards: Mapping[str, Any], weights: Any) -> None:
+    if not isinstance(placement, Placement):
+        raise TypeError(f"placement={placement!r}; a Placement, as coordkit.routing makes them, is allowed")
+    if weights is not None:
+        raise ValueError(f"weights={weights!r} beside a placement; it has weights of its own, None is allowed")
+    if set(placement.shards) != set(shards):
+        raise ValueError(
+            f"placement has the shards {sorted(placement.shards)!r} and shards the names {sorted(shards)!r}; the same "
+            "are allowed"
+        )
 
 
 def _check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type[Any], ...]) -> None:

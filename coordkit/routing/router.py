@@ -10,8 +10,9 @@ from coordkit.errors import CrossShardError
 from coordkit.routing import command_table
 from coordkit.routing.commands import ASK, entries_of, key_positions, sort_patterns, wire_arguments, word
 from coordkit.routing.placement import Placement
+from coordkit.routing.placements.slot_map import SlotMap
 from coordkit.routing.plan import Explanation, Join, Part, Plan, Question, first
-from coordkit.routing.slots import tagged
+from coordkit.routing.slots import BRACE, tagged
 
 # Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
 SPLIT = {"MGET": 1, "MSET": 2, "DEL": 1, "UNLINK": 1, "EXISTS": 1, "TOUCH": 1}
@@ -59,7 +60,7 @@ class Router:
         errors: str = "strict",
     ) -> None:
         self.placement = placement
-        self._table = placement.table
+        self._table = placement.table if isinstance(placement, SlotMap) else None
         self._encode, self._encoding, self._errors = encode or _buffer, encoding, errors
         self._rules = {name: rule for rule, names in command_table.RULES.items() for name in names.split()}
         self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
@@ -77,12 +78,21 @@ class Router:
 
     def route(self, key: Any) -> str:
         """Return the shard of ``key``."""
-        # The same as table[slot(key)], written out: every command passes here.
+        # The same as placement.lookup(bytes), for a SlotMap written out: every command passes here.
         if isinstance(key, str):
             key = key.encode(self._encoding, self._errors)
         elif type(key) is not bytes:
             key = self.bytes_of(key)
-        return self._table[crc_hqx(tagged(key) if b"{" in key else key, 0) & 0x3FFF]
+        if self._table is None:
+            return self.placement.lookup(self.placed(key))
+        return self._table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF]
+
+    def placed(self, key: bytes) -> bytes:
+        """Return what the placement is asked for ``key``: the key, or the tag of a key of coordkit's own.
+
+        No other router placed those, and a placement that heeds no tags would tear the keys of one lock apart.
+        """
+        return tagged(key) if not self.placement.hash_tags and key.startswith(b"coordkit:") else key
 
     def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
         """Return the shard of a command whose only key is its first argument: most are; None for any other."""
@@ -212,7 +222,7 @@ class Router:
         for pattern in sort_patterns(wire):
             before, _, _ = self.bytes_of(pattern).partition(b"*")
             # Only a tag that closes before the star says where the keys are that the pattern will name.
-            known = tagged(before) != before
+            known = self.placement.hash_tags and tagged(before) != before
             shards = {key: self.route(key) for key in _names(keys)}
             shards[_names([pattern])[0]] = self.route(pattern) if known else "any shard"
             if len(set(shards.values())) > 1:
@@ -229,7 +239,8 @@ class Router:
         return CrossShardError(
             name.replace("|", " "),
             f"its keys are on {len(set(shards))} shards and it cannot be split: {named}. "
-            "Give the keys one {tag}, or send a command for each shard",
+            + ("Give the keys one {tag}, or send" if self.placement.hash_tags else "Send")
+            + " a command for each shard",
             shards=where,
         )
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from coordkit.routing.placement import Placement, rendezvous
+from coordkit.routing.placement import Placement
+from coordkit.routing.placements.rendezvous import rendezvous
 
 
 def share_out(partitions: Iterable[str], members: Iterable[str]) -> dict[str, str]:

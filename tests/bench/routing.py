@@ -1,17 +1,16 @@
 """What routing costs: `python tests/bench/routing.py [--rounds N]`.
 
-Lookups in nanoseconds beside a floor (and beside uhashring and tooz where they are importable), building a placement,
-and GET, SET, a pipeline of 100 and MGET of 100 through ShardedRedis beside redis-py on one server, both flavours. It
-starts its own three servers on loopback. All rivals take turns in each round; a ratio is the median over the rounds of
-the ratio to redis-py in the same round. Client and servers are pinned to one core where the system lets them be,
-because loopback is bimodal across cores; read the ratios, the absolute values drift with the machine.
+GET, SET, a pipeline of 100 and MGET of 100 through ShardedRedis beside redis-py on one server, both flavours; what a
+lookup alone costs is in `placement.py`. It starts its own three servers on loopback. All rivals take turns in each
+round; a ratio is the median over the rounds of the ratio to redis-py in the same round. Client and servers are pinned
+to one core where the system lets them be, because loopback is bimodal across cores; read the ratios, the absolute
+values drift with the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -21,8 +20,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from coordkit.routing import client, client_aio, rendezvous, slot_of
-from coordkit.routing.router import Router
+from coordkit.routing import client, client_aio
 from coordkit.testing.processes import RedisProcess, start_redis_servers
 
 KEYS = [f"user:{i}:name" for i in range(100)]
@@ -35,8 +33,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     print(f"redis-py {redis.__version__}")
-    lookups(rounds)
-    building()
     servers = start_redis_servers(3)
     try:
         print(f"\nclient and servers: {pinned(servers)}")
@@ -55,74 +51,6 @@ def pinned(servers: list[RedisProcess]) -> str:
     for pid in (0, *(server.pid for server in servers)):
         os.sched_setaffinity(pid, {core})
     return f"pinned to core {core}"
-
-
-def lookups(rounds: int) -> None:
-    """Time one lookup of each rival."""
-    names = [f"redis-{i}" for i in range(10)]
-    placement = rendezvous(names)
-    router = Router(placement)
-    wire = [key.encode() for key in KEYS]
-    tagged = ["{" + key + "}:x" for key in KEYS]
-    rivals: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
-        "floor: a call that does nothing": (lambda key: key, list(KEYS)),
-        "slot_of(str)": (slot_of, list(KEYS)),
-        "Placement.route(bytes)": (placement.route, wire),
-        "Placement.route(str)": (placement.route, list(KEYS)),
-        "Placement.route(tagged str)": (placement.route, tagged),
-        "Router.route(str), as ShardedRedis does": (router.route, list(KEYS)),
-    }
-    absent = []
-    for name, load in (("uhashring", uhashring), ("tooz", tooz)):
-        try:
-            rivals[f"{name}, get one node"] = load(names)
-        except ImportError:
-            absent.append(name)
-    per_key: dict[str, list[float]] = {name: [] for name in (*rivals, "Placement.route_many(str), per key")}
-    for _ in range(rounds):
-        for name, (lookup, keys) in rivals.items():
-            begin = time.perf_counter_ns()
-            for _ in range(20):
-                for key in keys:
-                    lookup(key)
-            per_key[name].append((time.perf_counter_ns() - begin) / (20 * len(keys)))
-        begin = time.perf_counter_ns()
-        for _ in range(20):
-            placement.route_many(KEYS)
-        per_key["Placement.route_many(str), per key"].append((time.perf_counter_ns() - begin) / (20 * len(KEYS)))
-    print(f"\n{'one lookup among 10 shards':44} {'ns':>7} {'x route(str)':>13}")
-    base = per_key["Placement.route(str)"]
-    for name, times in per_key.items():
-        ratio = median(one / other for one, other in zip(times, base, strict=True))
-        print(f"{name:44} {median(times):7.0f} {ratio:13.2f}")
-    for name in absent:
-        print(f"{name:44} not installed, not measured")
-
-
-def uhashring(names: list[str]) -> tuple[Callable[[Any], Any], list[Any]]:
-    ring = importlib.import_module("uhashring").HashRing(nodes=names)
-    return ring.get_node, list(KEYS)
-
-
-def tooz(names: list[str]) -> tuple[Callable[[Any], Any], list[Any]]:
-    ring = importlib.import_module("tooz.hashring").HashRing(names)
-    return ring.get_nodes, [key.encode() for key in KEYS]
-
-
-def building() -> None:
-    """Time the building of placements."""
-    print(f"\n{'building a placement':44} {'ms':>7}")
-    for shards in (3, 10, 100, 1000):
-        names = [f"redis-{i}" for i in range(shards)]
-        for kind, weights in (("", None), (", weighted", {name: 1 + i % 3 for i, name in enumerate(names)})):
-            taken = median(timed(names, weights) for _ in range(3 if shards < 1000 else 1))
-            print(f"{f'{shards} shards{kind}':44} {taken:7.0f}")
-
-
-def timed(names: list[str], weights: dict[str, int] | None) -> float:
-    begin = time.perf_counter()
-    rendezvous(names, weights)
-    return (time.perf_counter() - begin) * 1e3
 
 
 def table(title: str, operations: dict[str, dict[str, list[float]]]) -> None:

@@ -129,7 +129,7 @@ def test_every_command_of_the_server_is_dealt_with_on_purpose(server: Server) ->
         else:
             assert keys, f"{name} has no key, but goes to {outcome.parts}"
             [part] = outcome.parts
-            assert [part.shard] * len(keys) == [PLACEMENT.route(key) for key in keys], args
+            assert [part.shard] * len(keys) == [PLACEMENT.lookup(key) for key in keys], args
             assert sorted(map(router.bytes_of, part.names)) == sorted(keys), args
             assert list(part.args) == args
             done["routed"] += 1
@@ -140,27 +140,30 @@ def test_every_command_of_the_server_is_dealt_with_on_purpose(server: Server) ->
 
 def test_every_command_with_keys_on_two_shards_is_split_or_refused(server: Server) -> None:
     router = Router(PLACEMENT)
-    one, other = "key:1", next(f"key:{i}" for i in range(99) if PLACEMENT.route(f"key:{i}") != PLACEMENT.route("key:1"))
+    one, other = (
+        "key:1",
+        next(f"key:{i}" for i in range(99) if PLACEMENT.lookup(f"key:{i}") != PLACEMENT.lookup("key:1")),
+    )
     done = Counter[str]()
     for name, entry in server.entries():
         args = sample(router, name, entry, one, other)
         keys = None if name in BROADCAST else server.keys(args)
         if (
             keys is None
-            or len({PLACEMENT.route(key) for key in keys}) < 2
+            or len({PLACEMENT.lookup(key) for key in keys}) < 2
             or name in NEEDS_A_CONNECTION
             or is_channel(name)
         ):
             continue
         outcome = planned(router, server, args)
         if isinstance(outcome, CrossShardError):
-            assert outcome.shards == {one: PLACEMENT.route(one), other: PLACEMENT.route(other)}, name
+            assert outcome.shards == {one: PLACEMENT.lookup(one), other: PLACEMENT.lookup(other)}, name
             done["refused"] += 1
         else:
             assert name in SPLIT
             assert outcome.action == "split"
             sent = {key: part.shard for part in outcome.parts for key in part.names}
-            assert sent == {one: PLACEMENT.route(one), other: PLACEMENT.route(other)}, name
+            assert sent == {one: PLACEMENT.lookup(one), other: PLACEMENT.lookup(other)}, name
             done[name] += 1
     assert done["refused"] > 20
     assert {name for name in done if name != "refused"} == set(SPLIT)

@@ -42,7 +42,7 @@ def key_on(coordkit_namespace: str) -> Callable[..., str]:
 
     def find(shard: str, nth: int = 0) -> str:
         keys = (f"{coordkit_namespace}:{i}" for i in range(10_000))
-        found = [key for key in keys if PLACEMENT.route(key) == shard]
+        found = [key for key in keys if PLACEMENT.lookup(key) == shard]
         return found[nth]
 
     return find
@@ -51,7 +51,7 @@ def key_on(coordkit_namespace: str) -> Callable[..., str]:
 @pytest.fixture
 def keys(coordkit_namespace: str) -> list[str]:
     keys = [f"{coordkit_namespace}:{i}" for i in range(30)]
-    assert {PLACEMENT.route(key) for key in keys} == set(NAMES)
+    assert {PLACEMENT.lookup(key) for key in keys} == set(NAMES)
     return keys
 
 
@@ -109,7 +109,7 @@ async def test_keys_of_each_type_are_hashed_as_they_go_on_the_wire(flavour: Any,
         (1.5, b"1.5"),
     ]:
         assert shards.slot(key) == slot_of(wire)
-        assert shards.shard_for(key) == PLACEMENT.route(wire)
+        assert shards.shard_for(key) == PLACEMENT.lookup(wire)
     assert shards.slot("é") == slot_of("é".encode())
     assert latin.slot("é") == slot_of("é".encode("latin-1"))
 
@@ -330,10 +330,10 @@ async def test_a_shard_that_is_down_fails_its_own_keys_only(
     assert await maybe(shards.set(up, 1)) is True
     with pytest.raises(PartialFailure) as partial:
         await maybe(shards.mset(dict.fromkeys(keys, 7)))
-    assert set(partial.value.failed) == {key for key in keys if PLACEMENT.route(key) == "b"}
+    assert set(partial.value.failed) == {key for key in keys if PLACEMENT.lookup(key) == "b"}
     assert {shard for shard, _ in partial.value.failed.values()} == {"b"}
     assert all(isinstance(failed, StoreUnavailable) for _, failed in partial.value.failed.values())
-    assert partial.value.ok == {key: True for key in keys if PLACEMENT.route(key) != "b"}
+    assert partial.value.ok == {key: True for key in keys if PLACEMENT.lookup(key) != "b"}
     with pytest.raises(PartialFailure) as partial:
         await maybe(shards.mget(keys))
     assert set(partial.value.ok.values()) == {b"7"}
@@ -622,7 +622,7 @@ async def test_keys_that_only_the_server_can_find_are_asked_for(flavour: Any, ur
 async def test_introspection_agrees_with_what_is_done(flavour: Any, urls: Any, key_on: Any) -> None:
     shards, one, other = sharded(flavour, urls), key_on("a"), key_on("b")
     assert tuple(shards.shards()) == NAMES
-    assert shards.shard_for(one) == PLACEMENT.route(one) == shards.owners(one)[0] == "a"
+    assert shards.shard_for(one) == PLACEMENT.lookup(one) == shards.owners(one)[0] == "a"
     assert shards.client_for(one) is shards.on("a") is shards.shards()["a"]
     assert sorted(shards.owners(one, 3)) == list(NAMES)
     assert shards.placement == PLACEMENT

@@ -204,6 +204,7 @@ async def zookeeper_locks_awaited(zk: object) -> None:
 
 def routing(a: redis.Redis, b: redis.Redis) -> None:
     shards = coordkit.ShardedRedis({"a": a, "b": b}, weights={"b": 2})
+    assert_type(coordkit.ShardedRedis({"a": a, "b": b}, placement=shards.placement).placement.lookup(b"k"), str)
     shards.set("k", 1)
     shards.mget(["k", "l"])
     assert_type(shards.shard_for("k"), str)

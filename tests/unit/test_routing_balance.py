@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from coordkit.errors import NoNodes
 from coordkit.routing import Random, RoundRobin, SmoothWeightedRoundRobin
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "routing_vectors.json").read_text())[
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "ring_vectors.json").read_text())[
     "smooth_wrr"
 ]
 

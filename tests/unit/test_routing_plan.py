@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from coordkit.errors import CrossShardError, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
+from coordkit.routing import ketama, rendezvous
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.commands import entries_of, key_positions, wire_arguments
-from coordkit.routing.placement import rendezvous
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.router import Router
 
@@ -17,7 +17,7 @@ PLACEMENT = rendezvous(["a", "b", "c"])
 
 
 def key_on(shard: str, nth: int = 0) -> str:
-    return [key for key in (f"key:{i}" for i in range(100)) if PLACEMENT.route(key) == shard][nth]
+    return [key for key in (f"key:{i}" for i in range(100)) if PLACEMENT.lookup(key) == shard][nth]
 
 
 A, B, C = (key_on(shard) for shard in "abc")
@@ -359,3 +359,13 @@ def test_keys_that_only_a_server_can_find_are_asked_for_each_time() -> None:
         router.answer(again, [A, B])
     with pytest.raises(CrossShardError, match="without a key"):
         router.answer(again, [])
+
+
+def test_of_a_placement_without_hash_tags_a_pattern_says_nothing_of_the_shard() -> None:
+    placement = ketama(["a", "b", "c"], dialect="libketama")
+    with pytest.raises(CrossShardError, match="BY or GET"):
+        Router(placement).plan(("SORT", "{x}", "BY", "{x}:*"), {})
+    tagged = ketama(["a", "b", "c"], dialect="libketama", hash_tags=True)
+    planned = Router(tagged).plan(("SORT", "{x}", "BY", "{x}:*"), {})
+    assert isinstance(planned, Plan)
+    assert planned.parts[0].shard == tagged.lookup("x")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordkit.routing import SLOTS, slot_of
 from coordkit.routing.slots import tagged
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "routing_vectors.json").read_text())[
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "ring_vectors.json").read_text())[
     "redis_cluster_slots"
 ]
 
