@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from regime.environment import ENVIRONMENT
 from regime.history import now
 from regime.worker import Plan
 
@@ -41,7 +42,7 @@ class Member:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "regime.worker", str(os.getpid()), str(plan)],
-                env=os.environ | {"PYTHONPATH": path},
+                env=ENVIRONMENT | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
