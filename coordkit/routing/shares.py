@@ -1,6 +1,6 @@
 """Who of several works on which partition: even shares, the same for everybody who knows the same members.
 
-Each partition ranks the members as the slots rank the shards, by `rendezvous`, and takes the first that has room: no
+Each partition ranks the members by rendezvous hashing (`hrw`), and takes the first that has room: no
 member has more than one partition more than another. Not promised is that only the ideal share moves when a member
 comes or goes: keeping the shares even moves some more.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from coordkit.routing.placement import Placement
-from coordkit.routing.placements.rendezvous import rendezvous
+from coordkit.routing.placements.hrw import hrw
 
 
 def share_out(partitions: Iterable[str], members: Iterable[str]) -> dict[str, str]:
@@ -35,4 +35,4 @@ def share_out(partitions: Iterable[str], members: Iterable[str]) -> dict[str, st
 
 @lru_cache(maxsize=4)
 def _ranking(names: tuple[str, ...]) -> Placement:
-    return rendezvous(names)
+    return hrw(names)

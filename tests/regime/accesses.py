@@ -140,7 +140,7 @@ def _through(access: Callable[[Any, str], Any], done: str | None) -> Operation:
         wrong = []
         allowed = [(int(OURS), done)] + [(int(BEFORE), "1")] * (told == "unknown")
         # The network carried a user's script out twice, which no client can keep it from.
-        allowed += [(int(OURS), "3")] * (done == "2" and fault == "twice")
+        allowed += [(int(OURS), "3")] * (done == "2" and fault in ("twice", "late"))
         if stage.facts["between"] not in allowed:
             wrong.append(f"told {told!r}, and the fence and the value were {stage.facts['between']}")
         if (value := stage.direct.get(_key(stage))) != b"next":

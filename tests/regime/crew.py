@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from regime.environment import ENVIRONMENT
 from regime.history import now
 
 _TESTS = Path(__file__).resolve().parents[1]
@@ -44,7 +45,7 @@ class Member:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", plan.module, str(os.getpid()), str(plan)],
-                env=os.environ | {"PYTHONPATH": path},
+                env=ENVIRONMENT | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from regime.environment import ENVIRONMENT
 from regime.lost_answers import enumerate_faults, every
 from regime.subjects import SUBJECTS
 
@@ -56,10 +56,7 @@ def _find(flavour: str, kind: str, operation: str, mutant: str, urls: list[str])
     if not mutant:
         return enumerate_faults(flavour, kind, operation, urls)
     command = [sys.executable, "-m", "regime.lost_answers", flavour, kind, operation, ",".join(urls), mutant]
-    # In this thread the environment is handed over: pytest, in its own, keeps changing the process's while execve reads
-    # it, and a command was once refused for it (EFAULT).
-    environment = dict(os.environ)
-    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run(command, cwd=TESTS, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=True)
     return list(json.loads(done.stdout))
 
 
