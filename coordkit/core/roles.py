@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Generic, Literal, NamedTuple, TypeVar, cast
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar, cast
 
 from coordkit._ports import Runtime
 from coordkit.core.following import Follower, Following
@@ -27,7 +28,8 @@ _log = logging.getLogger("coordkit")
 R = TypeVar("R")
 
 
-class Duties(NamedTuple, Generic[R]):
+@dataclass(frozen=True)  # a NamedTuple can be generic since Python 3.11 only
+class Duties(Generic[R]):
     """What is done in each role."""
 
     primary: Callable[[Leadership], Awaitable[R]]
