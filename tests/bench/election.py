@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from kazoo.client import KazooClient
@@ -157,19 +158,30 @@ def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, times: 
 # -- hand-over
 
 FLOOR = "floor: delete, watch, then set"
+SAME = "the same in transactions, with a record"
+
+
+def transact(client: Any, *steps: tuple[Any, ...]) -> None:
+    transaction = client.transaction()
+    for name, *arguments in steps:
+        getattr(transaction, name)(*arguments)
+    transaction.commit()
 
 
 def waiter(pipe: Any, hosts: str, paths: dict[str, str]) -> None:
     """In a process of its own, as a successor is: wait in line when told, and say when it was entered."""
     client = connect(hosts)
-    enters = {name: SYSTEMS[name](client, path) for name, path in paths.items() if name != FLOOR}
+    enters = {name: SYSTEMS[name](client, path) for name, path in paths.items() if name in SYSTEMS}
     while name := pipe.recv():
-        if name == FLOOR:
-            gone = threading.Event()
-            client.get(f"{paths[FLOOR]}/watched", watch=lambda _, gone=gone: gone.set())
+        if name in (FLOOR, SAME):
+            gone, path = threading.Event(), paths[name]
+            client.get(f"{path}/watched", watch=lambda _, gone=gone: gone.set())
             pipe.send("waits")
             gone.wait()
-            client.set(paths[FLOOR], RECORD)
+            if name == FLOOR:
+                client.set(path, RECORD)
+            else:
+                transact(client, ("check", "/", -1), ("check", path, -1), ("set_data", path, RECORD))
             pipe.send(time.monotonic())
         else:
             pipe.send("waits")
@@ -182,18 +194,23 @@ def waiter(pipe: Any, hosts: str, paths: dict[str, str]) -> None:
 
 def hand_over(hosts: str, title: str, rounds: int, times: int) -> None:
     one, direct = connect(hosts), connect(hosts)
-    paths = {name: f"/{secrets.token_hex(4)}" for name in (FLOOR, *SYSTEMS)}
+    paths = {name: f"/{secrets.token_hex(4)}" for name in (FLOOR, SAME, *SYSTEMS)}
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     other = context.Process(target=waiter, args=(theirs, hosts, paths))
     other.start()
-    direct.ensure_path(paths[FLOOR])
+    for name in (FLOOR, SAME):
+        direct.ensure_path(paths[name])
 
     @contextmanager
-    def watched() -> Iterator[None]:
-        one.create(f"{paths[FLOOR]}/watched", ephemeral=True)
+    def watched(name: str) -> Iterator[None]:
+        node = f"{paths[name]}/watched"
+        one.create(node, ephemeral=True)
         yield
-        one.delete(f"{paths[FLOOR]}/watched")
+        if name == FLOOR:
+            one.delete(node)
+        else:
+            transact(one, ("delete", node), ("set_data", paths[name], RECORD))
 
     def handed_over(name: str, enter: Enter, line: str) -> float:
         with enter():
@@ -207,7 +224,9 @@ def hand_over(hosts: str, title: str, rounds: int, times: int) -> None:
         return at - began
 
     lines = {"coordkit.Election": "/candidates", "kazoo.Lock (its Election's)": ""}
-    runs: dict[str, Callable[[], float]] = {FLOOR: lambda: handed_over(FLOOR, watched, "")}
+    runs: dict[str, Callable[[], float]] = {
+        name: partial(handed_over, name, partial(watched, name), "") for name in (FLOOR, SAME)
+    }
     for name, make in SYSTEMS.items():
         enter = make(one, paths[name])
         line = paths[name] + lines[name] if name in lines else ""
