@@ -192,8 +192,11 @@ class Queue(Standing[Turn]):
             self._check_stop()
             now = self._runtime.now()
             asked = now if asked is None else asked
-            answer, own = await self._ask(*permit.take(slot))
-            if not isinstance(own, Exception):  # by this request, or by one before it that got no answer
+            taking, looking = permit.take(slot)
+            answer, own = await self._ask(taking, looking)
+            if isinstance(own, Exception):
+                self._session.ensemble.unwatch(looking)
+            else:  # by this request, or by one before it that got no answer
                 permit.entered(f"{permit.slots}/{slot}-{permit.permits}-{permit.guid}", own[1].owner)
                 alive = self._session.alive_as(permit.owner)
                 turn = self._proven(own[1].created, asked) if alive else None

@@ -258,6 +258,7 @@ async def test_deleting_what_it_stands_on_is_survived(flavour: Any, zk_client: A
     async with flavour.within(semaphore.hold(timeout=20)) as lease:
         assert lease.slot == 0
         assert len(slots(direct, path)) == 1
+    assert zk._coordkit_wire.bells._waiting == {}
     held = await flavour.maybe(semaphore.acquire(timeout=20))
     raze(direct, path)
     async with flavour.within(flavour.zk.Semaphore(direct, path, permits=1).hold(timeout=20)) as second:
