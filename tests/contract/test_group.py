@@ -577,3 +577,72 @@ def test_a_join_is_read_with_its_data_in_one_round_trip(zk_client: Any, path: st
         with coordkit.Group(zk_client(), path).join("a", data=b"1"):
             assert next(stream).joined == {"a"}
         assert [(type(each).__name__, each.path) for each in asked] == [("GetData", f"{path}/a")]
+
+
+async def test_who_is_cut_off_does_not_claim_to_know(
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+) -> None:
+    """Curator's GroupMember always lists itself, connected or not; kazoo's Party says ``participating`` (K20)."""
+    proxy = coordkit_faults.proxy(coordkit_zk_server)
+    cut, seen = zk_client(timeout=2.0, hosts=proxy.address), zk_client()
+    group = flavour.Group(cut, path)
+    async with flavour.within(group.join("a")):
+        proxy.cut()
+        await flavour.until(lambda: not cut.connected)
+        with pytest.raises(StoreUnavailable):
+            await flavour.maybe(group.members())
+        proxy.heal()
+        await flavour.until(lambda: cut.connected, 20)
+        await flavour.until(lambda: _owner(seen, f"{path}/a") == cut.client_id[0], 20)
+        assert await flavour.maybe(group.members()) == {"a": b""}
+
+
+async def test_a_restarted_process_has_its_identity_at_once(flavour: Any, zk_client: Any, path: str) -> None:
+    """tooz raises MemberAlreadyExist, and kazoo shows a twin, until the session of the dead one has ended."""
+    dead, seen = zk_client(timeout=30.0), zk_client()
+    seen.ensure_path(path)
+    dead.create(f"{path}/a", b"before", ephemeral=True)  # and then it died without a word
+    reader = Reader(flavour, flavour.Group(seen, path))
+    await flavour.until(lambda: reader.members == {"a": b"before"})
+    async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"after")):
+        await flavour.until(lambda: reader.members == {"a": b"after"})
+        assert await flavour.maybe(flavour.Group(seen, path).members()) == {"a": b"after"}
+    await flavour.until(lambda: reader.members == {})
+    await reader.close()
+    assert [set(each.left) for each in reader.changes] == [set(), set(), {"a"}], "there was no gap"
+
+
+async def test_a_join_and_a_leave_between_two_looks_is_no_news(flavour: Any, zk_client: Any, path: str) -> None:
+    """kazoo's ChildrenWatch calls with the list that it called with before (K19)."""
+    other, reader = flavour.Group(zk_client(), path), Reader(flavour, flavour.Group(zk_client(), path))
+    await flavour.until(lambda: reader.members == {})
+    for i in range(30):
+        async with flavour.within(other.join(f"m{i}")):
+            pass
+    async with flavour.within(other.join("last")):
+        await flavour.until(lambda: reader.members == {"last": b""})
+    await reader.close()
+    assert all(each.joined or each.left or each.updated for each in reader.changes[1:])
+
+
+async def test_a_resync_is_marked(
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+) -> None:
+    """What came and went while the connection was lost is not told, and that is."""
+    proxy, other = coordkit_faults.proxy(coordkit_zk_server), flavour.Group(zk_client(), path)
+    cut = zk_client(timeout=20.0, hosts=proxy.address)
+    reader = Reader(flavour, flavour.Group(cut, path))
+    await flavour.until(lambda: reader.members == {})
+    async with flavour.within(other.join("a")):
+        await flavour.until(lambda: reader.members == {"a": b""})
+        proxy.cut()
+        await flavour.until(lambda: not cut.connected)
+        async with flavour.within(other.join("came and went")):
+            pass
+        async with flavour.within(other.join("b")):
+            proxy.heal()
+            await flavour.until(lambda: reader.members == {"a": b"", "b": b""}, 20)
+        await flavour.until(lambda: reader.members == {"a": b""})
+    await flavour.until(lambda: reader.members == {})
+    await reader.close()
+    assert [each.resync for each in reader.changes] == [False, False, True, False, False]
