@@ -336,6 +336,9 @@ async def test_it_works_inside_a_chroot(flavour: Any, coordkit_zk: Any) -> None:
         assert coordkit_zk.get("/members/a")[0] == b"1"
         stream = flavour.each(group.watch())
         assert (await anext(stream)).members == {"a": b"1"}
+        async with flavour.within(group.join("b")):
+            assert (await anext(stream)).joined == {"b"}
+        assert (await anext(stream)).left == {"b"}
         coordkit_zk.set("/members/a", b"by hand")
         await flavour.until(lambda: coordkit_zk.get("/members/a")[0] == b"1")
 

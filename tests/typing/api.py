@@ -140,6 +140,13 @@ def zookeeper(zk: object) -> None:
         assert_type(group.members(), dict[str, bytes])
     for change in group.watch():
         assert_type(change, coordkit.Change)
+    with group.balance(coordkit.Sticky(), failures=(OSError,)) as balance, balance.pick("key") as pick:
+        assert_type(balance, coordkit.Balance)
+        assert_type(pick.data, bytes)
+    share = group.share("me", ["p1", "p2"], data=coordkit.to_json({"zone": 1}))
+    share.run(lambda partition: partition.ending.wait())
+    assert_type(share.held(), dict[str, coordkit.Partition])
+    assert_type(share.owners(), dict[str, coordkit.Owner])
 
 
 async def zookeeper_awaited(zk: object) -> None:
@@ -164,6 +171,16 @@ async def zookeeper_awaited(zk: object) -> None:
         assert_type(member, coordkit.aio.Member)
     async for change in group.watch():
         assert_type(change, coordkit.Change)
+    async with group.balance() as balance:
+        with balance.pick(exclude={"me"}) as pick:
+            assert_type(pick.identity, str)
+
+    async def work(partition: coordkit.aio.Partition) -> None:
+        assert_type(partition.token, Token)
+
+    share = group.share("me", ["p1", "p2"])
+    assert_type(await share.owners(), dict[str, coordkit.Owner])
+    await share.run(work)
 
 
 def zookeeper_locks(zk: object) -> None:
