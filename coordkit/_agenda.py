@@ -18,16 +18,17 @@ LOOK = 1.0
 class Entry:
     """One action; cancelling it leaves an empty shell that is skipped or swept out later."""
 
-    __slots__ = ("action", "agenda")
+    __slots__ = ("action", "agenda", "when")  # set by who makes it, sooner than by an __init__
 
-    def __init__(self, agenda: Agenda, action: Callable[[], None]) -> None:
-        self.agenda = agenda
-        self.action: Callable[[], None] | None = action
+    agenda: Agenda
+    when: float
+    action: Callable[[], None] | None
 
     def cancel(self) -> None:
         if self.action is not None:
             self.action = None
-            self.agenda.cancelled += 1  # a lost count under a race only delays a sweep
+            if self.agenda.unsorted.pop(self, None) is None:
+                self.agenda.cancelled += 1  # a lost count under a race only delays a sweep
 
 
 class Agenda:
@@ -35,18 +36,37 @@ class Agenda:
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, Entry]] = []
+        self.unsorted: dict[Entry, Entry] = {}
         self.cancelled = 0
         self._order = count()
 
+    def sort(self) -> None:
+        """Put what is ``unsorted`` where it belongs.
+
+        What is put there is not looked at before that, and most of it is cancelled by then. Neither putting it there
+        nor cancelling it needs a guard.
+        """
+        self._sweep()
+        for entry in list(self.unsorted):
+            if self.unsorted.pop(entry, None) is not None and entry.action is not None:
+                self._push(entry)
+
     def add(self, when: float, action: Callable[[], None]) -> Entry:
         """Add an action; return its entry, by which it can be cancelled."""
+        self._sweep()
+        entry = Entry()
+        entry.agenda, entry.when, entry.action = self, when, action
+        self._push(entry)
+        return entry
+
+    def _sweep(self) -> None:
         if self.cancelled > 64 and self.cancelled * 2 > len(self.heap):
             self.heap = [item for item in self.heap if item[2].action is not None]
             heapq.heapify(self.heap)
             self.cancelled = 0
-        entry = Entry(self, action)
-        heapq.heappush(self.heap, (when, next(self._order), entry))
-        return entry
+
+    def _push(self, entry: Entry) -> None:
+        heapq.heappush(self.heap, (entry.when, next(self._order), entry))
 
     def is_next(self, entry: Entry) -> bool:
         return self.heap[0][2] is entry

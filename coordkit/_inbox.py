@@ -51,21 +51,21 @@ class Boxes(Generic[BoxT]):
     """The boxes of one inbox by holder."""
 
     def __init__(self) -> None:
-        self._boxes: dict[str, BoxT] = {}
+        self.by_holder: dict[str, BoxT] = {}
         self._gone: OrderedDict[str, Callable[[], None]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._boxes)
+        return len(self.by_holder)
 
     def __getitem__(self, holder: str) -> BoxT:
-        return self._boxes[holder]
+        return self.by_holder[holder]
 
     def add(self, holder: str, box: BoxT) -> None:
         self._gone.pop(holder, None)
-        self._boxes[holder] = box
+        self.by_holder[holder] = box
 
     def remove(self, holder: str, stray: Callable[[], None] | None) -> None:
-        self._boxes.pop(holder, None)
+        self.by_holder.pop(holder, None)
         if stray is not None:
             self._gone[holder] = stray
             while len(self._gone) > _GONE:
@@ -73,16 +73,19 @@ class Boxes(Generic[BoxT]):
 
     def addresses(self) -> set[str]:
         """Return where somebody waits."""
-        return {box.address for box in list(self._boxes.values())}
+        return {box.address for box in list(self.by_holder.values())}
 
     def other_than(self, one: BoxT, addresses: Container[str]) -> BoxT | None:
         """Return some other box at one of these addresses, if there is one."""
-        return next((box for box in list(self._boxes.values()) if box is not one and box.address in addresses), None)
+        for box in list(self.by_holder.values()):
+            if box is not one and box.address in addresses:
+                return box
+        return None
 
     def deliver(self, data: bytes) -> None:
         """Put a message where it belongs; a grant for somebody who left is given back."""
         holder, _, message = data.decode().partition(" ")
-        box = self._boxes.get(holder)
+        box = self.by_holder.get(holder)
         if box is not None:
             box.messages.append(message)
             box.ring()
@@ -91,10 +94,13 @@ class Boxes(Generic[BoxT]):
 
     def broken(self, address: str) -> None:
         """Tell everybody at an address that messages may have been lost."""
-        for box in list(self._boxes.values()):
+        for box in list(self.by_holder.values()):
             if box.address == address:
                 box.messages.append(BROKEN)
                 box.ring()
+
+
+MESSAGES = (b"message", b"smessage")
 
 
 def understood(reply: Any) -> tuple[str, str, bytes]:
@@ -102,7 +108,7 @@ def understood(reply: Any) -> tuple[str, str, bytes]:
     if not isinstance(reply, list) or len(reply) < 3:
         return "other", "", b""
     kind, channel, data = reply[:3]
-    if kind in (b"message", b"smessage"):
+    if kind in MESSAGES:
         return "message", channel.decode(), data
     if kind in (b"subscribe", b"ssubscribe"):
         return "subscribed", channel.decode(), b""

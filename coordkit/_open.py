@@ -17,6 +17,8 @@ from coordkit.errors import CoordError
 
 T = TypeVar("T")
 
+_frame = sys._getframe  # noqa: SLF001  the documented way to ask CPython and PyPy for a frame
+
 
 class OpenBlocks(Generic[T]):
     """The blocks of one lock that were entered and not yet left."""
@@ -32,13 +34,14 @@ class OpenBlocks(Generic[T]):
 
     def entered(self, place: object, block: T) -> None:
         """Remember a block, by its frame and by ``place``, its thread or task."""
-        self._entries.append((_statement(), place, block))
+        self._entries.append((_frame(2), place, block))  # above this, the lock's own method
 
     def left(self, place: object) -> T:
         """Return the block that is being left; raise ``CoordError`` if that cannot be known."""
-        frame = _statement()
+        frame = _frame(2)
         if self._entries and (newest := self._entries[-1])[0] is frame:  # as nearly always
-            return self._take(newest)
+            self._entries.remove(newest)
+            return newest[2]
         entries = list(self._entries)
         here = [entry for entry in entries if entry[0] is frame]
         if here:
@@ -58,8 +61,3 @@ class OpenBlocks(Generic[T]):
     def _take(self, entry: tuple[FrameType, object, T]) -> T:
         self._entries.remove(entry)
         return entry[2]
-
-
-def _statement() -> FrameType:
-    """Return the frame that holds the ``with``: above this, entered/left and the lock's own method."""
-    return sys._getframe(3)  # noqa: SLF001  the documented way to ask CPython and PyPy for a frame

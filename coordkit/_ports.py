@@ -65,7 +65,7 @@ class Runtime(Protocol):
 
     async def sleep(self, seconds: float) -> None: ...
 
-    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+    def call_at(self, when: float, action: Callable[[], None], /) -> Timer:
         """Run ``action`` once ``now()`` has reached ``when``. It must be short and must not block or raise."""
         ...
 
@@ -92,6 +92,21 @@ class Call(NamedTuple):
     script: Script
     keys: Sequence[bytes]
     args: Sequence[bytes | str | int]
+
+
+class Form:
+    """A script and all its arguments but the first, which each run fills in: the holder."""
+
+    __slots__ = ("args", "keys", "packed", "script")
+
+    def __init__(self, script: Script, keys: Sequence[bytes], *args: bytes | str | int) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.packed: Callable[[tuple[int, bytes]], bytes] | None = None  # a store's own: what it sends, by the first
+
+    def call(self, first: str) -> Call:
+        return Call(self.script, self.keys, (first, *self.args))
 
 
 BROKEN = ""
@@ -149,6 +164,13 @@ class Store(Protocol):
 
     async def run(self, name: str, call: Call) -> Any:
         """Run one script for the resource ``name``; return the reply as the client decodes it."""
+        ...
+
+    async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
+        """Run the script of a form, as ``run`` does, but sooner: most of what is sent was packed before.
+
+        ``yielding``: let whoever is told something by the script hear of it before we have the reply, if that can be.
+        """
         ...
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:

@@ -146,8 +146,8 @@ class Lines:
         self._patience = _redis.patience(client)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
 
-    async def ask(self, call: Call) -> Any:
-        """Run one script; a reply that is an error is returned.
+    async def ask(self, data: bytes, call: Callable[[], Call], *, yielding: bool = False) -> Any:
+        """Run one script, packed in ``data``; a reply that is an error is returned.
 
         All that are under way at once share one connection, where redis-py's parts allow it: they reach the server in
         the order in which they were asked, and one that is cancelled costs nobody a connection.
@@ -158,15 +158,18 @@ class Lines:
         if wire is None or not wire.usable or present - wire.made >= _redis.MAX_AGE:
             wire = await self._share(home)
             if wire is None:
-                return (await self.ask_many([call], None))[0]
+                return (await self.ask_many([call()], None))[0]
         until = present + self._patience
         try:
             if wire.until == math.inf:
                 home.watch.begin(wire, until)
-            [reply] = await wire.send(_redis.packed(call), 1, until)
+            if yielding:
+                _, reply = await wire.send(_redis.PING + data, 2, until)
+            else:
+                [reply] = await wire.send(data, 1, until)
             if isinstance(reply, exceptions.NoScriptError):
                 home.watch.begin(wire, min(until, wire.until))
-                [reply] = await wire.send(_packed(wire, _redis.evals([call])), 1, until)
+                [reply] = await wire.send(_packed(wire, _redis.evals([call()])), 1, until)
         except Exception as error:
             if home.shared is wire:
                 home.shared = None

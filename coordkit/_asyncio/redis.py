@@ -14,7 +14,7 @@ from coordkit._asyncio.inbox import Inbox
 from coordkit._asyncio.lines import Lines
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._inbox import Told
-from coordkit._ports import Call, Confirm
+from coordkit._ports import Call, Confirm, Form
 from coordkit.core.keeper import Keeper
 
 
@@ -42,7 +42,26 @@ class RedisStore:
 
     async def run(self, name: str, call: Call) -> Any:
         try:
-            reply = (await self._ask([call]))[0] if self._lines is None else await self._lines.ask(call)
+            if self._lines is None:
+                reply = (await self._ask([call]))[0]
+            else:
+                reply = await self._lines.ask(_redis.packed(call), lambda: call)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
+        if isinstance(reply, Exception):
+            raise _redis.named(reply, name, self._where)
+        return reply
+
+    async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
+        if self._lines is None:
+            return await self.run(name, form.call(first))
+        try:
+            word = first.encode()
+            data = (form.packed or _redis.packer(form))((len(word), word))
+            reply = await self._lines.ask(data, lambda: form.call(first), yielding=yielding)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:

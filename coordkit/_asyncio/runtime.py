@@ -190,19 +190,13 @@ class LoopWorker:
 
 
 class LoopRuntime:
-    """Ports that suspend."""
+    """Ports that suspend; the small ones are what they stand for, with no method in between."""
 
-    def now(self) -> float:
-        return now()
-
-    def process(self) -> int:
-        return process()
-
-    def new_holder(self) -> str:
-        return new_holder()
-
-    def event(self) -> Event:
-        return LoopEvent()
+    def __init__(self) -> None:
+        self.now = now
+        self.process = process
+        self.new_holder = new_holder
+        self.event: Callable[[], Event] = LoopEvent
 
     def mutex(self) -> AbstractContextManager[Any]:
         return _NOTHING  # between two awaits, nobody else runs

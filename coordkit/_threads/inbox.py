@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordkit import _redis
-from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
+from coordkit._inbox import AGAIN, MANY, MESSAGES, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.line import Box, Line
 from coordkit._threads.runtime import RUNTIME, now
@@ -61,9 +61,10 @@ class Inbox:
     # -- the port
 
     def address(self, name: str) -> str:
+        if not self._lines:
+            return ""
         if os.getpid() != self._process:
             self.reset()
-        if not self._lines:
             return ""
         if self._keeps:  # one line, one address
             line = next(iter(self._lines.values()), None)
@@ -112,7 +113,7 @@ class Inbox:
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
         if os.getpid() != self._process:
             return
-        box = self._boxes[holder]
+        box = self._boxes.by_holder[holder]
         self._boxes.remove(holder, stray)
         if line := self._by_address.get(box.address):
             self._pass_on(line, box)
@@ -122,7 +123,7 @@ class Inbox:
                 RUNTIME.call_at(line.used + _redis.IDLE, self._sweep)
 
     async def receive(self, holder: str, until: float) -> str | None:
-        box = self._boxes[holder]
+        box = self._boxes.by_holder[holder]
         self._await(box, until)
         return box.messages.popleft() if box.messages else None
 
@@ -166,7 +167,9 @@ class Inbox:
     def _dispatch(self, line: Line, replies: list[Any]) -> None:
         line.heard, line.pinged = now(), False
         for reply in replies:
-            if isinstance(reply, exceptions.ResponseError):
+            if type(reply) is list and len(reply) == 3 and reply[0] in MESSAGES:  # as nearly always
+                self._boxes.deliver(reply[2])
+            elif isinstance(reply, exceptions.ResponseError):
                 refuse(line.asked, reply)
             else:
                 self._take(line, *understood(reply))

@@ -33,18 +33,51 @@ class Lines:
 
     def ask(self, call: Call) -> Any:
         """Run one script; a reply that is an error is returned."""
-        data = _redis.packed(call)
+        reply = self.answer(_redis.packed(call))
+        return self.teach(call) if isinstance(reply, exceptions.NoScriptError) else reply
+
+    def teach(self, call: Call) -> Any:
+        """Run a script that the server does not know; a reply that is an error is returned."""
         wire = self._take()
         try:
+            [reply] = _taught(wire, [call])
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._keep(wire, bounded=False)
+        return reply
+
+    def answer(self, data: bytes) -> Any:
+        """Return the reply to one command; one that is an error is returned, too."""
+        self._used = present = now()
+        try:
+            wire = self._idle.pop()
+        except IndexError:
+            wire = self._connected(present, None)
+        else:
+            if present - wire.made >= _redis.MAX_AGE:
+                wire.close()
+                wire = self._take()
+        try:
             reply = wire.ask(data)
-            if isinstance(reply, exceptions.NoScriptError):
-                [reply] = _taught(wire, [call])
         except BaseException as error:
             self._broken(wire, error)
             raise
         self._idle.append(wire)
         if not self._sweeping:
             self._sweep_later()
+        return reply
+
+    def answer_last(self, data: bytes) -> Any:
+        """Return the same, after whoever is told something by the command has heard of it."""
+        wire = self._take()
+        try:
+            wire.send(_redis.PING + data)
+            _, reply = wire.replies(2)
+        except BaseException as error:
+            self._broken(wire, error)
+            raise
+        self._keep(wire, bounded=False)
         return reply
 
     def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
@@ -93,6 +126,9 @@ class Lines:
                     wire.bound(min(within, wire.patience))
                 return wire
             wire.close()
+        return self._connected(began, within)
+
+    def _connected(self, began: float, within: float | None) -> Wire:
         pool = self._client.connection_pool
         connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within))
         connection.connect()

@@ -8,7 +8,7 @@ from typing import Any
 from redis import exceptions
 
 from coordkit import _redis
-from coordkit._ports import Call, Confirm
+from coordkit._ports import Call, Confirm, Form
 from coordkit._threads.inbox import Inbox
 from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import RUNTIME
@@ -35,6 +35,26 @@ class RedisStore:
     async def run(self, name: str, call: Call) -> Any:
         try:
             reply = self._ask([call])[0] if self._lines is None else self._lines.ask(call)
+        except Exception as error:
+            meant = _redis.translated(error, name, self._where)
+            if meant is None:
+                raise
+            raise meant from error
+        if isinstance(reply, Exception):
+            raise _redis.named(reply, name, self._where)
+        return reply
+
+    async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
+        if self._lines is None:
+            return await self.run(name, form.call(first))
+        try:
+            word = first.encode()
+            data = (form.packed or _redis.packer(form))((len(word), word))
+            reply = self._lines.answer_last(data) if yielding else self._lines.answer(data)
+            if not isinstance(reply, Exception):
+                return reply
+            if isinstance(reply, exceptions.NoScriptError):
+                reply = self._lines.teach(form.call(first))
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:

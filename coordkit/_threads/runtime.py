@@ -17,10 +17,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from coordkit._agenda import LOOK, Agenda
+from coordkit._agenda import LOOK, Agenda, Entry
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._run import run
 
@@ -36,8 +37,8 @@ _HOST = (
 _IDLE = 1.0  # seconds a worker thread waits for more work before it ends
 
 
-def now() -> float:
-    return time.clock_gettime(_CLOCK)
+now: Callable[[], float] = partial(time.clock_gettime, _CLOCK)
+"""Return the time."""
 
 
 class _Self:
@@ -51,25 +52,21 @@ class _Self:
         self.prefix = f"{_HOST}:{self.pid}:"
         self._stock: list[str] = []
 
-    def random_bits(self) -> str:
-        """Return 128 fresh random bits in hex."""
+    def new_holder(self) -> str:
         try:
-            return self._stock.pop()
+            return self.prefix + self._stock.pop()  # 128 random bits in hex, that nobody else gets
         except IndexError:
             fresh = os.urandom(16 * 256).hex()
             self._stock += [fresh[i : i + 32] for i in range(32, len(fresh), 32)]
-            return fresh[:32]
+            return self.prefix + fresh[:32]
 
 
 _self = _Self()
 
 
-def process() -> int:
-    return _self.pid
-
-
-def new_holder() -> str:
-    return _self.prefix + _self.random_bits()
+# Partials and bound methods, because a function of ours in between would double what each costs.
+process: Callable[[], int] = partial(getattr, _self, "pid")
+new_holder: Callable[[], str] = _self.new_holder
 
 
 class Place:
@@ -90,12 +87,17 @@ def here() -> object:
 class ThreadEvent:
     """An event that costs nothing until somebody waits for it; ``threading.Event`` makes a lock and a condition."""
 
-    __slots__ = ("_actions", "_happened", "_waiting")
+    _happened = False
 
-    def __init__(self) -> None:
-        self._happened = False
-        self._waiting: deque[threading.Lock] = deque()
-        self._actions: deque[Callable[[], None]] = deque()
+    @property
+    def _waiting(self) -> deque[threading.Lock]:
+        waiting: deque[threading.Lock] = vars(self).setdefault("waiting", deque())  # the first of several threads'
+        return waiting
+
+    @property
+    def _actions(self) -> deque[Callable[[], None]]:
+        actions: deque[Callable[[], None]] = vars(self).setdefault("actions", deque())
+        return actions
 
     def set(self) -> None:
         self._happened = True
@@ -148,26 +150,36 @@ class Clock:
         self._changed = threading.Condition(self._lock)
         self._agenda = Agenda()
         self._thread: threading.Thread | None = None
-        self._looks = math.inf  # when the thread looks at the agenda by itself
+        self._looks = math.inf  # when the thread looks at the agenda by itself; what is due later may wait unsorted
 
     def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        agenda, entry = self._agenda, Entry()
+        entry.agenda, entry.when, entry.action = agenda, when, action
+        agenda.unsorted[entry] = entry
+        if when < self._looks:
+            self._wake(when)
+        return entry
+
+    def _wake(self, when: float) -> None:
         with self._lock:
-            entry = self._agenda.add(when, action)
             if self._thread is None:
                 thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
                 thread.start()  # may raise, where there are too many threads: then the next call tries again
                 self._thread = thread
             elif when < self._looks:
                 self._changed.notify()
-        return entry
+                self._looks = -math.inf  # it is awake, and will look before it waits again
 
     def _tick(self) -> None:
+        told = True  # somebody has use for timers: stay awake for a moment, even if all are cancelled by now
         while True:
             with self._lock:
                 while (action := self._agenda.take(now())) is None:
+                    self._looks = math.inf  # from here on whoever puts something down wakes us, or we see it
+                    self._agenda.sort()
                     present, due = now(), self._agenda.next_due()
-                    self._looks = due if due == math.inf else min(due, present + LOOK)
-                    self._changed.wait(None if due == math.inf else max(0.0, self._looks - present))
+                    self._looks = min(due, present + LOOK) if told or due < math.inf else math.inf
+                    told = self._changed.wait(None if self._looks == math.inf else max(0.0, self._looks - present))
             try:
                 action()
             except Exception:  # noqa: BLE001  whatever it is, other leases' deadlines must be announced
@@ -215,10 +227,16 @@ class ThreadWorker:
 
 
 class ThreadRuntime:
-    """Ports that block."""
+    """Ports that block; the small ones are what they stand for, with no method in between."""
 
     def __init__(self) -> None:
         self._clock = Clock()
+        self.now = now
+        self.process = process
+        self.new_holder = new_holder
+        self.call_at: Callable[[float, Callable[[], None]], Timer] = self._clock.call_at
+        self.event: Callable[[], Event] = ThreadEvent
+        self.mutex: Callable[[], AbstractContextManager[Any]] = threading.Lock
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
@@ -227,26 +245,8 @@ class ThreadRuntime:
         for one in list(_forgetful):
             one.reset()
 
-    def now(self) -> float:
-        return now()
-
-    def process(self) -> int:
-        return process()
-
-    def new_holder(self) -> str:
-        return new_holder()
-
-    def event(self) -> Event:
-        return ThreadEvent()
-
-    def mutex(self) -> AbstractContextManager[Any]:
-        return threading.Lock()
-
     async def sleep(self, seconds: float) -> None:
         time.sleep(max(0.0, seconds))
-
-    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
-        return self._clock.call_at(when, action)
 
     def worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Worker:
         return ThreadWorker(work)

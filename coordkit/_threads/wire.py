@@ -16,6 +16,7 @@ from redis import exceptions
 from coordkit import _reader
 
 _READ, _LITTLE = 65536, 4096
+_REPLY = 400  # bytes; nearly all replies are shorter, and Python has memory for so many at hand
 
 
 def wire_on(connection: Any, made: float, patience: float) -> Wire:
@@ -99,7 +100,7 @@ class FastWire(Wire):
 
     def ask(self, data: bytes) -> Any:
         self._send(data)
-        self._feed(self._recv(_LITTLE))
+        self._feed(self._recv(_REPLY))
         reply = self._gets()
         if type(reply) is int or type(reply) is list:  # what nearly all scripts answer with
             return reply

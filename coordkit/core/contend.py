@@ -17,7 +17,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 from coordkit._ports import Runtime
 from coordkit.core.answer import answered, attempts
 from coordkit.core.grantor import Granted, Grantor, Refused
-from coordkit.core.lease import DRIFT, Lease
+from coordkit.core.lease import DRIFT, Lease, Terms
 from coordkit.core.waiting import HandedOn, Waiting
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefused, StoreUnavailable
 
@@ -46,18 +46,39 @@ class Contender:
         self.grantor = grantor
         self.ttl = ttl
         self.renew = renew
-        self.max_hold = max_hold
+        self.terms = Terms(runtime, grantor, ttl, renew, max_hold)
         self.wait = wait
         self._label = label  # the end of every holder id, as core/holder.py makes it
+        self.crowded = False  # whether we had to wait the last time: then we queue up at once
 
     async def try_acquire(self) -> Lease | None:
         """Ask once: a lease, or None if another holds it."""
-        got = await self._ask(0.0)
-        return got if isinstance(got, Lease) else None
+        try:
+            return await self.acquire(0.0)
+        except NotAcquired:
+            return None
 
     async def acquire(self, timeout: float | None) -> Lease:
-        """Wait for the grant: None for ever, 0 ask once."""
-        got = await self._ask(timeout)
+        """Wait for the grant: None for ever, 0 ask once.
+
+        Most locks are free when they are asked for: whatever is not granted by one ask becomes an attempt.
+        """
+        runtime = self.runtime
+        holder, asked = runtime.new_holder() + self._label, runtime.now()
+        first: Granted | Refused | BaseException | None = None
+        address = self._listens() if self.crowded and timeout != 0 else ""
+        if not address:
+            try:
+                first = await self.grantor.grant(holder, self.ttl)
+            except BaseException as error:  # noqa: BLE001  it is raised again, there where what it left is seen to
+                first = error
+            if type(first) is Granted:
+                lease = Lease(self.terms, holder, first[0], asked=asked, slot=first[1])
+                if lease.expires > runtime.now():
+                    return lease
+                await self.give_back_late(lease)
+        self.crowded = False
+        got = await Attempt(self, timeout, holder, asked, address).run(first)
         if isinstance(got, Lease):
             return got
         who = f"held by {got.holder}"
@@ -67,41 +88,17 @@ class Contender:
             raise NotAcquired(self.name, who)
         raise AcquireTimeout(self.name, f"{who}; waited {timeout} s", timeout=timeout or 0.0)
 
-    async def _ask(self, timeout: float | None) -> Lease | Refused:
-        """Ask once; whatever is not granted by that becomes an attempt. Most locks are free when they are asked for."""
-        grantor, runtime = self.grantor, self.runtime
-        holder, asked = self.new_holder(), runtime.now()
-        if timeout != 0 and (inbox := grantor.inbox()) is not None and (address := inbox.address(self.name)):
-            # Somebody waits here, or did just now: queue up at once.
-            return await Attempt(self, timeout, holder, asked, address).run()
-        first: Granted | Refused | BaseException
-        try:
-            first = await grantor.grant(holder, self.ttl)
-        except BaseException as error:  # noqa: BLE001  it is raised again, there where what it left is seen to
-            first = error
-        if type(first) is Granted:
-            lease = self.lease(holder, HandedOn(first.token, first.slot, asked, self.ttl))
-            if lease.expires > runtime.now():
-                return lease
-            await self.give_back_late(lease)
-        return await Attempt(self, timeout, holder, asked).run(first)
+    def _listens(self) -> str:
+        """Return where we hear of grants, if we listen."""
+        inbox = self.grantor.inbox()
+        return inbox.address(self.name) if inbox is not None else ""
 
     def new_holder(self) -> str:
         return self.runtime.new_holder() + self._label
 
     def lease(self, holder: str, granted: HandedOn) -> Lease:
-        return Lease(
-            self.runtime,
-            self.grantor,
-            holder,
-            granted.token,
-            self.ttl,
-            asked=granted.asked,
-            span=granted.span,
-            slot=granted.slot,
-            renewing=self.renew,
-            max_hold=self.max_hold,
-        )
+        token, slot, asked, span = granted
+        return Lease(self.terms, holder, token, asked=asked, span=span, slot=slot)
 
     async def give_back_late(self, lease: Lease) -> NoReturn:
         """Give back a lease that was over when the answer came, and raise."""
@@ -168,9 +165,10 @@ class Attempt:
             if left <= 0 or waiting is None:
                 return answer
             if waiting.spot is not None:
+                self._by.crowded = True
                 handed = await waiting.told(answer, asked, self._deadline)
                 if handed is not None and self._is_enough(handed):
-                    return await self._lease(handed)
+                    return self._by.lease(self._holder, handed)
             elif not await waiting.queue_up(self._deadline):
                 attempt = attempt or attempts()
                 left = max(0.0, self._deadline - self._runtime.now())

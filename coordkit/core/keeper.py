@@ -62,7 +62,9 @@ class Keeper:
         self._store = store
         self._due: deque[Lease] = deque()
         self._unwanted: deque[Unwanted] = deque()
-        self._claimed: dict[str, tuple[float, float]] = {}  # by key: when our last claim ends, and when a timer looks
+        self.claimed: dict[
+            str, tuple[float, float]
+        ] = {}  # by key: when the last claim that we handed on ends, and when a timer looks
         # Two workers: a server that does not answer a give-back must not keep leases from being renewed.
         self._renewing = runtime.worker(self._renew)
         self._returning = runtime.worker(self._return)
@@ -83,22 +85,22 @@ class Keeper:
         """
         present = self._runtime.now()
         ends = present + claim * 1.02 + 0.005
-        _, looks = self._claimed.get(grantor.key, (0.0, -math.inf))
+        _, looks = self.claimed.get(grantor.key, (0.0, -math.inf))
         if looks + _LOST < present:
             looks = ends
             self._runtime.call_at(ends, lambda: self._look_after(grantor))
-        self._claimed[grantor.key] = ends, looks
+        self.claimed[grantor.key] = ends, looks
 
     def _look_after(self, grantor: Grantor) -> None:
         present = self._runtime.now()
-        ends, _ = self._claimed.get(grantor.key, (math.inf, 0.0))
+        ends, _ = self.claimed.get(grantor.key, (math.inf, 0.0))
         if ends == math.inf:
             return  # another timer has seen to it, while this one was late
         if present < ends:
-            self._claimed[grantor.key] = ends, ends
+            self.claimed[grantor.key] = ends, ends
             self._runtime.call_at(ends, lambda: self._look_after(grantor))
             return
-        del self._claimed[grantor.key]
+        del self.claimed[grantor.key]
         self._later(Unwanted(grantor, "-", "", present + LOOK_AFTER, looked=len(LOOK_AGAIN)), 0.0)
 
     # -- renewing

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from coordkit._ports import Runtime, Timer
 from coordkit.core.answer import answered
@@ -42,47 +42,48 @@ class State(Enum):
     HANDED_OVER = "handed over"
 
 
+_GIVEN_BACK = Returned.GIVEN_BACK
+_HELD, _RELEASED, _LOST, _HANDED_OVER = State  # by names of ours: an Enum is slow to be asked for its members
+
+
+class Terms(NamedTuple):
+    """Under which leases of one kind are held."""
+
+    runtime: Runtime
+    grantor: Grantor
+    ttl: float
+    renew: bool = True
+    max_hold: float | None = None
+
+
 class Lease:
     """A grant that is ours until it is given back, lost, or its deadline passes."""
 
     __slots__ = (
-        "__weakref__", "_mutex", "_process", "_renewing", "_runtime", "_state", "_timer", "_trouble", "_until", "_why",
-        "expires", "grantor", "holder", "lost", "name", "slot", "token", "ttl",
+        "__weakref__", "_mutex", "_process", "_renewing", "_runtime", "_state", "_timer", "_token", "_trouble",
+        "_until", "_why", "expires", "grantor", "holder", "lost", "slot", "ttl",
     )  # fmt: skip
 
     def __init__(
-        self,
-        runtime: Runtime,
-        grantor: Grantor,
-        holder: str,
-        token: int,
-        ttl: float,
-        *,
-        asked: float,
-        renewing: bool,
-        max_hold: float | None,
-        span: float | None = None,
-        slot: int | None = None,
+        self, terms: Terms, holder: str, token: int, *, asked: float, span: float | None = None, slot: int | None = None
     ) -> None:
-        span = ttl if span is None else span  # what was granted: a claim is shorter, until the first renewal
-        self.name = grantor.name
-        self.token = token if isinstance(token, Token) else Token(token, holder)  # readers sign theirs together
+        """Begin a lease of what was granted: valid from ``asked`` (our clock) for ``span`` seconds, or a whole ttl."""
+        runtime, self.grantor, ttl, self._renewing, max_hold = terms
+        self._runtime = runtime
+        self.ttl = ttl
+        self._token = token
         self.slot = slot
         self.holder = holder
-        self.ttl = ttl
-        self.grantor = grantor
         self.lost = runtime.event()
-        self.expires = asked + span * (1 - DRIFT)
-        self._runtime = runtime
         self._process = runtime.process()
-        self._renewing = renewing
-        self._until = None if max_hold is None else asked + max_hold
         self._mutex = runtime.mutex()
-        self._state = State.HELD
+        self._state = _HELD
         self._why = ""
         self._trouble: Exception | None = None
         self._timer: Timer | None = None
-        if span < ttl and renewing:
+        self._until = None if max_hold is None else asked + max_hold
+        self.expires = asked + (ttl if span is None else span) * (1 - DRIFT)
+        if span is not None and span < ttl and self._renewing:
             # A claim becomes a whole lease as soon as it is renewed; most that are held briefly need not be.
             self._timer = runtime.call_at(runtime.now() + span * SOON, self._due)
         else:
@@ -90,9 +91,18 @@ class Lease:
 
     # -- looking at it
 
+    @property
+    def name(self) -> str:
+        return self.grantor.name
+
+    @property
+    def token(self) -> Token:
+        number = self._token
+        return number if isinstance(number, Token) else Token(number, self.holder)  # readers sign theirs together
+
     def remaining(self) -> float:
         """Return the seconds until the local deadline; 0.0 once it is over."""
-        if self._state is not State.HELD or self._runtime.process() != self._process:
+        if self._state is not _HELD or self._runtime.process() != self._process:
             return 0.0
         return max(0.0, self.expires - self._runtime.now())
 
@@ -105,20 +115,20 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it was neither given back nor lost, in this process; unlike ``remaining`` it asks no clock."""
-        return self._state is State.HELD and self._runtime.process() == self._process
+        return self._state is _HELD and self._runtime.process() == self._process
 
     @property
     def given_back(self) -> bool:
         """Whether it ended by our own will: given back, or handed over."""
-        return self._state in (State.RELEASED, State.HANDED_OVER)
+        return self._state in (_RELEASED, _HANDED_OVER)
 
     def loss(self) -> LeaseLost:
         """Return the error that says what became of this lease."""
         if self._runtime.process() != self._process:
             why = f"it belongs to process {self._process}; a forked child holds nothing of its parent's"
-        elif self._state is State.RELEASED:
+        elif self._state is _RELEASED:
             why = self._why or "it was given back"
-        elif self._state is State.HANDED_OVER:
+        elif self._state is _HANDED_OVER:
             why = "it was handed over, and is another's to adopt; stop working on what it protects"
         else:
             why = f"{self._why or self._expiry()}; stop working on what it protects"
@@ -137,19 +147,17 @@ class Lease:
 
     def _schedule(self, asked: float) -> None:
         """Set the one timer: to renew after a third of the ttl, else to announce the end."""
-        if self._renewing and (self._until is None or asked + self.ttl < self._until):
-            self._timer = self._runtime.call_at(self._with_others(asked + self.ttl / 3), self._due)
+        ttl = self.ttl
+        if self._renewing and (self._until is None or asked + ttl < self._until):
+            # A little before it is due, with the other leases of this process, and no two processes at the same moment.
+            due, grid = asked + ttl / 3, ttl / ROUNDS
+            self._timer = self._runtime.call_at(due - (due + self._process * grid * 0.618) % grid, self._due)
         else:
             self._timer = self._runtime.call_at(self.expires, self._expire)
 
-    def _with_others(self, due: float) -> float:
-        """Return when to renew: a little before it is ``due``, with the other leases of this process."""
-        grid = self.ttl / ROUNDS
-        return due - (due + self._process * grid * 0.618) % grid  # no two processes at the same moment
-
     def _due(self) -> None:
         with self._mutex:
-            if self._state is not State.HELD:
+            if self._state is not _HELD:
                 return
             self._timer = self._runtime.call_at(self.expires, self._expire)
         self.grantor.keeper.renew(self)
@@ -157,7 +165,7 @@ class Lease:
     def _expire(self) -> None:
         if self._runtime.now() < self.expires:  # renewed since this timer was set
             with self._mutex:
-                if self._state is State.HELD:
+                if self._state is _HELD:
                     self._timer = self._runtime.call_at(self.expires, self._expire)
             return
         self.lose(self._expiry())
@@ -175,7 +183,7 @@ class Lease:
     def renewed(self, asked: float, ttl: float) -> None:
         """Count on from a renewal that the server granted; ``asked`` is when it was sent."""
         with self._mutex:
-            if self._state is not State.HELD or self._runtime.now() >= self.expires:
+            if self._state is not _HELD or self._runtime.now() >= self.expires:
                 return  # an answer that came after the deadline renews nothing: who looked meanwhile was told its end
             if self._timer is not None:
                 self._timer.cancel()
@@ -202,19 +210,19 @@ class Lease:
 
     def lose(self, why: str) -> None:
         """End it, loudly."""
-        if self._end(State.LOST, why):
+        if self._end(_LOST, why):
             self.lost.set()
             # A renewal that is still on its way may yet prolong at the server what we have given up.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
 
     def drop(self) -> None:
         """Give it back without waiting for that."""
-        if self._end(State.RELEASED):
+        if self._end(_RELEASED):
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
 
     def hand_over(self) -> bool:
         """End it, and leave it standing at the server; return whether it was still ours."""
-        return self._end(State.HANDED_OVER)
+        return self._end(_HANDED_OVER)
 
     def bound(self, *, renewing: bool, max_hold: float | None) -> None:
         """Say anew how long it is renewed, from now; counts from the next renewal on."""
@@ -225,7 +233,7 @@ class Lease:
         if self._runtime.process() != self._process:
             return False
         with self._mutex:
-            if self._state is not State.HELD:
+            if self._state is not _HELD:
                 return False
             self._state = state
             self._why = why
@@ -239,7 +247,7 @@ class Lease:
         began = self._runtime.now()
         if self.expires <= began and self.held:
             self.lose("its ttl ran out before it was given back")
-        if not self._end(State.RELEASED):
+        if not self._end(_RELEASED):
             return False
         sure = True
         try:
@@ -254,11 +262,10 @@ class Lease:
             # Interrupted, or no answer: somebody else will see to it, and the ttl is the backstop.
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
             raise
-        if said is not Returned.GIVEN_BACK and not sure:
+        given_back = said is _GIVEN_BACK
+        if not given_back and not sure:
             # Before our deadline nothing but our own first request can have taken it away, or handed it on.
             given_back = self._runtime.now() < self.expires
-        else:
-            given_back = said is Returned.GIVEN_BACK
         if not given_back:
             self._why = "it was gone when it was given back: it expired early, or was taken away"
         return given_back

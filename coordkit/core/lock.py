@@ -18,21 +18,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from coordkit._ports import Call, Confirm, Inbox, Store
-from coordkit.core.grantor import Granted, Queued, Refused, Returned, Spot
+from coordkit._ports import Call, Confirm, Form, Inbox, Store
+from coordkit.core.grantor import RETURNED, Granted, Queued, Refused, Returned, Spot
 from coordkit.core.inspection import Seen, seen
 from coordkit.core.keeper import Keeper
 from coordkit.core.waiting import claim_of
 from coordkit.errors import StoreUnavailable
 from coordkit.scripts import load
 
-_ACQUIRE = load("queue", "lock_queue", "lock_acquire")
+_ACQUIRE = load("token", "lock_acquire_free", "queue", "lock_queue", "lock_acquire")
 _RENEW = load("lock_renew")
-_RELEASE = load("queue", "lock_queue", "lock_release")
+_RELEASE = load("lock_release_free", "token", "queue", "lock_queue", "lock_release")
 _INSPECT = load("lock_inspect")
-_BREAK = load("queue", "lock_queue", "lock_break")
+_BREAK = load("token", "queue", "lock_queue", "lock_break")
 _HANDOVER = load("lock_handover")
-_ADOPT = load("queue", "lock_adopt")
+_ADOPT = load("token", "lock_adopt")
 
 _KEEP_COUNTER = 7 * 24 * 3600 * 1000
 """Milliseconds an idle counter is kept: locks named once do not fill the server, and the clock floors what follows."""
@@ -73,6 +73,8 @@ class Mutex:
         self.key = f"coordkit:1:{{{name}}}:lock"
         self._keys = tuple(f"coordkit:1:{{{name}}}:{part}".encode() for part in ("lock", "token", "queue"))
         self._broken = f"coordkit:1:{{{name}}}:broken:"
+        self._asking: dict[float, Form] = {}  # by ttl: for who does not wait, so nearly always
+        self._leaving: Form | None = None  # the same
         self.inbox: Callable[[], Inbox | None] = store.inbox
 
     def entry(self, holder: str, ttl: float, address: str) -> str:
@@ -80,13 +82,22 @@ class Mutex:
         return f"x {milliseconds(claim_of(ttl))} {verb} {holder} {channel}"
 
     async def grant(self, holder: str, ttl: float, spot: Spot | None = None) -> Granted | Refused:
-        waiting = (spot.entry, spot.place) if spot else ("", "")
-        call = Call(_ACQUIRE, self._keys, (holder, milliseconds(ttl), self._keep(ttl), *waiting))
-        if self.confirm is None:
-            granted, *rest = await self._store.run(self.name, call)
+        form = self._asking.get(ttl) or self._form_of(ttl)
+        if spot is None and self.confirm is None:
+            reply = await self._store.run_form(self.name, form, holder)
         else:
-            granted, *rest = await self._confirmed(call, self.confirm)
-        return Granted(int(rest[0])) if granted else refused(*rest)
+            waiting = (spot.entry, spot.place) if spot else ("", "")
+            call = Call(_ACQUIRE, self._keys, (holder, *form.args[:2], *waiting))
+            if self.confirm is None:
+                reply = await self._store.run(self.name, call)
+            else:
+                reply = await self._confirmed(call, self.confirm)
+        # As Granted(...), which is a function of Python's.
+        return tuple.__new__(Granted, (int(reply[1]), None)) if reply[0] else refused(*reply[1:])
+
+    def _form_of(self, ttl: float) -> Form:
+        form = self._asking[ttl] = Form(_ACQUIRE, self._keys, milliseconds(ttl), self._keep(ttl), "", "")
+        return form
 
     async def _confirmed(self, call: Call, confirm: Confirm) -> Any:
         """Ask, and raise ``StoreUnavailable`` if a grant has fewer copies than it should have."""
@@ -111,12 +122,18 @@ class Mutex:
         return bool(await self._store.run(self.name, self.renewal(holder, ttl)) == 1)
 
     async def revoke(self, holder: str, entry: str = "") -> Returned:
-        call = Call(_RELEASE, self._keys, (holder, _KEEP_COUNTER, entry))
-        said = await self._store.run(self.name, call)
+        if entry:
+            said = await self._store.run(self.name, Call(_RELEASE, self._keys, (holder, _KEEP_COUNTER, entry)))
+        else:
+            form = self._leaving
+            if form is None:
+                form = self._leaving = Form(_RELEASE, self._keys, _KEEP_COUNTER, "")
+            # Whoever handed it on just now will probably do so again: who waits should hear of it first.
+            said = await self._store.run_form(self.name, form, holder, yielding=self.key in self.keeper.claimed)
         if isinstance(said, list):
             said, claim = said
             self.keeper.look_after(self, claim / 1000)
-        return Returned(said)
+        return RETURNED[said]
 
     # -- looking, breaking, changing hands
 

@@ -41,15 +41,11 @@ class Proven(lease.Lease):
         self.strict = strict
         self._link = place.session
         super().__init__(
-            place.session.runtime,
             # A lease asks its grantor to renew and to revoke; granting is the standing's.
-            cast("Grantor", place),
+            lease.Terms(place.session.runtime, cast("Grantor", place), place.session.proven, max_hold=max_hold),
             place.holder,
             token,
-            place.session.proven,
             asked=asked,
-            renewing=True,
-            max_hold=max_hold,
             span=span,
             slot=slot,
         )

@@ -15,17 +15,17 @@ phase was over: readers who come then join it, under its token, which a fence th
 from __future__ import annotations
 
 from coordkit._ports import Call, Confirm, Script, Store
-from coordkit.core.grantor import Granted, Refused, Returned, Spot
+from coordkit.core.grantor import RETURNED, Granted, Refused, Returned, Spot
 from coordkit.core.keeper import Keeper
 from coordkit.core.lock import keep_counter, milliseconds, refused, text
 from coordkit.core.token import Token
 from coordkit.core.waiting import claim_of
 from coordkit.scripts import load
 
-_READ = load("queue", "rw_queue", "rw_read")
-_WRITE = load("queue", "rw_queue", "rw_write")
-_RENEW = load("queue", "rw_queue", "rw_renew")
-_RELEASE = load("queue", "rw_queue", "rw_release")
+_READ = load("token", "queue", "rw_queue", "rw_read")
+_WRITE = load("token", "queue", "rw_queue", "rw_write")
+_RENEW = load("token", "queue", "rw_queue", "rw_renew")
+_RELEASE = load("token", "queue", "rw_queue", "rw_release")
 
 
 class Side:
@@ -68,7 +68,7 @@ class Side:
         if isinstance(said, list):
             said, claim = said
             self.keeper.look_after(self, claim / 1000)
-        return Returned(said)
+        return RETURNED[said]
 
 
 def reading(store: Store, keeper: Keeper, name: str) -> Side:

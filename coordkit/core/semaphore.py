@@ -13,16 +13,16 @@ Not promised: that a failover keeps the permits, as with a lock.
 from __future__ import annotations
 
 from coordkit._ports import Call, Confirm, Store
-from coordkit.core.grantor import Granted, Refused, Returned, Spot
+from coordkit.core.grantor import RETURNED, Granted, Refused, Returned, Spot
 from coordkit.core.keeper import Keeper
 from coordkit.core.lock import keep_counter, milliseconds, refused
 from coordkit.core.waiting import claim_of
 from coordkit.errors import StoreRefused
 from coordkit.scripts import load
 
-_ACQUIRE = load("queue", "semaphore_queue", "semaphore_acquire")
-_RENEW = load("queue", "semaphore_queue", "semaphore_renew")
-_RELEASE = load("queue", "semaphore_queue", "semaphore_release")
+_ACQUIRE = load("token", "queue", "semaphore_queue", "semaphore_acquire")
+_RENEW = load("token", "queue", "semaphore_queue", "semaphore_renew")
+_RELEASE = load("token", "queue", "semaphore_queue", "semaphore_release")
 
 _DISAGREE = -1
 
@@ -69,4 +69,4 @@ class Permits:
         if isinstance(said, list):
             said, claim = said
             self.keeper.look_after(self, claim / 1000)
-        return Returned(said)
+        return RETURNED[said]

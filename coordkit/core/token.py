@@ -16,7 +16,7 @@ class Token(int):
     def __new__(cls, value: int, holder: str = "") -> Token:  # noqa: PYI034  Self needs Python 3.11
         if not 0 < value < 1 << 63:
             raise ValueError(f"value must be between 1 and 2**63 - 1, got {value!r}")
-        token = super().__new__(cls, value)
+        token = int.__new__(cls, value)
         token.holder = holder
         return token
 

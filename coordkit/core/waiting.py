@@ -98,7 +98,8 @@ class Waiting:
             self._deaf += 1
             await self.queue_up(until)
             return None
-        left = LOOK / 30 if refused.left == math.inf else refused.left
+        # A longer rest than our own ttl may be shorter by now: the server's clock was set back, and the holder renewed.
+        left = LOOK / 30 if refused.left == math.inf else min(refused.left, max(self._ttl, CLAIM))
         ask_again = asked + min(LOOK, left + queued.ahead * CLAIM + _MARGIN)
         while True:
             message = await inbox.receive(self._holder, min(ask_again, until))
@@ -119,5 +120,5 @@ class Waiting:
         # Our server may run at most DRIFT faster than we do; a clock that was set back makes us count on less.
         since = (int(at) - queued.at) / 1e6 * (1 - DRIFT)
         counted = min(asked + since, self._runtime.now())
-        token = Token(int(number), by[0] if by else self._holder)
+        token = Token(int(number), by[0]) if by else int(number)
         return HandedOn(token, None if slot == "-" else int(slot), counted, claim_of(self._ttl))

@@ -8,33 +8,27 @@
 --          {0, holder, ms left, server time in us, place, number ahead, 1 or 0: somebody listens}   refused, and queued
 -- Asked twice it does what asking once does: each acquisition has a holder id of its own.
 
-local last, broken = last_token(KEYS[2])
-if not last then
-  return broken
-end
+-- Behind lock_acquire_free.lua, which knows `last` and has `taken` the lock, if nobody had it.
+
 local waits = ARGV[4] ~= ''
--- The write comes first, so that a replica and a server out of memory say so at once.
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  local free = redis.call('EXISTS', KEYS[3]) == 0
-  if not free then
-    local could, claim = pcall(function()
-      local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
-      return hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place)
-    end)
-    if not could then
-      -- The queue is no queue, or the user may not use it: a no must not keep everybody out for a ttl.
-      if redis.call('GET', KEYS[1]) == ARGV[1] then
-        redis.call('DEL', KEYS[1])
-      end
-      return type(claim) == 'table' and claim or redis.error_reply(claim)
+if taken then
+  local could, claim = pcall(function()
+    local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil
+    return hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[3], place)
+  end)
+  if not could then
+    -- The queue is no queue, or the user may not use it: a no must not keep everybody out for a ttl.
+    if redis.call('GET', KEYS[1]) == ARGV[1] then
+      redis.call('DEL', KEYS[1])
     end
-    free = not claim
+    return type(claim) == 'table' and claim or redis.error_reply(claim)
   end
+  local free = not claim
   if free then
     if waits then
       leave(KEYS[3], ARGV[4], ARGV[5])
     end
-    return {1, digits(mint(KEYS[2], last, micros(), ARGV[3]))}
+    return {1, mint(KEYS[2], last, micros(), ARGV[3])}
   end
 end
 local holder = redis.call('GET', KEYS[1])
@@ -48,7 +42,7 @@ if holder == ARGV[1] then
     return {1, digits(last)}
   end
   -- The counter was evicted while the lock was held: mint anew, above what the clock allowed before.
-  return {1, digits(mint(KEYS[2], last, micros(), ARGV[3]))}
+  return {1, mint(KEYS[2], last, micros(), ARGV[3])}
 end
 local left = redis.call('PTTL', KEYS[1])
 if not waits then

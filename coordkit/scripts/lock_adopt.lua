@@ -22,4 +22,4 @@ if holder ~= ARGV[1] and holder ~= ARGV[2] then
   return {-1}
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return {1, digits(mint(KEYS[2], last, micros(), ARGV[4]))}
+return {1, mint(KEYS[2], last, micros(), ARGV[4])}

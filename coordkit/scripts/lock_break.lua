@@ -23,5 +23,5 @@ if ARGV[2] ~= '' then
 end
 redis.call('DEL', KEYS[1]) -- first, because a server out of memory takes it, and then the rest
 local token = mint(KEYS[2], last, micros(), ARGV[1])
-redis.call('SET', KEYS[4], digits(token), 'PX', KEEP_ANSWER)
-return {1, digits(token), hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[1])}
+redis.call('SET', KEYS[4], token, 'PX', KEEP_ANSWER)
+return {1, token, hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[1])}

@@ -5,12 +5,13 @@
 -- returns  1 given back, 0 gone, -1 another's; {1 or 0, claim in ms} if it was handed on, for as long as that
 -- The first write (ZREM, DEL) is one that a server out of memory still takes; what follows it is then taken as well.
 
+-- Behind lock_release_free.lua, which knows the `holder`, and whether somebody is `queued`.
+
 local head
 if ARGV[3] ~= '' then
   head = head_of(KEYS[3])
   redis.call('ZREM', KEYS[3], ARGV[3])
 end
-local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   if head == ARGV[3] then
     tell_next(KEYS[3], redis.call('PTTL', KEYS[1]))
@@ -20,6 +21,6 @@ end
 if holder then
   redis.call('DEL', KEYS[1])
 end
-local claim = redis.call('EXISTS', KEYS[3]) == 1 and hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[2])
+local claim = queued and hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[2])
 local said = holder and 1 or 0
 return claim and {said, claim} or said

@@ -1,5 +1,5 @@
--- What every fair lock shares: fencing tokens, a queue of those who wait, and handing on to the first of them who
--- listens. Not a script of its own: it is put in front of the others.
+-- What every fair lock shares: a queue of those who wait, and handing on to the first of them who listens. Not a script
+-- of its own: it is put in front of the others, behind token.lua.
 --
 -- An entry of the queue is '<mode> <claim in ms> <PUBLISH or SPUBLISH> <holder> <channel>', its score is the waiter's
 -- place: the server's microseconds when it first asked. What a waiter is told, on its channel:
@@ -9,45 +9,15 @@
 
 local KEEP_QUEUE = 3600000 -- ms; whoever still waits asks again, and so keeps the queue, far more often
 
-local function digits(number)
-  return string.format('%.0f', number) -- tostring() would write 1.79e+15
-end
-
--- A write that changes nothing, but that a replica and a server out of memory refuse as they would any other.
-local function try_writing(counter)
-  redis.call('SETRANGE', counter, 0, '')
-end
-
-local function micros()
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-
--- Return the last token that was given out, 0 if none is known; nil, and an error, if no higher one can be made.
-local function last_token(counter)
-  local last = tonumber(redis.call('GET', counter) or '0')
-  if not last or last ~= last or last >= 9007199254740991 then
-    return nil, redis.error_reply('ERR coordkit: the token counter at ' .. counter .. ' is not a usable number')
-  end
-  return last
-end
-
--- Counters keep the order without clocks, the clock keeps it without counters; both would have to fail together.
-local function mint(counter, last, now, keep)
-  local token = math.max(last + 1, now)
-  redis.call('SET', counter, digits(token), 'PX', keep)
-  return token
-end
-
 local function parsed(entry)
   local mode, claim, verb, holder, channel = string.match(entry, '^(%S+) (%d+) (%u+) (%S+) (.+)$')
   return {mode = mode, claim = tonumber(claim), verb = verb, holder = holder, channel = channel}
 end
 
--- Return the first entry of a queue and its place, or nil.
+-- Return the first entry of a queue and its place, or nil; and the second entry, if there is one.
 local function head_of(queue)
-  local head = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
-  return head[1], tonumber(head[2])
+  local head = redis.call('ZRANGE', queue, 0, 1, 'WITHSCORES')
+  return head[1], tonumber(head[2]), head[3]
 end
 
 -- Return how many heard it; -1 if this client may not publish: then nothing is known about who listens.
@@ -80,14 +50,14 @@ local function bury(queue, silent)
 end
 
 -- Hand on, in order, to those who wait and listen. `offer` says what there is for a waiter now: the token, the rest of
--- what it is told, and a function that makes the grant true; nothing, if that one must wait on. Those ahead of `before`
--- (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over. Return the longest of the claims
--- in ms, or nil: by then somebody should look whether all that was handed on was taken.
+-- what it is told, a function that makes the grant true, and whether it is all there is; nothing, if that one must wait
+-- on. Those ahead of `before` (a place) only, if one is given. A waiter that nobody hears for is gone, and passed over.
+-- Return the longest of the claims in ms, or nil: by then somebody should look whether all that was handed on was taken.
 local function serve(queue, offer, before)
-  local now, soonest, longest, entry, place
+  local now, soonest, longest, entry, place, second
   local silent = {}
   while true do
-    entry, place = head_of(queue)
+    entry, place, second = head_of(queue)
     if not entry or (before and place >= before) then
       break
     end
@@ -97,11 +67,15 @@ local function serve(queue, offer, before)
     if silent[where] then
       bury(queue, silent)
     else
-      local token, note, give = offer(waiter, now)
+      local token, note, give, all = offer(waiter, now)
       if not token then
         break
       end
       redis.call('ZREM', queue, entry) -- a write first: a replica must not tell anybody anything
+      if all and second then
+        -- Told before the grant is, because Redis writes first to whom it was told last; of use only if that is heard.
+        tell(parsed(second), 'next ' .. waiter.claim)
+      end
       local heard = tell(waiter, table.concat({'grant', digits(token), digits(now), note}, ' '))
       if heard < 0 then
         redis.call('ZADD', queue, digits(place), entry) -- it keeps its place, and asks by itself
@@ -110,6 +84,9 @@ local function serve(queue, offer, before)
         silent[where] = true
       else
         give(token)
+        if all then
+          return waiter.claim
+        end
         soonest = math.min(soonest or waiter.claim, waiter.claim)
         longest = math.max(longest or waiter.claim, waiter.claim)
       end

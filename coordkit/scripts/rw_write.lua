@@ -28,7 +28,7 @@ if writer == ARGV[1] then
     leave(QUEUE, ARGV[4], ARGV[5])
   end
   -- The counter may have been evicted while the lock was held: mint anew, above what the clock allowed before.
-  return {1, digits(token or (last > 0 and last) or mint(COUNTER, last, now, ARGV[3]))}
+  return {1, token or (last > 0 and digits(last)) or mint(COUNTER, last, now, ARGV[3])}
 end
 local holder, left = writer, redis.call('PTTL', WRITER)
 if not writer then

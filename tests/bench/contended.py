@@ -3,8 +3,9 @@
     python tests/bench/contended.py [--waiters 2 8 32] [--rounds 5] [--seconds 1.5] [--only coordkit]
 
 The floor passes one element from process to process by BLPOP, over raw sockets and through redis-py: no lock, no token,
-no crash safety. Server on one core, all clients on the other. One round runs every row for some seconds; printed are
-medians of the rounds, and ratios to BLPOP through redis-py in the same round.
+no crash safety. "Our scripts, raw sockets" sends and hears what coordkit.Lock does, and nothing else: by this protocol
+no client can be quicker. Server on one core, all clients on the other. One round runs every row for some seconds;
+printed are medians of the rounds, and ratios to BLPOP through redis-py in the same round.
 
     hand-off   from the call of release by one process to the return of acquire in another
     Jain       fairness of grants per process: 1 is perfectly fair
@@ -32,9 +33,14 @@ from typing import Any, NamedTuple
 import redis
 
 import coordkit
+from coordkit import _redis
+from coordkit._ports import Call
+from coordkit.core import lock
 from coordkit.testing.processes import start_redis, start_zookeeper
 
 HOLD = 0.001
+FLOOR = "BLPOP, redis-py"
+LIMIT = "our scripts, raw sockets"
 Enter = Callable[[], AbstractContextManager[Any]]
 
 
@@ -90,14 +96,43 @@ def blpop(port: int, name: str) -> Enter:
     return held
 
 
+def our_scripts(port: int, name: str) -> Enter:
+    """Send and hear what coordkit.Lock does, and nothing else: by this protocol no client can be quicker."""
+    with redis.Redis(port=port) as client:
+        client.script_load(lock._ACQUIRE.source)
+        client.script_load(lock._RELEASE.source)
+    ask, ear = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
+    for sock in (ask, ear):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    channel, turns = f"bench:{secrets.token_hex(8)}", itertools.count()
+    ear.sendall(b"SUBSCRIBE %b\r\n" % channel.encode())
+    ear.recv(256)
+    keys = [f"{{{name}}}:{part}".encode() for part in ("lock", "token", "queue")]
+
+    @contextmanager
+    def held() -> Any:
+        holder = f"{channel}:{next(turns)}"
+        entry = f"x 1000 PUBLISH {holder} {channel}"
+        ask.sendall(_redis.packed(Call(lock._ACQUIRE, keys, (holder, 10_000, 60_000, entry, ""))))
+        if not ask.recv(512).startswith(b"*2\r\n:1"):
+            while b" grant " not in ear.recv(512):
+                pass  # the next, but not yet
+        yield
+        ask.sendall(_redis.PING + _redis.packed(Call(lock._RELEASE, keys, (holder, 60_000, ""))))
+        said = ask.recv(512)
+        while said.count(b"\r\n") < (4 if b"*" in said else 2):
+            said += ask.recv(512)
+
+    return held
+
+
 def ours(port: int, name: str) -> Enter:
-    lock = coordkit.Lock(redis.Redis(port=port), name, ttl=10)
-    return lock.hold
+    return coordkit.Lock(redis.Redis(port=port), name, ttl=10).hold
 
 
 def redis_py(port: int, name: str, **options: Any) -> Enter:
-    lock = redis.Redis(port=port).lock(name, timeout=10, **options)
-    return lambda: lock
+    theirs = redis.Redis(port=port).lock(name, timeout=10, **options)
+    return lambda: theirs
 
 
 def redis_py_1ms(port: int, name: str) -> Enter:
@@ -123,8 +158,8 @@ def tooz(port: int, name: str) -> Enter:
 
     coordinator = coordination.get_coordinator(f"redis://127.0.0.1:{port}", secrets.token_hex(4).encode())
     coordinator.start()
-    lock = coordinator.get_lock(name.encode())
-    return lambda: lock
+    theirs = coordinator.get_lock(name.encode())
+    return lambda: theirs
 
 
 def kazoo(_port: int, name: str) -> Enter:
@@ -145,6 +180,7 @@ def sherlock(port: int, name: str) -> Enter:
 SYSTEMS: dict[str, tuple[Callable[[int, str], Enter], str]] = {
     "BLPOP, raw sockets": (blpop_raw, ""),
     "BLPOP, redis-py": (blpop, ""),
+    LIMIT: (our_scripts, ""),
     "coordkit.Lock": (ours, ""),
     "redis.lock.Lock": (redis_py, ""),
     "redis.lock.Lock, poll 1 ms": (redis_py_1ms, ""),
@@ -154,7 +190,6 @@ SYSTEMS: dict[str, tuple[Callable[[int, str], Enter], str]] = {
     "sherlock": (sherlock, "sherlock"),
     "kazoo (ZooKeeper)": (kazoo, ""),
 }
-FLOOR = "BLPOP, redis-py"
 
 
 def work(held: Enter, who: int, start: float, end: float) -> list[Turn]:
@@ -236,7 +271,7 @@ def main() -> None:
     systems = {
         name: make
         for name, (make, _) in SYSTEMS.items()
-        if name not in missing and (options.only in name or name.startswith("BLPOP"))
+        if name not in missing and (options.only in name or "BLPOP" in name or name == LIMIT)
     }
     with start_redis() as server, start_zookeeper() as ensemble:
         os.environ["BENCH_ZOOKEEPER"] = ensemble.hosts

@@ -15,20 +15,20 @@ from coordkit import scripts
 from coordkit._ports import Call, Script
 
 SCRIPTS = {
-    "lock_acquire": scripts.load("queue", "lock_queue", "lock_acquire"),
+    "lock_acquire": scripts.load("token", "lock_acquire_free", "queue", "lock_queue", "lock_acquire"),
     "lock_renew": scripts.load("lock_renew"),
-    "lock_release": scripts.load("queue", "lock_queue", "lock_release"),
+    "lock_release": scripts.load("lock_release_free", "token", "queue", "lock_queue", "lock_release"),
     "lock_inspect": scripts.load("lock_inspect"),
-    "lock_break": scripts.load("queue", "lock_queue", "lock_break"),
+    "lock_break": scripts.load("token", "queue", "lock_queue", "lock_break"),
     "lock_handover": scripts.load("lock_handover"),
-    "lock_adopt": scripts.load("queue", "lock_adopt"),
-    "rw_read": scripts.load("queue", "rw_queue", "rw_read"),
-    "rw_write": scripts.load("queue", "rw_queue", "rw_write"),
-    "rw_renew": scripts.load("queue", "rw_queue", "rw_renew"),
-    "rw_release": scripts.load("queue", "rw_queue", "rw_release"),
-    "semaphore_acquire": scripts.load("queue", "semaphore_queue", "semaphore_acquire"),
-    "semaphore_renew": scripts.load("queue", "semaphore_queue", "semaphore_renew"),
-    "semaphore_release": scripts.load("queue", "semaphore_queue", "semaphore_release"),
+    "lock_adopt": scripts.load("token", "lock_adopt"),
+    "rw_read": scripts.load("token", "queue", "rw_queue", "rw_read"),
+    "rw_write": scripts.load("token", "queue", "rw_queue", "rw_write"),
+    "rw_renew": scripts.load("token", "queue", "rw_queue", "rw_renew"),
+    "rw_release": scripts.load("token", "queue", "rw_queue", "rw_release"),
+    "semaphore_acquire": scripts.load("token", "queue", "semaphore_queue", "semaphore_acquire"),
+    "semaphore_renew": scripts.load("token", "queue", "semaphore_queue", "semaphore_renew"),
+    "semaphore_release": scripts.load("token", "queue", "semaphore_queue", "semaphore_release"),
     "inbox_check": scripts.load("inbox_check"),
     "fence_claim": scripts.load("fence_guard", "fence_claim"),
     "fence_get": scripts.load("fence_guard", "fence_get"),
@@ -42,7 +42,10 @@ SCRIPTS = {
 }
 
 
-PARTS = {"fence_guard", "queue", "lock_queue", "rw_queue", "semaphore_queue"}  # put in front of the others
+PARTS = {  # put in front of the others
+    *("fence_guard", "token", "queue", "lock_queue", "rw_queue", "semaphore_queue"),
+    *("lock_acquire_free", "lock_release_free"),
+}
 
 
 class Ear:

@@ -249,6 +249,47 @@ def user(coordkit_redis: Any, coordkit_namespace: str) -> Any:
 
 
 @standalone
+async def test_a_lease_that_ends_sooner_than_it_said_is_noticed(
+    flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any
+) -> None:
+    """The server's clock was set back, so the rest was long; then the holder renewed it, and died."""
+    lock = make(renew=False)
+    held = await maybe(lock.acquire())
+
+    async def work() -> Any:
+        return await maybe(make(ttl=1).acquire(timeout=20))
+
+    running = await waiting(lock, work)
+    admin.pexpire(lock.key, 100)
+    lease = await running.result()
+
+    assert lease.token > held.token
+    await maybe(lease.release())
+
+
+@standalone
+@pytest.mark.parametrize("lacking", ["", "+ping"])
+async def test_it_goes_to_and_fro(flavour: Any, make: Any, maybe: Any, waiting: Any, user: Any, lacking: str) -> None:
+    """Whoever hands on again and again lets the other hear of it first, by a PING ahead of the release."""
+    options = user(*COMMANDS, *(right for right in HEARING if right != lacking))
+    locks, tokens = [make(options=options), make(options=options)], []
+    held = await maybe(locks[0].acquire())
+    for turn in range(1, 7):
+
+        async def work(lock: Any = locks[turn % 2]) -> Any:
+            return await maybe(lock.acquire(timeout=20))
+
+        running = await waiting(locks[0], work)
+        tokens.append(held.token)
+        assert await maybe(held.release()) is True
+        held = await running.result()
+    tokens.append(held.token)
+
+    assert await maybe(held.release()) is True
+    assert tokens == sorted(set(tokens))
+
+
+@standalone
 @pytest.mark.parametrize("lacking", ["+publish", "+subscribe", "&coordkit:*"])
 async def test_without_the_right_to_hear_it_asks_again_and_says_so_once(
     flavour: Any, make: Any, maybe: Any, user: Any, caplog: pytest.LogCaptureFixture, lacking: str

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit import _reader
-from coordkit._ports import Call
+from coordkit import _reader, _redis
+from coordkit._ports import Call, Form
 from coordkit._run import run
 from coordkit.scripts import load
 
@@ -132,3 +132,15 @@ async def test_scripts_that_were_forgotten_are_taught_in_the_same_asking(
     with redis.Redis.from_url(coordkit_redis_quorum[0].url) as client:
         client.script_flush()
     assert await ask() == {0: [0] * 4, 1: [0] * 4}
+
+
+@pytest.mark.parametrize("name", ["job", "100 %", "%d %b\r\n", "größer"])
+def test_a_form_that_is_filled_in_is_what_redis_py_sends(name: str) -> None:
+    """Most of it is packed once; what is in a name must not matter."""
+    form = Form(load("lock_renew"), (name.encode(), b"{%s}"), 10_000, "", f"{name} 1")
+    for holder in ("host:1:abc", f"host:1:abc:{name}"):
+        word = holder.encode()
+        packed = _redis.packer(form)((len(word), word))
+        theirs = redis.Connection().pack_command(*_redis.evalsha(form.call(holder)))
+
+        assert packed == b"".join(theirs) == _redis.packed(form.call(holder))

@@ -653,14 +653,17 @@ def test_a_slow_failure_is_not_waited_for_twice(proxy: Any, coordkit_namespace: 
     lock, fence = coordkit.Lock(client, f"{coordkit_namespace}:job", ttl=60), coordkit.Fence(client, coordkit_namespace)
     lease = lock.acquire()
     store, asked = client._coordkit_store, []
-    was = store.run
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        if threading.current_thread() is threading.main_thread():
-            asked.append(args)
-        return was(*args, **kwargs)
+    def counted(was: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                asked.append(args)
+            return was(*args, **kwargs)
 
-    monkeypatch.setattr(store, "run", counted)
+        return run
+
+    for way in ("run", "run_form"):
+        monkeypatch.setattr(store, way, counted(getattr(store, way)))
     proxy.drop_requests = True
     for access in (lease.release, lambda: fence.claim(token=1), lambda: lock.acquire(timeout=0)):
         asked.clear()

@@ -80,9 +80,9 @@ def ttl_counted_from_the_reply(_worker: Worker) -> None:
     """kazoo's, redis-py's and everybody's: the server has been counting since it got the request."""
     born = Lease.__init__
 
-    def init(self: Lease, runtime: Any, *args: Any, asked: float, **kwargs: Any) -> None:
+    def init(self: Lease, terms: Any, *args: Any, asked: float, **kwargs: Any) -> None:
         del asked
-        born(self, runtime, *args, asked=runtime.now(), **kwargs)
+        born(self, terms, *args, asked=terms.runtime.now(), **kwargs)
 
     Lease.__init__ = init  # type: ignore[method-assign]
 

@@ -111,9 +111,7 @@ def adopting_keeps_the_holder(patch: Patch) -> None:
 
 def adopting_keeps_the_token(patch: Patch) -> None:
     """What the giver sent arrives late, and no fence can tell it from the adopter's: an acknowledged update is lost."""
-    _edit(
-        patch, lock, "_ADOPT", "return {1, digits(mint(KEYS[2], last, micros(), ARGV[4]))}", "return {1, digits(last)}"
-    )
+    _edit(patch, lock, "_ADOPT", "return {1, mint(KEYS[2], last, micros(), ARGV[4])}", "return {1, digits(last)}")
     _edit(patch, fence, "_SET", "holder ~= by)", "false)")
     _edit(patch, fence, "_GET", "holder ~= by)", "false)")
 

@@ -34,8 +34,8 @@ def ttl_counted_from_the_reply(patch: Patch) -> None:
     """kazoo's, redis-py's and everybody's: the server has been counting since it got the request."""
     born = Lease.__init__
 
-    def init(self: Lease, runtime: Any, *args: Any, asked: float, **kwargs: Any) -> None:
-        born(self, runtime, *args, asked=runtime.now(), **kwargs)
+    def init(self: Lease, terms: Any, *args: Any, asked: float, **kwargs: Any) -> None:
+        born(self, terms, *args, asked=terms.runtime.now(), **kwargs)
 
     patch.setattr(Lease, "__init__", init)
 
@@ -172,7 +172,7 @@ def newcomers_barge_in(patch: Patch) -> None:
 
 def nobody_is_handed_anything(patch: Patch) -> None:
     """A release only frees, and those who wait find out when they look again."""
-    _edit(patch, lock, "_RELEASE", "local claim = redis", "local claim = false and redis")
+    _edit(patch, lock, "_RELEASE", "local claim = queued", "local claim = false")
 
 
 def late_grants_are_kept(patch: Patch) -> None:

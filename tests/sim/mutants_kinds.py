@@ -117,8 +117,8 @@ def a_release_frees_a_slot_that_is_anothers(patch: Patch) -> None:
 
 
 def the_last_comes_first(patch: Patch) -> None:
-    head = "redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')"
-    _edit(patch, semaphore, "_RELEASE", head, head.replace("0, 0", "-1, -1"))
+    head = "redis.call('ZRANGE', queue, 0, 1, 'WITHSCORES')"
+    _edit(patch, semaphore, "_RELEASE", head, head.replace("0, 1", "-1, -1"))
 
 
 def a_slot_is_freed_and_nobody_told(patch: Patch) -> None:

@@ -14,7 +14,7 @@ from lupa import lua51
 from sim.inbox import SimInbox, Weather
 from sim.world import Process, Wait, World
 
-from coordkit._ports import Call, Confirm
+from coordkit._ports import Call, Confirm, Form
 from coordkit.core.keeper import Keeper
 from coordkit.errors import StoreRefused, StoreUnavailable
 
@@ -359,6 +359,9 @@ class SimStore:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:  # noqa: ARG002  nobody here is slow to wake
+        return await self.run(name, form.call(first))
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         world, chance = self.process.world, self.process.world.random

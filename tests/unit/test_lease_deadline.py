@@ -13,14 +13,14 @@ import pytest
 
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME
-from coordkit.core.lease import Lease
+from coordkit.core.lease import Lease, Terms
 from coordkit.errors import LeaseLost
 
 
 def lease(ttl: float) -> Lease:
     keeper = SimpleNamespace(give_back=lambda *_, **__: None, renew=lambda _: None)
     grantor: Any = SimpleNamespace(name="a", keeper=keeper)
-    return Lease(RUNTIME, grantor, "me", 1, ttl, asked=RUNTIME.now(), renewing=True, max_hold=None)
+    return Lease(Terms(RUNTIME, grantor, ttl), "me", 1, asked=RUNTIME.now())
 
 
 def test_an_answer_that_comes_after_the_deadline_renews_nothing() -> None:
