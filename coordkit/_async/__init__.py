@@ -1,10 +1,11 @@
 """The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
 
 from coordkit._async.balance import Balance
-from coordkit._async.election import Election, Lead, Leadership, Transaction, Views
+from coordkit._async.election import Election, Lead, Views
 from coordkit._async.fence import Fence
 from coordkit._async.group import Changes, Group, Join, Member
 from coordkit._async.hold import Hold, Lease
+from coordkit._async.leadership import Leadership, Transaction
 from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
 from coordkit._async.multi import MultiLease, MultiLock

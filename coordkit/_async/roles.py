@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from coordkit import _kazoo
-from coordkit._async.election import Leadership, Views
+from coordkit._async.election import Views
+from coordkit._async.leadership import Leadership
 from coordkit._async.lost import Lost, Scope
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of

@@ -1,10 +1,11 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
 from coordkit._sync.balance import Balance
-from coordkit._sync.election import Election, Lead, Leadership, Transaction, Views
+from coordkit._sync.election import Election, Lead, Views
 from coordkit._sync.fence import Fence
 from coordkit._sync.group import Changes, Group, Join, Member
 from coordkit._sync.hold import Hold, Lease
+from coordkit._sync.leadership import Leadership, Transaction
 from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
 from coordkit._sync.multi import MultiLease, MultiLock

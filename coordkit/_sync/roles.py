@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from coordkit import _kazoo
 from coordkit._run import run
-from coordkit._sync.election import Leadership, Views
+from coordkit._sync.election import Views
+from coordkit._sync.leadership import Leadership
 from coordkit._sync.lost import Lost
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of

@@ -567,6 +567,7 @@ async def test_taking_over_fails_if_our_znode_went_meanwhile(flavour: Any, zk_cl
 
     meddle(zk, Multi, without)
     async with flavour.within(election) as leadership:
+        direct.sync(path)
         data, stat = direct.get(f"{path}/epoch")
         assert stat.version == 1
         assert stat.mzxid == leadership.token
@@ -579,6 +580,7 @@ async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_cli
     election = flavour.Election(zk, path, identity="one")
     async with flavour.within(election):
         pass  # what it stands on is there
+    direct.sync(path)
     before = direct.get(f"{path}/epoch")[1].version
 
     def lost(_: Any, send: Callable[[], Any]) -> Any:

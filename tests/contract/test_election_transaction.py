@@ -126,10 +126,12 @@ async def test_a_ghost_is_refused_by_the_servers(
             transaction = leadership.transaction()
             transaction.create(f"{path}/late")
             if how == "deleted":
+                direct.sync(path)
                 direct.delete(f"{election.path}/candidates/{direct.get_children(f'{election.path}/candidates')[0]}")
             else:
+                session = zk.client_id
                 kill_session(zk)
-                await flavour.until(lambda: zk.connected)
+                await flavour.until(lambda: zk.connected and zk.client_id not in (None, session))
             async with flavour.within(transaction):
                 pass
     direct.sync(path)

@@ -18,7 +18,7 @@ from coordkit.testing.processes import ZooKeeperProcess
 from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import ask, scaled, wait_until, zookeeper_mode
 
-TIMEOUT = 2.0
+TIMEOUT = 3.0
 SETTINGS = ["syncLimit=60"]  # in ticks of 200 ms: how long a follower serves without its leader
 
 
