@@ -29,8 +29,10 @@ class GroupWeather(Weather):
         self._sing()
         wanted = {place(worker) for worker in self.crew.alive()}
         size = len(self.crew.members)
-        self.crew.follow(lambda: not self._behind(wanted) or len(self.crew.alive()) < size, self.patience)
-        if len(self.crew.alive()) < size:
+        goes_on = self.goes_on(lambda: not self._behind(wanted) or len(self.crew.alive()) < size)
+        if goes_on and len(self.crew.alive()) == size:
+            return []
+        if len(self.crew.alive()) < size:  # kazoo died
             self._replace_the_dead()
             return [] if len(self.crew.alive()) < size else self.stuck()
         return [f"{worker} does not see {what} for {self.patience:.1f} s" for worker, what in self._behind(wanted)]
