@@ -10,6 +10,7 @@ from regime.history import now
 from regime.weather import NO_ANSWER, Weather, quietly
 from regime.zoo_crew import place
 
+from coordkit.core import znodes
 from coordkit.testing.servers import scaled
 
 CANARY = "canary"
@@ -161,6 +162,7 @@ class GroupWeather(Weather):
             names = self.ask(self.direct.get_children_async(self._path))
         except NoNodeError:
             return {}
+        names = [name for name in names if znodes.may_be_member(name)]
         answers = [self.direct.get_async(f"{self._path}/{name}") for name in names]
         found: dict[str, str] = {}
         for name, answer in zip(names, answers, strict=True):
