@@ -144,6 +144,21 @@ class Weather:
                 member.start()
                 self.crew.follow(self.crew.started, scaled(30.0))
 
+    def goes_on(self, going: Callable[[], bool]) -> bool:
+        """Wait until work goes on; return whether it did, or whether a machine that is too slow keeps it from that."""
+        before = self.crew.connected
+        if self.crew.follow(going, self.patience):
+            return True
+        again = self.crew.connected - before
+        slow = again > len(self.crew.members)  # nothing is done to them now, and their sessions end all the same
+        try:
+            self.ask(self.direct.exists_async("/"))
+        except NO_ANSWER:
+            slow = True
+        if slow:
+            self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: the machine is too slow ({again})")
+        return slow
+
     def stuck(self) -> list[str]:
         """Return what does not go on within ``patience``."""
         raise NotImplementedError

@@ -34,6 +34,7 @@ class Company(Crew):
         self.sessions: dict[str, list[Any]] = {}  # by worker: id and password
         self.terms: dict[str, Term] = {}  # by path: who leads for long now
         self.led: dict[str, int] = {}  # by path: how many terms there were
+        self.connected = 0  # how often workers have connected
         self.heard: dict[str, float] = {}  # by worker: when it last got something done
         self.stopped_at = ""  # the path at which a worker stopped itself
         self.views: dict[str, dict[str, str]] = {}  # by worker: what it saw last
@@ -50,6 +51,7 @@ class Company(Crew):
             self.stopped_at = said["path"]
         elif what == "session":
             self.sessions[said["actor"]] = said["session"]
+            self.connected += 1
         elif what == "view":
             self.views[said["who"]] = said["members"]
         elif "id" in said and "who" in said and "token" in said:

@@ -31,8 +31,7 @@ class ElectionWeather(Weather):
     def stuck(self) -> list[str]:
         """Return the elections that nobody wins any more."""
         was = dict(self.crew.led)
-        self.crew.follow(lambda: self._goes_on(was, self.paths[0]), self.patience)
-        if self._goes_on(was, self.paths[0]):
+        if self.goes_on(lambda: self._goes_on(was, self.paths[0])):
             return []
         return [f"nobody has led {self.paths[0]} for {self.patience:.1f} s: {quietly(self._line) or 'no line'}"]
 

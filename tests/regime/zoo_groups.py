@@ -10,6 +10,7 @@ from regime.history import now
 from regime.weather import NO_ANSWER, Weather, quietly
 from regime.zoo_crew import place
 
+from coordkit.core import znodes
 from coordkit.testing.servers import scaled
 
 CANARY = "canary"
@@ -29,8 +30,10 @@ class GroupWeather(Weather):
         self._sing()
         wanted = {place(worker) for worker in self.crew.alive()}
         size = len(self.crew.members)
-        self.crew.follow(lambda: not self._behind(wanted) or len(self.crew.alive()) < size, self.patience)
-        if len(self.crew.alive()) < size:
+        goes_on = self.goes_on(lambda: not self._behind(wanted) or len(self.crew.alive()) < size)
+        if goes_on and len(self.crew.alive()) == size:
+            return []
+        if len(self.crew.alive()) < size:  # kazoo died
             self._replace_the_dead()
             return [] if len(self.crew.alive()) < size else self.stuck()
         return [f"{worker} does not see {what} for {self.patience:.1f} s" for worker, what in self._behind(wanted)]
@@ -159,6 +162,7 @@ class GroupWeather(Weather):
             names = self.ask(self.direct.get_children_async(self._path))
         except NoNodeError:
             return {}
+        names = [name for name in names if znodes.may_be_member(name)]
         answers = [self.direct.get_async(f"{self._path}/{name}") for name in names]
         found: dict[str, str] = {}
         for name, answer in zip(names, answers, strict=True):

@@ -11,11 +11,11 @@ from coordkit._kazoo_watches import Bell
 from coordkit._ports import Check, Create, Delete, GetData, Kind, Link, Multi, NoNode
 from coordkit.core import lease, znodes
 from coordkit.core.candidate import Candidate
-from coordkit.core.changes import Changes
 from coordkit.core.leadership import Leadership
 from coordkit.core.membership import Membership
 from coordkit.core.place import Place
 from coordkit.core.proven import Proven
+from coordkit.core.roll import Roll
 from coordkit.core.session import Session
 from coordkit.core.standing import Standing
 from coordkit.errors import StoreUnavailable
@@ -134,7 +134,14 @@ def _ignore_lost_watches() -> None:
 def watches_are_not_set_anew() -> None:
     """kazoo's ChildrenWatch where the parent was made anew, and everybody's first version: a reconnect ends it."""
     _ignore_lost_watches()
-    Changes._heard = lambda _self, _link: None  # type: ignore[assignment,method-assign]
+    below = Roll._below
+
+    def deaf(self: Roll, path: str | None) -> None:
+        if path is not None:
+            below(self, path)
+
+    Roll._heard = lambda _self, _link: None  # type: ignore[assignment,method-assign]
+    Roll._below = deaf  # type: ignore[method-assign]
 
 
 def does_not_join_again() -> None:
@@ -172,12 +179,13 @@ def flaps_at_a_reconnect() -> None:
 
 def updates_are_missed() -> None:
     """kazoo's ChildrenWatch: what a member says about itself may change, and nobody hears it."""
-    was = Changes._member
+    below = Roll._below
 
-    def member(self: Changes, name: str) -> GetData:
-        return was(self, name)._replace(watch=None)
+    def deaf(self: Roll, path: str | None) -> None:
+        if path not in self._known:
+            below(self, path)
 
-    Changes._member = member  # type: ignore[method-assign]
+    Roll._below = deaf  # type: ignore[method-assign]
 
 
 def keeps_the_old_sessions_znode() -> None:
