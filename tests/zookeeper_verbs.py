@@ -17,8 +17,8 @@ ARGUMENTS: dict[str, Any] = {
     "keys": ["a", "b"],
 }
 ALWAYS: dict[str, Any] = {"again": False}  # else it stands again for ever, as it is told to
-QUIET = {"stop", "close"}
-"""These ask nothing."""
+QUIET = {"stop", "close", "share"}
+"""These ask nothing; a share is a description, whose ``run`` goes on through an outage, as it says."""
 
 
 def verbs(flavour: Any, thing: Any) -> dict[str, Callable[[], Any]]:

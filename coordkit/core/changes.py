@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from coordkit._ports import Link
 from coordkit.core.roll import Roll
-from coordkit.core.session import Session, Wake
-from coordkit.errors import StoreUnavailable
+from coordkit.core.session import FORKED, Session, Wake
+from coordkit.errors import CoordError, StoreUnavailable
 
 
 class Change(NamedTuple):
@@ -54,6 +54,8 @@ class Changes:
             self._wake.reset()
             if self._closed:
                 break
+            if ensemble.link() is Link.FORKED:
+                raise CoordError(self.name, FORKED)
             until = math.inf if self._told is not None else patience
             if ensemble.link() is Link.CONNECTING and now() < until:
                 await self._wake.wait(until)
