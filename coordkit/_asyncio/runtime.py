@@ -95,12 +95,14 @@ class LoopLife:
     background tasks end first, then connections are closed.
     """
 
-    def __init__(self) -> None:
-        self.over = False
+    def __init__(self, *, over: bool = False) -> None:
+        self.over = over
         self.closing: WeakSet[Closing] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
         self._agenda = Agenda()
         self._tick: asyncio.TimerHandle | None = None
+        if over:
+            return
         self._told = self._tell()
         with suppress(StopIteration):
             self._told.__anext__().send(None)  # up to the yield: from here on the loop knows of it
@@ -117,7 +119,9 @@ class LoopLife:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for one in list(self.closing):
                 await one.close()
-            _lives.pop(asyncio.get_running_loop(), None)  # what is told refers to the loop: nothing else frees it
+            # What is told refers to the loop, so nothing else frees it. What still comes in its last moments (an answer of
+            # a thread, the end of a task) must not begin anything anew.
+            _lives[asyncio.get_running_loop()] = _OVER
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` in the background, until the loop ends at the latest."""
@@ -150,6 +154,7 @@ class LoopLife:
             self._wait()
 
 
+_OVER = LoopLife(over=True)
 _lives: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLife] = WeakKeyDictionary()
 
 

@@ -128,6 +128,29 @@ def test_a_loop_that_has_ended_is_freed() -> None:
     assert [loop() for loop in loops] == [None] * 3
 
 
+def test_nothing_is_begun_anew_in_a_loop_that_has_ended() -> None:
+    """What threads still answer comes after the loop has told us that it ends; a task begun then is never finished."""
+    begun = []
+
+    async def work() -> None:
+        begun.append(True)
+
+    async def poke() -> None:
+        LOOPS.call_at(now(), lambda: begun.append(True))
+        LOOPS.worker(work).poke()
+        await asyncio.sleep(0.05)
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(poke())
+        assert begun == [True, True]
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(poke())
+        assert begun == [True, True]
+    finally:
+        loop.close()
+
+
 def timer_threads() -> int:
     return [thread.name for thread in threading.enumerate()].count("coordkit-timer")
 
