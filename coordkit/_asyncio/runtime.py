@@ -119,8 +119,8 @@ class LoopLife:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for one in list(self.closing):
                 await one.close()
-            # What is told refers to the loop, so nothing else frees it. What still comes in its last moments (an answer of
-            # a thread, the end of a task) must not begin anything anew.
+            # What is told refers to the loop, so nothing else frees it. What still comes in its last moments (an answer
+            # of a thread, the end of a task) must not begin anything anew.
             _lives[asyncio.get_running_loop()] = _OVER
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
