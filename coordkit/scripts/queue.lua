@@ -74,7 +74,11 @@ local function serve(queue, offer, before)
       redis.call('ZREM', queue, entry) -- a write first: a replica must not tell anybody anything
       if all and second then
         -- Told before the grant is, because Redis writes first to whom it was told last; of use only if that is heard.
-        tell(parsed(second), 'next ' .. waiter.claim)
+        local after = parsed(second)
+        local there = after.verb .. after.channel
+        if not silent[there] and tell(after, 'next ' .. waiter.claim) == 0 then
+          silent[there] = true
+        end
       end
       local heard = tell(waiter, table.concat({'grant', digits(token), digits(now), note}, ' '))
       if heard < 0 then
