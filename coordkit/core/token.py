@@ -6,9 +6,9 @@ from __future__ import annotations
 class Token(int):
     """The number by which a resource tells a later holder from an earlier one.
 
-    An ``int`` (63 bits) that also carries ``holder``, the id of the lease it was granted to. Send it as a string where
-    numbers are doubles (JSON, Lua): ``str(token)``. Tokens of one source (one lock name, one election) are
-    comparable; tokens of different sources are not.
+    An ``int`` (63 bits) that also carries ``holder``, the id of the lease it was granted to. Send it as a string,
+    ``str(token)``, where numbers are doubles (JSON, Lua), and to redis-py, which with hiredis takes no subclass of int.
+    Tokens of one source (one lock name, one election) are comparable; tokens of different sources are not.
     """
 
     holder: str
