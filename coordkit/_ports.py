@@ -92,6 +92,7 @@ class Call(NamedTuple):
     script: Script
     keys: Sequence[bytes]
     args: Sequence[bytes | str | int]
+    form: Form | None = None  # it was made of, by which it is packed sooner
 
 
 class Form:
@@ -106,7 +107,7 @@ class Form:
         self.packed: Callable[[tuple[int, bytes]], bytes] | None = None  # a store's own: what it sends, by the first
 
     def call(self, first: str) -> Call:
-        return Call(self.script, self.keys, (first, *self.args))
+        return Call(self.script, self.keys, (first, *self.args), self)
 
 
 BROKEN = ""

@@ -75,6 +75,7 @@ class Mutex:
         self._broken = f"coordkit:1:{{{name}}}:broken:"
         self._asking: dict[float, Form] = {}  # by ttl: for who does not wait, so nearly always
         self._leaving: Form | None = None  # the same
+        self._staying: tuple[float, Form] | None = None  # to renew, with the ttl of the last time
         self.inbox: Callable[[], Inbox | None] = store.inbox
 
     def entry(self, holder: str, ttl: float, address: str) -> str:
@@ -116,7 +117,10 @@ class Mutex:
         return reply
 
     def renewal(self, holder: str, ttl: float) -> Call:
-        return Call(_RENEW, self._keys[:2], (holder, milliseconds(ttl), self._keep(ttl)))
+        staying = self._staying
+        if staying is None or staying[0] != ttl:
+            staying = self._staying = ttl, Form(_RENEW, self._keys[:2], milliseconds(ttl), self._keep(ttl))
+        return staying[1].call(holder)
 
     async def renew(self, holder: str, ttl: float) -> bool:
         return bool(await self._store.run(self.name, self.renewal(holder, ttl)) == 1)
