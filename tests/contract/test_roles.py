@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordkit._ports import Multi, SetData
 from coordkit.core import in_sync
 from coordkit.errors import CoordError, LeadershipLost
 from coordkit.testing.faults import kill_session
@@ -210,6 +211,33 @@ async def test_who_falls_behind_while_it_stands_does_not_take_over(
 
     await b.end()
     await c.end()
+
+
+async def test_who_falls_behind_in_the_moment_of_taking_over_does_not(
+    flavour: Any, node: Any, zk_client: Any, path: str
+) -> None:
+    """Between its look at the set and its transaction, which must see the change."""
+    a, b, direct, fallen = node("a").start(), node("b"), zk_client(), []
+    await flavour.until(a.did("primary"))
+    b.start()
+    await flavour.until(lambda: _stands(flavour, a, "b"))
+    wire = b.roles._election._session().ensemble._wire
+    submit = wire.submit
+
+    def behind(request: Any, deliver: Any) -> Any:
+        if isinstance(request, Multi) and any(isinstance(step, SetData) for step in request.steps) and not fallen:
+            fallen.append(direct.set(f"{path}/in_sync", in_sync.pack(["a"], 1)))
+        return submit(request, deliver)
+
+    wire.submit = behind
+    await a.end()
+    await flavour.until(lambda: bool(fallen))
+    await flavour.until(lambda: direct.get_children(f"{path}/candidates") == [])
+    assert ("b", "primary") not in a.story
+
+    direct.set(f"{path}/in_sync", in_sync.pack(["b"], 1))
+    await flavour.until(b.did("primary"))
+    await b.end()
 
 
 async def _stands(flavour: Any, node: Node, name: str) -> bool:
