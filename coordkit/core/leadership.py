@@ -51,6 +51,9 @@ class Leadership(Proven):
         """Resign in favour of who stands as ``identity``; raises ``NoNodes`` if nobody does, and leads on."""
         self.ensure()
         standing = await succession(self.candidate.session, self.name)
+        if identity not in [each.identity for each in standing]:
+            await self.renew()  # a write: from its answer on, our server knows all that was there before it
+            standing = await succession(self.candidate.session, self.name)
         for each in standing:
             if each.identity == identity and each.node != self.candidate.node:
                 self.candidate.successor = each.node, each.data

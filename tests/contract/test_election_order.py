@@ -12,6 +12,7 @@ from kazoo.exceptions import BadVersionError
 import coordkit
 from coordkit._ports import Delete, GetData, Multi, SetData
 from coordkit.core import znodes
+from coordkit.core.succession import succession
 from coordkit.errors import AcquireTimeout, LeadershipLost, NoNodes
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
@@ -332,6 +333,23 @@ def fit(flavour: Any, serve: Callable[[Any], Any]) -> Callable[[Any], Any]:
         raise AssertionError("it suspended")
 
     return blocking
+
+
+async def test_a_server_that_lags_hides_nobody_from_a_transfer(
+    flavour: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seen on three nodes under load: the leader's own server did not know yet who stood by another.
+    answers: list[Any] = [[]]
+
+    async def lagging(*args: Any) -> Any:
+        return answers.pop() if answers else await succession(*args)
+
+    async with flavour.within(stage.election("first")) as leadership:
+        await stage.add("a")
+        monkeypatch.setattr("coordkit.core.leadership.succession", lagging)
+        await flavour.maybe(leadership.transfer_to("a"))
+    await stage.end()
+    assert stage.led == ["a"]
 
 
 async def test_whoever_is_evicted_ends_its_work_before_the_next_leads(flavour: Any, stage: Stage) -> None:

@@ -22,6 +22,7 @@ from regime.line import Line
 
 from coordkit.testing import FaultProxy
 from coordkit.testing.processes import RedisProcess
+from coordkit.testing.servers import scaled
 
 _REQUEST = b"EVALSHA"
 _ANSWERS = (b"*2\r\n", b"*3\r\n", b":1\r\n", b"\r\n")  # granted, refused, given back or renewed, any
@@ -79,11 +80,11 @@ class Storm:
         self._direct.close()
 
     def _health(self, when: str) -> None:
-        if not self.server.ready():
+        if not self.crew.follow(self.server.ready, scaled(20)):
             self.unhealthy.append(f"{when}: the server does not answer")
         self.unhealthy += [f"{when}: {trouble}" for trouble in self.crew.trouble()]
         grants = self.crew.grants
-        bound = 4 * self._ttl + 5
+        bound = 4 * self._ttl + scaled(15)
         if not self.crew.follow(lambda: self.crew.grants > grants, bound):
             self.unhealthy.append(f"{when}: nobody was granted a lock for {bound:.1f} s")
 

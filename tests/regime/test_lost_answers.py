@@ -21,6 +21,7 @@ from coordkit.testing.processes import start_redis
 
 TESTS = Path(__file__).resolve().parents[1]
 SIDE_BY_SIDE = 2
+TRIES = 3  # for a mutant: a fault hits what it is meant for unless the machine is too busy
 PARAMETERS = ("flavour", "kind", "operation", "mutant")
 
 
@@ -87,5 +88,11 @@ def test_what_the_caller_is_told_is_so(flavour: str, kind: str, operation: str, 
         ("asyncio", "fence", "set", "no_fence"),
     ],
 )
-def test_a_wrong_lock_is_found(flavour: str, kind: str, operation: str, mutant: str, found: Found) -> None:
-    assert found(flavour, kind, operation, mutant) != []
+def test_a_wrong_lock_is_found(
+    flavour: str, kind: str, operation: str, mutant: str, found: Found, urls: list[str]
+) -> None:
+    wrong, tries = found(flavour, kind, operation, mutant), 1
+    while not wrong and tries < TRIES:
+        wrong, tries = _find(flavour, kind, operation, mutant, urls), tries + 1
+
+    assert wrong != []
