@@ -55,6 +55,25 @@ async def test_a_blip_is_outlived_by_the_session_policy(
             leadership.ensure()
 
 
+async def test_the_proven_time_counts_from_before_the_request(
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
+) -> None:
+    """The servers have been counting since they had it; W6 finds whoever counts from the answer, if it has luck."""
+    zk, answer = zk_client(timeout=12.0, hosts=proxy.address), 0.2  # each way
+    async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
+        await flavour.maybe(leadership.verify())
+        proxy.latency = answer
+        began = time.monotonic()
+        await flavour.maybe(leadership.verify())
+        spent, left = time.monotonic() - began, leadership.remaining()
+        assert spent >= answer
+        assert left <= 2 / 3 * 12.0 - spent + 0.05
+        await flavour.maybe(leadership.resign())
+    async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:  # so does the first one
+        assert leadership.remaining() <= 2 / 3 * 12.0 - answer
+        proxy.latency = 0.0
+
+
 async def test_the_session_policy_ends_with_the_lease_before_a_successor_leads(
     flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
 ) -> None:
