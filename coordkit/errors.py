@@ -10,9 +10,11 @@
     ├── StaleToken                  the resource has seen a later holder                stop working
     ├── StoreUnavailable            no answer: the outcome is unknown                   incident
     │   ├── NoQuorum                fewer than a majority answered
-    │   └── ShardDown               cannot be reached, so the command was not sent
+    │   ├── ShardDown               cannot be reached, so the command was not sent
+    │   └── TopologyOutdated        its shard knows a newer topology than we can get, so the command was not sent
     ├── TransactionFailed           a step of a leader's transaction was refused, so nothing was done
     ├── StoreRefused                answered, and the answer was no (password, read-only, memory, type)
+    ├── BadTopology                 a topology that must not be adopted (damaged, of another name, older)
     ├── CrossShardError             one command, keys on several shards
     ├── PartialFailure              a split command worked on some shards only
     └── NoNodes                     nothing to choose from                              (also a LookupError)
@@ -28,6 +30,7 @@ from typing import Any
 
 __all__ = [
     "AcquireTimeout",
+    "BadTopology",
     "CoordError",
     "CrossShardError",
     "LeadershipLost",
@@ -40,6 +43,7 @@ __all__ = [
     "StaleToken",
     "StoreRefused",
     "StoreUnavailable",
+    "TopologyOutdated",
     "TransactionFailed",
 ]
 
@@ -128,6 +132,19 @@ class ShardDown(StoreUnavailable):
         self.shard = shard
 
 
+class TopologyOutdated(StoreUnavailable):
+    """The shard of this key knows a newer topology than this client could get, so the command was not sent.
+
+    ``shard`` is its name, ``seen`` the epoch that it told, ``epoch`` the one by which the command was routed.
+    """
+
+    def __init__(self, name: str, why: str, *, shard: str, seen: int, epoch: int) -> None:
+        super().__init__(name, why)
+        self.shard = shard
+        self.seen = seen
+        self.epoch = epoch
+
+
 class TransactionFailed(CoordError):
     """A step of a leader's transaction was refused, so nothing of it was done.
 
@@ -145,6 +162,10 @@ class StoreRefused(CoordError):
 
     ``__cause__`` is the client library's own error.
     """
+
+
+class BadTopology(CoordError):
+    """A topology that must not be adopted: damaged, of a format or name that is not expected, or not newer."""
 
 
 class CrossShardError(CoordError):

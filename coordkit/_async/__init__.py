@@ -26,6 +26,7 @@ from coordkit.core.views import View
 from coordkit.core.znodes import Leader
 from coordkit.errors import (
     AcquireTimeout,
+    BadTopology,
     CoordError,
     CrossShardError,
     LeadershipLost,
@@ -38,6 +39,7 @@ from coordkit.errors import (
     StaleToken,
     StoreRefused,
     StoreUnavailable,
+    TopologyOutdated,
     TransactionFailed,
 )
 from coordkit.gate import TokenGate
@@ -55,6 +57,7 @@ from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 
 __all__ = [
     "AcquireTimeout",
+    "BadTopology",
     "Backup",
     "Balance",
     "Change",
@@ -110,6 +113,7 @@ __all__ = [
     "StoreUnavailable",
     "Token",
     "TokenGate",
+    "TopologyOutdated",
     "Transaction",
     "TransactionFailed",
     "View",

@@ -3,7 +3,8 @@
 Read `slots` (a key's slot), `placement` and `placements/` (a key's shard), `commands` (a command's keys), `plan` and
 `router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards; what
 both share is in `client_shards`, `client_batch`, `client_pipeline` and `client_errors`. `balance` picks among equals,
-`health` sets aside who failed; `shares` shares work out.
+`health` sets aside who failed; `shares` shares work out. `topology` (with `topology_parts`,
+`topology_form`) is a list of shards that changes while it is in use.
 
 New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
 that another router placed: `ketama`, `envoy_ring`, `maglev`, `hrw`, `jump`, `modula`. ``ShardedRedis(placement=...)``
@@ -26,18 +27,26 @@ from coordkit.routing.placements.modula import modula
 from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.placements.slot_map import SlotMap, slot_map
 from coordkit.routing.slots import SLOTS, slot_of
+from coordkit.routing.topology import Topology
+from coordkit.routing.topology_parts import Move, Moving, Shard, Stable, Step
 
 __all__ = [
     "HASHES",
     "SLOTS",
     "LeastOutstanding",
+    "Move",
+    "Moving",
     "Placement",
     "Random",
     "RoundRobin",
     "SetAside",
+    "Shard",
     "SlotMap",
     "SmoothWeightedRoundRobin",
+    "Stable",
+    "Step",
     "Sticky",
+    "Topology",
     "bounded_loads",
     "envoy_ring",
     "hrw",

@@ -19,6 +19,8 @@ EXAMPLES = [
     errors.StoreUnavailable("jobs", "no answer"),
     errors.NoQuorum("jobs", "2 of 5", errors={"a": OSError("down")}),
     errors.ShardDown("k", "down", shard="b"),
+    errors.TopologyOutdated("k", "late", shard="b", seen=9, epoch=7),
+    errors.BadTopology("/shards", "damaged"),
     errors.StoreRefused("jobs", "read-only"),
     errors.TransactionFailed("/jobs", "step 1 was refused", step=0, path="/x"),
     errors.CrossShardError("MGET", "two shards", shards={"k": "a", "l": "b"}),

@@ -1,0 +1,309 @@
+"""A live topology: which shards there are, who owns each slot, and which slots are on their way. Pure, no I/O.
+
+A `Topology` is one moment of it, immutable, with a rising ``epoch``. Each transition returns the next one, whose epoch
+is one more; who writes it where all see it (`coordkit.TopologyStore` for ZooKeeper) does so by compare-and-set, so that
+there is one line of epochs. A slot is `Stable` or `Moving`; between two stable owners there is always a `Moving`::
+
+    with_shard, reweighted, draining ...    nothing moves yet
+    plan() -> begin_move(*step)             STABLE(a) -> MOVING(a -> b)
+    finish_move(number)                     MOVING(a -> b) -> STABLE(b)
+    roll_back_move(number)                  MOVING(a -> b) -> MOVING(b -> a), finished in the same way
+    forget_shard                            once it owns nothing
+
+Promised: every slot has one owner in each of them, what moves is what `SlotMap.rebalance` finds and no more. Not
+promised: that clients have heard of it; that is what the epoch is compared for where commands are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from coordkit.core.checks import check_name
+from coordkit.errors import BadTopology, NoNodes
+from coordkit.routing import topology_form
+from coordkit.routing.placements.shares import quotas
+from coordkit.routing.placements.slot_map import SlotMap, slot_map
+from coordkit.routing.slots import SLOTS
+from coordkit.routing.topology_parts import (
+    Move,
+    MoveState,
+    Moving,
+    Shard,
+    Stable,
+    Step,
+    of_runs,
+    runs_of,
+)
+
+_HASH = "crc16"  # of the key's {tag}, as in Redis Cluster; another one would be another format's
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Say which shards there are, who owns each of the 16384 slots, and which slots move. See the module's docstring.
+
+    ``name`` tells it from others, ``epoch`` (1 or more) from its predecessors. ``owners`` has the owner of each slot;
+    for a slot that moves that is the source. Made by `Topology.first`, `Topology.from_bytes` and the transitions. Raise
+    ValueError or TypeError, naming the argument, for what does not fit together.
+    """
+
+    name: str
+    epoch: int
+    shards: Mapping[str, Shard]
+    owners: SlotMap
+    moves: tuple[Move, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        if isinstance(self.epoch, bool) or not isinstance(self.epoch, int):
+            raise TypeError(f"epoch={self.epoch!r}; an int from 1 on is allowed")
+        if not 1 <= self.epoch < 1 << 53:  # which every JSON reader and Lua take exactly
+            raise ValueError(f"epoch={self.epoch!r}; 1 to {(1 << 53) - 1} is allowed")
+        object.__setattr__(self, "shards", MappingProxyType(dict(sorted(self.shards.items()))))
+        if set(self.owners.shards) != set(self.shards):
+            raise ValueError(f"owners has the shards {list(self.owners.shards)!r}; {list(self.shards)!r} are allowed")
+        if all(shard.state != "up" for shard in self.shards.values()):
+            raise ValueError("no shard is up; at least one must not be draining")
+        self._check_moves()
+
+    def _check_moves(self) -> None:
+        taken: set[int] = set()
+        numbers: set[int] = set()
+        for move in self.moves:
+            self._check_shard("target", move.target)
+            strangers = [slot for slot in move.slots if self.owners.table[slot] != move.source]
+            if strangers:
+                raise ValueError(f"source={move.source!r} does not own the slots {strangers[:9]}; its own are allowed")
+            if twice := taken.intersection(move.slots):
+                raise ValueError(f"slots {sorted(twice)[:9]} move already; finish or roll back that move first")
+            if move.number in numbers or not 1 <= move.number <= self.epoch:
+                raise ValueError(f"move number {move.number!r}; one of its own, at most {self.epoch}, is allowed")
+            taken.update(move.slots)
+            numbers.add(move.number)
+
+    @classmethod
+    def first(cls, name: str, shards: Mapping[str, Shard | str]) -> Topology:
+        """Return the first topology, of epoch 1: each shard owns one run of slots, by weight.
+
+        ``shards`` maps names to `Shard` or to the address of a shard's primary.
+        """
+        if not isinstance(shards, Mapping):
+            raise TypeError(f"shards={shards!r}; a mapping of names to Shard or addresses is allowed")
+        listed = {each: _shard(shard) for each, shard in shards.items()}
+        up = {each: shard.weight for each, shard in listed.items() if shard.state == "up"}
+        return cls(name, 1, listed, SlotMap(tuple(sorted(listed)), slot_map(up, up).table))
+
+    # -- what it says
+
+    @cached_property
+    def serving(self) -> SlotMap:
+        """Where the commands on each slot's keys run: its owner, or for a slot that moves the target."""
+        table = list(self.owners.table)
+        for slot, move in self.moving.items():
+            table[slot] = move.target
+        return SlotMap(self.owners.shards, tuple(table))
+
+    @cached_property
+    def moving(self) -> Mapping[int, Move]:
+        """The move of each slot that is on its way; other slots are not in it."""
+        return MappingProxyType({slot: move for move in self.moves for slot in move.slots})
+
+    def state_of(self, slot: int) -> Stable | Moving:
+        """Return ``Stable(owner)`` or ``Moving(source, target)``; ValueError unless ``slot`` is from 0 to 16383."""
+        owner = self.owners.owner(slot)
+        move = self.moving.get(slot)
+        return Stable(owner) if move is None else Moving(move.source, move.target)
+
+    def move(self, number: int) -> Move:
+        """Return the move with this number; ValueError if there is none."""
+        for each in self.moves:
+            if each.number == number:
+                return each
+        raise ValueError(f"number={number!r}; one of {[each.number for each in self.moves]} is allowed")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the shards that are up."""
+        return {name: shard.weight for name, shard in self.shards.items() if shard.state == "up"}
+
+    def goal(self) -> SlotMap:
+        """Return who shall own each slot in the end: `SlotMap.rebalance` of what will be, once the moves have ended."""
+        balanced = self.serving.rebalance(self.weights, self.weights)
+        return SlotMap(self.owners.shards, balanced.table)
+
+    def plan(self, batch: int = 256) -> list[Step]:
+        """Return the moves that lead to the `goal`, each of at most ``batch`` slots of one source and one target.
+
+        None is needless. A step whose slots are moving now can begin once that move has ended.
+        """
+        if not 1 <= batch <= SLOTS:
+            raise ValueError(f"batch={batch!r}; an int from 1 to {SLOTS} is allowed")
+        return [
+            Step(tuple(slots[at : at + batch]), source, target)
+            for (source, target), slots in self.serving.moves(self.goal()).items()
+            for at in range(0, len(slots), batch)
+        ]
+
+    # -- transitions
+
+    def with_shard(self, name: str, shard: Shard | str) -> Topology:
+        """Return the next topology with one more shard, which owns nothing yet; a str is its primary's address."""
+        if name in self.shards:
+            raise ValueError(f"name={name!r} is a shard already; a new one is allowed")
+        return self._next({**self.shards, name: _shard(shard)})
+
+    def with_addresses(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
+        """Return the next topology with a shard that is elsewhere now, as after a failover; its slots stay its own."""
+        shard = replace(self._check_shard("name", name), primary=primary, replicas=tuple(replicas))
+        return self._next({**self.shards, name: shard})
+
+    def reweighted(self, name: str, weight: float) -> Topology:
+        """Return the next topology with another weight for a shard; a plan moves what that makes too much."""
+        return self._next({**self.shards, name: replace(self._check_shard("name", name), weight=weight)})
+
+    def draining(self, name: str) -> Topology:
+        """Return the next topology with a shard that shall own nothing; a plan shares out its slots."""
+        return self._next({**self.shards, name: replace(self._check_shard("name", name), state="draining")})
+
+    def undrained(self, name: str) -> Topology:
+        """Return the next topology with a shard that is up again."""
+        return self._next({**self.shards, name: replace(self._check_shard("name", name), state="up")})
+
+    def forget_shard(self, name: str) -> Topology:
+        """Return the next topology without a shard; ValueError unless it owns nothing and nothing moves to it."""
+        self._check_shard("name", name)
+        owned = self.owners.counts()[name]
+        if owned or any(name == move.target for move in self.moves):
+            coming = sum(len(move.slots) for move in self.moves if name == move.target)
+            raise ValueError(
+                f"name={name!r} owns {owned} slots, and {coming} are on their way to it; one without any is "
+                "allowed: drain it, carry out the plan, then forget it"
+            )
+        return self._next({each: shard for each, shard in self.shards.items() if each != name})
+
+    def begin_move(self, slots: Iterable[int], source: str, target: str) -> Topology:
+        """Return the next topology with these slots on their way; the move's number is its epoch."""
+        self._check_shard("source", source)
+        if self._check_shard("target", target).state != "up":
+            raise ValueError(f"target={target!r} is draining; a shard that is up is allowed")
+        move = Move(self.epoch + 1, tuple(slots), source, target)
+        return replace(self, epoch=self.epoch + 1, moves=(*self.moves, move))
+
+    def finish_move(self, number: int) -> Topology:
+        """Return the next topology with the slots of this move owned by its target."""
+        move = self.move(number)
+        return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=self._others(move))
+
+    def roll_back_move(self, number: int) -> Topology:
+        """Return the next topology with this move going the other way: what has come to the target is fetched back.
+
+        It is a move with the new epoch as its number, and is finished as any other.
+        """
+        move = self.move(number)
+        state: MoveState = "moving" if move.state == "rolling back" else "rolling back"
+        back = replace(move, number=self.epoch + 1, source=move.target, target=move.source, state=state)
+        return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=(*self._others(move), back))
+
+    def _owned(self, move: Move) -> SlotMap:
+        table = list(self.owners.table)
+        for slot in move.slots:
+            table[slot] = move.target
+        return SlotMap(self.owners.shards, tuple(table))
+
+    def _others(self, move: Move) -> tuple[Move, ...]:
+        return tuple(each for each in self.moves if each is not move)
+
+    def _next(self, shards: Mapping[str, Shard]) -> Topology:
+        following = replace(
+            self, epoch=self.epoch + 1, shards=shards, owners=SlotMap(tuple(sorted(shards)), self.owners.table)
+        )
+        quotas(sorted(following.weights), following.weights, SLOTS)  # a weight too small for a slot is refused now
+        return following
+
+    def _check_shard(self, argument: str, name: str) -> Shard:
+        if name not in self.shards:
+            raise ValueError(f"{argument}={name!r}; one of the shards {list(self.shards)!r} is allowed")
+        return self.shards[name]
+
+    # -- its bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the document: compact JSON, compressed if large. Raise ValueError beyond 1,000,000 bytes."""
+        return topology_form.pack(self._document())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "topology") -> Topology:
+        """Return the topology of a document; BadTopology, naming ``where`` it is from, if it is damaged or unknown."""
+        document = topology_form.unpack(data, where)
+        try:
+            _check_hash(document["hash"])
+            shards = {name: _shard_of(values) for name, values in document["shards"].items()}
+            moves = [Move(**{**values, "slots": of_runs(values["slots"])}) for values in document["moves"]]
+            return cls(
+                document["name"], document["epoch"], shards, SlotMap.of_runs(shards, document["slots"]), tuple(moves)
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, NoNodes) as error:
+            raise BadTopology(where, f"it contradicts itself, although its checksum is right: {error!r}") from error
+
+    def checksum(self) -> str:
+        """Return 16 hex digits that two topologies share when they say the same, epoch and addresses included."""
+        return topology_form.checksum({"format": topology_form.FORMAT, **self._document()})
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "epoch": self.epoch,
+            "hash": _HASH,
+            "shards": {
+                name: {
+                    "primary": shard.primary,
+                    "replicas": list(shard.replicas),
+                    "weight": shard.weight,
+                    "state": shard.state,
+                }
+                for name, shard in self.shards.items()
+            },
+            "slots": [list(run) for run in self.owners.runs()],
+            "moves": [
+                {
+                    "number": move.number,
+                    "slots": runs_of(move.slots),
+                    "source": move.source,
+                    "target": move.target,
+                    "state": move.state,
+                }
+                for move in self.moves
+            ],
+        }
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.epoch))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Topology.from_bytes, (self.to_bytes(),)  # its views cannot be pickled
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}: {slots}" for name, slots in self.owners.counts().items())
+        shown = counts if len(counts) < 200 else counts[:200] + ", ..."
+        return f"<Topology {self.name} epoch={self.epoch} {shown}{f'; {len(self.moving)} move' if self.moves else ''}>"
+
+
+def _shard(value: Any) -> Shard:
+    if isinstance(value, str):
+        return Shard(value)
+    if not isinstance(value, Shard):
+        raise TypeError(f"shard={value!r}; a Shard or the address of its primary is allowed")
+    return value
+
+
+def _check_hash(found: object) -> None:
+    if found != _HASH:
+        raise ValueError(f"hash={found!r}; {_HASH!r} is allowed")
+
+
+def _shard_of(values: Mapping[str, Any]) -> Shard:
+    return Shard(**{**values, "replicas": tuple(values["replicas"])})

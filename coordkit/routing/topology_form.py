@@ -1,0 +1,76 @@
+"""The bytes of a topology: compact JSON with a checksum in it, compressed where that is worth it.
+
+The checksum is over the document without it, so that it does not depend on how it was compressed. A reader refuses a
+format that it does not know: a field that is added changes what a topology means to those who do not know it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from hashlib import blake2b
+from typing import Any
+
+from coordkit.errors import BadTopology
+
+FORMAT = 1
+
+LIMIT = 1_000_000
+"""Bytes of a document at most: ZooKeeper refuses a znode from about 1 MiB on."""
+
+_PLAIN = 2_000  # bytes below which it stays text, for people to read in the znode
+_UNPACKED = 64 * LIMIT  # bytes that a compressed document may have at most when read
+
+
+def checksum(document: dict[str, Any]) -> str:
+    """Return 16 hex digits that two documents share when they say the same."""
+    content = {key: value for key, value in document.items() if key != "checksum"}
+    return blake2b(_text(content), digest_size=8, person=b"coordkit-topol-1").hexdigest()
+
+
+def pack(document: dict[str, Any]) -> bytes:
+    """Return the bytes of a document; ValueError if they are more than `LIMIT`."""
+    text = _text({"format": FORMAT, **document, "checksum": checksum({"format": FORMAT, **document})})
+    data = text if len(text) < _PLAIN else zlib.compress(text, 9)
+    if len(data) > LIMIT:
+        raise ValueError(f"the topology takes {len(data):,} bytes; at most {LIMIT:,} are allowed: use shorter names")
+    return data
+
+
+def unpack(data: bytes, where: str) -> dict[str, Any]:
+    """Return the document; BadTopology, naming ``where`` it was found, if it is damaged or of another format."""
+    document = _parsed(data, where)
+    found = document.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        why = f"it has format {found}, and this coordkit reads format {FORMAT}: bring coordkit up to date here, first"
+        raise BadTopology(where, why)
+    if found != FORMAT or isinstance(found, bool):
+        raise BadTopology(where, f"it has format {found!r}, which is none; {FORMAT} is allowed")
+    if document.get("checksum") != checksum(document):
+        why = f"its checksum is {document.get('checksum')!r} and its content has {checksum(document)!r}"
+        raise BadTopology(where, f"{why}: it was damaged or edited by hand; restore it from its history")
+    return document
+
+
+def _parsed(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        if data[:1] != b"{":
+            data = _decompressed(data)
+        document = json.loads(data)
+    except (ValueError, zlib.error) as error:
+        raise BadTopology(where, f"it is no topology: {data[:40]!r} ({error})") from error
+    if not isinstance(document, dict):
+        raise BadTopology(where, f"it is no topology: {data[:40]!r}")
+    return document
+
+
+def _decompressed(data: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    text = unpacking.decompress(data, _UNPACKED)
+    if not unpacking.eof:
+        raise ValueError(f"it is cut off, or larger than {_UNPACKED:,} bytes")
+    return text
+
+
+def _text(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
