@@ -38,6 +38,7 @@ class Home:
         self.used = 0.0
         self.watch = Watch()
         self.free = _AT_ONCE
+        self.busy = 0  # connections that somebody has to himself
         self._sweep: asyncio.TimerHandle | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
         life().closing.add(self)
@@ -173,7 +174,7 @@ class Lines:
         except Exception as error:
             if home.shared is wire:
                 home.shared = None
-            await _broken(home, wire, error)
+            await lost(home, wire, error)
             raise
         return reply
 
@@ -222,16 +223,19 @@ class Lines:
 
     async def _connect_shared(self, home: Home) -> None:
         wire = await self._connected(home, self._patience)
-        former = home.shared
         if isinstance(wire, FastWire):
-            wire.shared = True
-            home.shared = wire
-            home.sweep_later()
-            if former is not None:
-                former.retire()
+            self._have_shared(home, wire)
         else:
             home.alone = True
             home.keep(wire)
+
+    def _have_shared(self, home: Home, wire: FastWire) -> None:
+        former = home.shared
+        wire.shared = True
+        home.shared = wire
+        home.sweep_later()
+        if former is not None:
+            former.retire()
 
     async def _in_turn(self, work: Work, patience: float) -> list[Any]:
         home = self._home()
@@ -247,7 +251,7 @@ class Lines:
         try:
             replies = await work(wire)
         except BaseException as error:
-            await _broken(home, wire, error)
+            await lost(home, wire, error)
             raise
         home.watch.end(wire)
         home.keep(wire)
@@ -277,7 +281,7 @@ class Lines:
         return wire_on(connection, home.used)
 
 
-async def _broken(home: Home, wire: Wire, error: BaseException) -> None:
+async def lost(home: Home, wire: Wire, error: BaseException) -> None:
     """Close a connection on which a reply may still be on its way."""
     home.watch.end(wire)
     await wire.close()

@@ -45,24 +45,39 @@ class Wire:
 
     def __init__(self, connection: Any, made: float) -> None:
         self.connection = connection
+        self.epoch = 0  # of the sharding topology that it saw when it was made
         self.made = made
         self.until = math.inf  # when whoever waits for an answer has waited long enough
         self.late = False
+        self._replies: list[Any] = []  # to the request under way
 
     @property
     def usable(self) -> bool:
-        return True
+        """Whether it is open."""
+        stream = getattr(self.connection, "_reader", None)
+        return not (isinstance(stream, asyncio.StreamReader) and stream.at_eof())
 
     async def ask(self, data: bytes, count: int) -> list[Any]:
         """Send commands and return their replies; one that is an error is in the list."""
-        replies: list[Any] = []
+        return await self._ask(data, count)
+
+    async def undecoded(self, data: bytes, count: int) -> list[Any]:
+        """Send commands and return their replies as bytes, whatever the client decodes; while no other is under way."""
+        return await self._ask(data, count, disable_decoding=True)
+
+    async def _ask(self, data: bytes, count: int, **options: bool) -> list[Any]:
+        self._replies = replies = []
         await self.connection.send_packed_command([data], check_health=False)
         for _ in range(count):
             try:
-                replies.append(await self.connection.read_response())
+                replies.append(await self.connection.read_response(**options))
             except exceptions.ResponseError as error:
                 replies.append(error)
         return replies
+
+    def came(self, request: Any = None) -> list[Any]:  # noqa: ARG002  there is one at a time
+        """Return the replies that came to a request before the connection broke."""
+        return self._replies
 
     def give_up(self) -> None:
         """End the wait of whoever waits: it took too long."""
@@ -90,7 +105,7 @@ class PipedWire(Wire):
     def __init__(self, connection: Any, made: float) -> None:
         super().__init__(connection, made)
         self._asked: deque[tuple[Waiter, int, float]] = deque()  # waiter, replies, until when
-        self._replies: list[Any] = []
+        self._cut: Waiter | None = None  # who was being answered when it broke
         self._open = True
         self._retired = False
         self.shared = False
@@ -146,9 +161,14 @@ class PipedWire(Wire):
             if self._retired and not self._asked:
                 life().spawn(self.close())
 
+    def came(self, request: Any = None) -> list[Any]:
+        return self._replies if request is None or request is self._cut else []
+
     def _over(self, error: Exception) -> None:
         self._open = False
         asked, self._asked = self._asked, deque()
+        if asked:
+            self._cut = asked[0][0]
         for waiter, _, _ in asked:
             if not waiter.done():
                 waiter.set_exception(error)
@@ -190,6 +210,14 @@ class FastWire(PipedWire, asyncio.Protocol):
 
     async def ask(self, data: bytes, count: int) -> list[Any]:
         return await self.send(data, count, math.inf)
+
+    async def undecoded(self, data: bytes, count: int) -> list[Any]:
+        gets = self._gets
+        self._gets = lambda: gets(False)
+        try:
+            return await self.ask(data, count)
+        finally:
+            self._gets = gets
 
     def send(self, data: bytes, count: int, until: float) -> asyncio.Future[list[Any]]:
         """Send commands; return what will be the list of their replies. ``until`` is when to give up."""

@@ -56,7 +56,7 @@ class Lines:
             wire = self._connected(present, None)
         else:
             if present - wire.made >= _redis.MAX_AGE:
-                wire.close()
+                self._close(wire)
                 wire = self._take()
         try:
             reply = wire.ask(data)
@@ -125,7 +125,7 @@ class Lines:
                 if within is not None:
                     wire.bound(min(within, wire.patience))
                 return wire
-            wire.close()
+            self._close(wire)
         return self._connected(began, within)
 
     def _connected(self, began: float, within: float | None) -> Wire:
@@ -146,7 +146,7 @@ class Lines:
 
     def _broken(self, wire: Wire, error: BaseException) -> None:
         """Close a connection on which a reply may still be on its way."""
-        wire.close()
+        self._close(wire)
         if isinstance(error, BlockingIOError):  # the kernel's word for it
             raise exceptions.TimeoutError("no answer in time") from error
         if isinstance(error, exceptions.ConnectionError | OSError) and not isinstance(error, TimeoutError):
@@ -170,7 +170,10 @@ class Lines:
                 wire = self._idle.pop()
             except IndexError:
                 return
-            wire.close()
+            self._close(wire)
+
+    def _close(self, wire: Wire) -> None:
+        wire.close()
 
 
 def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:

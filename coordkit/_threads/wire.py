@@ -7,6 +7,8 @@ timeout of Python's costs a ``poll`` before each read and each write.
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import struct
 from typing import Any
@@ -17,6 +19,8 @@ from coordkit import _reader
 
 _READ, _LITTLE = 65536, 4096
 _REPLY = 400  # bytes; nearly all replies are shorter, and Python has memory for so many at hand
+# What a reply is, if it is neither an error, a push message, nor none yet: the exact types, of which those are none.
+_PLAIN = frozenset({bytes, str, int, list, type(None), bool, float, dict, set})
 
 
 def wire_on(connection: Any, made: float, patience: float) -> Wire:
@@ -32,16 +36,25 @@ def wire_on(connection: Any, made: float, patience: float) -> Wire:
 class Wire:
     """A connection, spoken to as redis-py speaks."""
 
-    __slots__ = ("connection", "made", "patience")
+    __slots__ = ("connection", "epoch", "made", "patience")
 
     def __init__(self, connection: Any, made: float, patience: float) -> None:
         self.connection = connection
+        self.epoch = 0  # of the sharding topology that it saw when it was made
         self.made = made
         self.patience = patience  # seconds it waits for an answer, unless it is bound to another time
 
     def bound(self, seconds: float) -> None:
         """Wait so long for each answer from now on."""
-        self.connection._sock.settimeout(seconds)  # noqa: SLF001  the parsers of redis-py 5 to 8 read this very socket
+        # The parsers of redis-py 5 to 8 read this very socket.
+        self.connection._sock.settimeout(None if seconds == math.inf else seconds)  # noqa: SLF001
+
+    def is_stale(self) -> bool:
+        """Whether the server closed it, or said what nobody asked for; costs a system call."""
+        try:
+            return bool(self.connection.can_read(0))
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            return True
 
     def send(self, data: bytes) -> None:
         self.connection.send_packed_command([data], check_health=False)
@@ -62,6 +75,14 @@ class Wire:
         """Return the next replies."""
         return [self.reply() for _ in range(count)]
 
+    def read_into(self, replies: list[Any], count: int, *, decoding: bool = True) -> None:
+        """Append the next replies, as bytes without ``decoding``; those before an error stay."""
+        for _ in range(count):
+            try:
+                replies.append(self.connection.read_response(disable_decoding=not decoding))
+            except exceptions.ResponseError as error:
+                replies.append(error)
+
     def received(self, most: int) -> list[Any]:
         """Return the replies that are there, one at least, once there is something to be read."""
         replies = [self.reply()]
@@ -76,7 +97,7 @@ class Wire:
 class FastWire(Wire):
     """A plain socket, and a parser of our own."""
 
-    __slots__ = ("_empty", "_feed", "_gets", "_recv", "_send")
+    __slots__ = ("_empty", "_feed", "_gets", "_poll", "_recv", "_send")
 
     def __init__(self, connection: Any, made: float, patience: float, reader: Any, sock: socket.socket) -> None:
         super().__init__(connection, made, patience)
@@ -85,15 +106,26 @@ class FastWire(Wire):
         self._feed = reader.feed
         self._gets = reader.gets
         self._empty = reader.gets()  # what it says while there is nothing
+        self._poll: Any = None
         sock.settimeout(None)
         self.bound(self.patience)
 
     def bound(self, seconds: float) -> None:
-        whole, part = divmod(max(1, round(seconds * 1e6)), 1_000_000)  # 0 would be for ever
+        # 0 is for ever
+        whole, part = (0, 0) if seconds == math.inf else divmod(max(1, round(seconds * 1e6)), 1_000_000)
         span = struct.pack("@ll", whole, part)
         sock = self.connection._sock  # noqa: SLF001  see above
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
+    def is_stale(self) -> bool:
+        try:
+            return bool(self._poll(0))
+        except TypeError:  # the first look
+            poll = select.poll()
+            poll.register(self.connection._sock, select.POLLIN)  # noqa: SLF001  see above
+            self._poll = poll.poll
+            return bool(poll.poll(0))
 
     def send(self, data: bytes) -> None:
         self._send(data)
@@ -102,7 +134,7 @@ class FastWire(Wire):
         self._send(data)
         self._feed(self._recv(_REPLY))
         reply = self._gets()
-        if type(reply) is int or type(reply) is list:  # what nearly all scripts answer with
+        if type(reply) in _PLAIN:
             return reply
         return self._looked_at(reply)
 
@@ -111,7 +143,19 @@ class FastWire(Wire):
 
     def replies(self, count: int) -> list[Any]:
         gets, looked_at = self._gets, self._looked_at
-        return [reply if type(reply := gets()) is int else looked_at(reply) for _ in range(count)]
+        return [reply if type(reply := gets()) in _PLAIN else looked_at(reply) for _ in range(count)]
+
+    def read_into(self, replies: list[Any], count: int, *, decoding: bool = True) -> None:
+        own, looked_at, append = self._gets, self._looked_at, replies.append
+        if not decoding:
+            self._gets = lambda: own(False)
+        gets = self._gets
+        try:
+            for _ in range(count):
+                reply = gets()
+                append(reply if type(reply) in _PLAIN else looked_at(reply))
+        finally:
+            self._gets = own
 
     def received(self, most: int) -> list[Any]:  # noqa: ARG002  more than were asked for is the caller's affair
         """Return the replies that are complete, perhaps none yet, once there is something to be read."""

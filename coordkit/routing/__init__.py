@@ -2,9 +2,10 @@
 
 Read `slots` (a key's slot), `placement` and `placements/` (a key's shard), `commands` (a command's keys), `plan` and
 `router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards; what
-both share is in `client_shards`, `client_batch`, `client_pipeline` and `client_errors`. `balance` picks among equals,
-`health` sets aside who failed; `shares` shares work out. `topology` (with `topology_parts`,
-`topology_form`) is a list of shards that changes while it is in use.
+both share is in `client_shards`, `client_batch`, `client_pipeline` and `client_errors`. Each shard is reached by a
+`way` (`way_aio`), or by a `way_pool` where the client itself must be used; `replies` is what redis-py makes of replies.
+`balance` picks among equals, `health` sets aside who failed; `shares` shares work out. `topology` (with
+`topology_parts`, `topology_form`) is a list of shards that changes while it is in use.
 
 New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
 that another router placed: `ketama`, `envoy_ring`, `maglev`, `hrw`, `jump`, `modula`. ``ShardedRedis(placement=...)``

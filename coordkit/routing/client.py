@@ -6,11 +6,16 @@ are on several; PING, DBSIZE, KEYS and SCRIPT LOAD / EXISTS / FLUSH ask all shar
 `CrossShardError`. What a user asks of one shard is asked of a plain client: ``on(name)``, ``client_for(key)``.
 
 Promised: a split command or a pipeline goes to all its shards before any reply is read, replies keep the order of the
-calls, and nothing of it is ever sent twice, a transaction included. A shard that does not answer fails its own keys
-only.
-Not promised: atomicity across shards, and one moment in time for what is read from several. A command for one shard is
-repeated after a lost connection only if the client that was passed in says so (its ``retry``). A split that meets a
-dead shard waits for that client's own connect or socket timeout before it raises.
+calls, and nothing is ever sent twice. A shard that does not answer fails its own keys only.
+Not promised: atomicity across shards, and one moment in time for what is read from several. A split that meets a dead
+shard waits for that client's own connect or socket timeout before it raises.
+Commands go over connections of our own, made by the recipe of each client's pool (address, credentials, TLS, timeouts,
+name, database, Sentinel's present master; as many as its ``max_connections``, which do not count among the pool's) and
+kept while there is work. One that the server closed meanwhile is replaced before anything is sent; a failure after that
+is told, whatever the client's ``retry`` says. To connect takes 5 seconds at most where the client sets no bound. The
+pool's events, metrics and health checks see none of it. A client with less than 100 ``max_connections``, a blocking
+pool, a single connection, a client-side cache, a connection that overrides ``send_command``, or an ``execute_command``
+that something has wrapped when it was passed in, is used itself: then its retry may send a command for one shard twice.
 A client whose class has its own ``execute_command`` or ``parse_response`` is refused: splits would go round it.
 """
 
@@ -27,11 +32,13 @@ from redis.commands import CoreCommands
 from redis.exceptions import NoScriptError, ResponseError
 
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
 from coordkit.routing.client_pipeline import Queue, Script
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.plan import Plan, Question
+from coordkit.routing.way import Way
+from coordkit.routing.way_pool import PoolWay, way_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -60,6 +67,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     _event_dispatcher: Any = None  # redis-py 7's mixins declare it, its own clients alone use it
     _client_type = redis.Redis
     _other_types = (Pipeline,)
+    _ways_of = staticmethod(way_of)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
@@ -72,7 +80,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             return self._send(part.shard, part.args, part.options)
         gathering = Gathering()
         gathering.add(plan)
-        return only(gathering.settle(exchange(self._shards, gathering)))
+        return only(gathering.settle(exchange(self._ways, gathering)))
 
     def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
         """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
@@ -82,7 +90,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """
         gathering = Gathering()
         gathering.add(self._everywhere(command, options))
-        replies: dict[str, Any] = only(gathering.settle(exchange(self._shards, gathering)))
+        replies: dict[str, Any] = only(gathering.settle(exchange(self._ways, gathering)))
         return replies
 
     def pipeline(self, transaction: bool = False, shard_hint: None = None) -> ShardedPipeline:
@@ -115,8 +123,9 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         Elsewhere coordkit closes only what it made; this stands in for one `redis.Redis`, and closes as it does.
         """
         with ExitStack() as closing:
-            for client in self._shards.values():
+            for shard, client in self._shards.items():
                 closing.callback(client.close)
+                closing.callback(self._ways[shard].close)
 
     def __enter__(self) -> Self:
         return self
@@ -126,16 +135,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     ) -> None:
         self.close()
 
-    def _send(self, shard: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        client: Any = self._shards[shard]  # redis-py leaves execute_command untyped
-        try:
-            return client.execute_command(*args, **options)
-        except ResponseError as error:
-            if refusal := refused(shard, error):
-                raise refusal from error
-            raise
-        except NO_ANSWER as error:
-            raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
+    def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        return self._ways[shard].execute(args, options)
 
     def _plan(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         plan: Plan | Question | None = self._router.plan(args, options)
@@ -198,7 +199,7 @@ class ShardedPipeline(Queue[Plan], CoreCommands):  # type: ignore[misc]  # as re
         gathering = self._gather(commands)
         if self.transaction:
             gathering.check_one_shard()
-        sent = exchange(self._shards.shards(), gathering, transaction=self.transaction)
+        sent = exchange(self._shards._ways, gathering, transaction=self.transaction)  # noqa: SLF001  its own client's
         replies = list(gathering.settle(sent))
         return without_errors(commands, replies) if raise_on_error else replies
 
@@ -235,64 +236,25 @@ class ShardedScript(Script):
 
 
 def exchange(
-    shards: Mapping[str, redis.Redis], gathering: Gathering, *, transaction: bool = False
+    ways: Mapping[str, Way | PoolWay], gathering: Gathering, *, transaction: bool = False, decided: int = 0
 ) -> dict[str, list[Any]]:
     """Send each shard its batch, then read all replies; what a shard did not answer is an error in its place.
 
-    Connections are taken in the order of the names, so that bounded pools cannot deadlock.
+    Connections are taken in the order of the names, so that bounded pools cannot deadlock. Raise Outdated, with nothing
+    sent, if a connection has seen a newer epoch than ``decided``, by which the commands were routed.
     """
     batches = gathering.batches
-    sendings = [_Sending(shard, shards[shard], batches[shard], transaction=transaction) for shard in sorted(batches)]
+    deliveries = [
+        ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
+    ]
     try:
-        for sending in sendings:
-            sending.take()
-        for sending in sendings:
-            sending.send()
-        for sending in sendings:
-            sending.read()
+        for delivery in deliveries:
+            delivery.take()
+        for delivery in deliveries:
+            delivery.send()
+        for delivery in deliveries:
+            delivery.read()
     finally:
-        for sending in sendings:
-            sending.give_back()
-    return {sending.shard: sending.replies() for sending in sendings}
-
-
-class _Sending(Delivery):
-    def take(self) -> None:
-        """Take a connection and pack the batch, so that nothing is sent anywhere if an argument cannot be."""
-        try:
-            self._connection = self._client.connection_pool.get_connection(*TAKE)
-        except (ResponseError, *NO_ANSWER) as error:
-            self._fail(error)
-            return
-        self._pack()
-
-    def send(self) -> None:
-        if self._packed is None:
-            return
-        self._sent, self._in_step = True, False
-        try:
-            self._connection.send_packed_command(self._packed)
-        except NO_ANSWER as error:
-            self._fail(error)
-
-    def read(self) -> None:
-        if self._answers:  # it failed already
-            return
-        for name, options in self._awaited:
-            try:
-                self._answers.append(self._client.parse_response(self._connection, name, **options))
-            except ResponseError as error:
-                self._said(error)
-            except NO_ANSWER as error:
-                self._fail(error)
-                return
-        self._in_step = True
-
-    def give_back(self) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        # Replies that nobody will read must not be taken for those of the next command.
-        if not self._in_step or getattr(connection, "should_reconnect", bool)():
-            connection.disconnect()
-        self._client.connection_pool.release(connection)
+        for delivery in deliveries:
+            delivery.give_back()
+    return {delivery.shard: delivery.replies() for delivery in deliveries}

@@ -1,11 +1,13 @@
 """`ShardedRedis`: redis-py's commands over many shards, asyncio. The same as `coordkit.routing.client`, which says what
-is promised and what is not; only the I/O differs: each shard is spoken to concurrently.
+is promised and what is not; only the I/O differs: each shard is spoken to concurrently, and tasks share one connection
+to it for commands that are answered at once. There a lost connection, or a reply later than the client's
+``socket_timeout``, is told to all who wait on that connection. What may block, walks a whole value or is a large batch
+has a connection to itself. ``max_connections`` is for each event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -17,11 +19,13 @@ from redis.commands import AsyncCoreCommands
 from redis.exceptions import NoScriptError, ResponseError
 
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
 from coordkit.routing.client_pipeline import Queue, Script
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.plan import Plan, Question
+from coordkit.routing.way_aio import Way
+from coordkit.routing.way_pool_aio import PoolWay, way_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -50,6 +54,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     _event_dispatcher: Any = None  # redis-py 7's mixins declare it, its own clients alone use it
     _client_type = redis.Redis
     _other_types = (Pipeline,)
+    _ways_of = staticmethod(way_of)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
@@ -62,7 +67,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             return await self._send(part.shard, part.args, part.options)
         gathering = Gathering()
         gathering.add(plan)
-        return only(gathering.settle(await exchange(self._shards, gathering)))
+        return only(gathering.settle(await exchange(self._ways, gathering)))
 
     async def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
         """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
@@ -72,7 +77,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         """
         gathering = Gathering()
         gathering.add(self._everywhere(command, options))
-        replies: dict[str, Any] = only(gathering.settle(await exchange(self._shards, gathering)))
+        replies: dict[str, Any] = only(gathering.settle(await exchange(self._ways, gathering)))
         return replies
 
     def pipeline(self, transaction: bool = False, shard_hint: None = None) -> ShardedPipeline:
@@ -106,9 +111,10 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         Elsewhere coordkit closes only what it made; this stands in for one redis.asyncio.Redis and closes as that does.
         """
         async with AsyncExitStack() as closing:
-            for client in self._shards.values():
+            for shard, client in self._shards.items():
                 # redis-py 5.0.0 has only the latter
                 closing.push_async_callback(getattr(client, "aclose", None) or client.close)
+                closing.push_async_callback(self._ways[shard].close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,16 +124,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     ) -> None:
         await self.aclose()
 
-    async def _send(self, shard: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        client: Any = self._shards[shard]  # redis-py leaves execute_command untyped
-        try:
-            return await client.execute_command(*args, **options)
-        except ResponseError as error:
-            if refusal := refused(shard, error):
-                raise refusal from error
-            raise
-        except NO_ANSWER as error:
-            raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
+    async def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        return await self._ways[shard].execute(args, options)
 
     async def _plan(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         plan: Plan | Question | None = self._router.plan(args, options)
@@ -190,7 +188,7 @@ class ShardedPipeline(Queue[Awaitable[Plan]], AsyncCoreCommands):  # type: ignor
         gathering = await self._gather(commands)
         if self.transaction:
             gathering.check_one_shard()
-        sent = await exchange(self._shards.shards(), gathering, transaction=self.transaction)
+        sent = await exchange(self._shards._ways, gathering, transaction=self.transaction)  # noqa: SLF001  its own client's
         replies = list(gathering.settle(sent))
         return without_errors(commands, replies) if raise_on_error else replies
 
@@ -227,18 +225,24 @@ class ShardedScript(Script):
 
 
 async def exchange(
-    shards: Mapping[str, redis.Redis], gathering: Gathering, *, transaction: bool = False
+    ways: Mapping[str, Way | PoolWay], gathering: Gathering, *, transaction: bool = False, decided: int = 0
 ) -> dict[str, list[Any]]:
-    """Send each shard its batch and read its replies; what a shard did not answer is an error in its place."""
+    """Send each shard its batch and read its replies; what a shard did not answer is an error in its place.
+
+    Raise Outdated, with nothing sent, if a connection has seen a newer epoch than ``decided``, by which the commands
+    were routed.
+    """
     batches = gathering.batches
-    sendings = [_Sending(shard, shards[shard], batches[shard], transaction=transaction) for shard in sorted(batches)]
+    deliveries = [
+        ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
+    ]
     try:
-        await _together([sending.take() for sending in sendings])
-        await _together([sending.speak() for sending in sendings])
+        await _together([delivery.take() for delivery in deliveries])
+        await _together([delivery.speak() for delivery in deliveries])
     finally:
-        for sending in sendings:
-            await sending.give_back()
-    return {sending.shard: await sending.awaited_replies() for sending in sendings}
+        for delivery in deliveries:
+            await delivery.give_back()
+    return {delivery.shard: await delivery.awaited_replies() for delivery in deliveries}
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -249,45 +253,3 @@ async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     for outcome in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
-
-
-class _Sending(Delivery):
-    async def take(self) -> None:
-        """Take a connection and pack the batch, so that nothing is sent anywhere if an argument cannot be."""
-        try:
-            self._connection = await self._client.connection_pool.get_connection(*TAKE)
-        except (ResponseError, *NO_ANSWER) as error:
-            self._fail(error)
-            return
-        self._pack()
-
-    async def speak(self) -> None:
-        if self._packed is None:
-            return
-        self._sent, self._in_step = True, False
-        try:
-            await self._connection.send_packed_command(self._packed)
-            for name, options in self._awaited:
-                try:
-                    self._answers.append(await self._client.parse_response(self._connection, name, **options))
-                except ResponseError as error:
-                    self._said(error)
-        except NO_ANSWER as error:
-            self._fail(error)
-            return
-        self._in_step = True
-
-    async def awaited_replies(self) -> list[Any]:
-        replies = self.replies()
-        if not self._transaction:  # redis-py's parse_response has awaited them
-            return replies
-        return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
-
-    async def give_back(self) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        # Replies that nobody will read must not be taken for those of the next command.
-        if not self._in_step or getattr(connection, "should_reconnect", bool)():
-            await connection.disconnect(nowait=True)
-        await self._client.connection_pool.release(connection)

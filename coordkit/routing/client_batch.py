@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from redis.connection import ConnectionPool
-from redis.exceptions import ExecAbortError, ResponseError
+from redis.exceptions import ConnectionError, ExecAbortError, ResponseError  # noqa: A004  redis-py's own
 
 from coordkit.errors import CrossShardError, StoreRefused
 from coordkit.routing.client_errors import answered, unanswered
 from coordkit.routing.plan import Plan
+from coordkit.routing.replies import callback_of, called, decoded, parsed
 
 Command = tuple[tuple[Any, ...], dict[str, Any]]
 Batch = Sequence[Command]
@@ -24,7 +25,6 @@ TAKE: tuple[str, ...] = (
 )
 
 _UNPARSED = "_"  # a name for which redis-py has no callback
-_OF_PARSING = {"NEVER_DECODE", "EMPTY_RESPONSE", "keys"}  # options that redis-py takes away before its callbacks
 
 
 class Gathering:
@@ -84,7 +84,7 @@ class Gathering:
 
 
 class Delivery:
-    """One batch on its way to one shard, over one connection of its client's pool, as redis-py's Pipeline does it.
+    """One batch on its way to one shard, over one connection, as redis-py's Pipeline does it.
 
     Redis-py's public pipeline sends and reads in one call, which would serve one shard after the other, and repeats the
     call after a lost reply, which would carry it out twice.
@@ -95,21 +95,23 @@ class Delivery:
         self._client = client  # Any: redis-py leaves what is used here untyped
         self._batch = batch
         self._transaction = transaction
-        self._connection: Any = None
         self._packed: Any = None
         self._sent = False
         self._in_step = True  # the connection has no reply on its way
         self._answers: list[Any] = []
-        # By which name and options the answer to each command on the wire is parsed.
-        self._awaited = [(_UNPARSED, {})] * (len(batch) + 2) if transaction else [(args[0], o) for args, o in batch]
+        self._owed = len(batch) + 2 if transaction else len(batch)  # replies
 
     def replies(self) -> list[Any]:
         """Return the reply to each command of the batch; what the shard did not answer is an error in its place."""
         return self._of_transaction() if self._transaction else self._answers
 
-    def _pack(self) -> None:
+    def _words(self) -> list[tuple[Any, ...]]:
         words = [args for args, _ in self._batch]
-        self._packed = self._connection.pack_commands([("MULTI",), *words, ("EXEC",)] if self._transaction else words)
+        return [("MULTI",), *words, ("EXEC",)] if self._transaction else words
+
+    def _awaited(self) -> list[tuple[Any, dict[str, Any]]]:
+        """Return by which name and options redis-py's parse_response reads the answer to each command on the wire."""
+        return [(_UNPARSED, {})] * self._owed if self._transaction else [(args[0], o) for args, o in self._batch]
 
     def _said(self, error: ResponseError) -> None:
         self._answers.append(answered(self.shard, error))
@@ -117,8 +119,45 @@ class Delivery:
     def _fail(self, error: Exception) -> None:
         # A handshake may be answered with an error as well; it stands for all that was to be sent.
         said = isinstance(error, ResponseError)
-        meant = answered(self.shard, error) if said else unanswered(self.shard, error, sent=self._sent)
-        self._answers += [meant] * (len(self._awaited) - len(self._answers))
+        self._stands(answered(self.shard, error) if said else unanswered(self.shard, error, sent=self._sent))
+
+    def _stands(self, error: BaseException) -> None:
+        """Let an error stand in the place of each reply that is missing."""
+        if not isinstance(error, Exception):
+            raise error
+        self._answers += [error] * (self._owed - len(self._answers))
+
+    def _is_undecoded(self) -> bool:
+        """Whether one of the commands wants its reply as bytes where the client decodes: then all are read so."""
+        return not self._transaction and any("NEVER_DECODE" in options for _, options in self._batch)
+
+    def _decoded(self, replies: Sequence[Any]) -> list[Any]:
+        encoder = self._client.get_encoder()
+        if not encoder.decode_responses:
+            return list(replies)
+        return [
+            reply if "NEVER_DECODE" in options else decoded(reply, encoder)
+            for (_, options), reply in zip(self._batch, replies, strict=False)
+        ]
+
+    def _parse(self, replies: Sequence[Any]) -> None:
+        """Add what redis-py makes of replies that were read as they came."""
+        if self._transaction:
+            self._answers += [self._meant(reply) for reply in replies]
+            return
+        callbacks = self._client.response_callbacks
+        for (args, options), reply in zip(self._batch, replies, strict=False):
+            try:
+                self._answers.append(parsed(callbacks, args, options, reply))
+            except ResponseError as error:
+                self._said(error)
+
+    def _meant(self, reply: Any) -> Any:
+        if isinstance(reply, ResponseError):
+            return answered(self.shard, reply)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def _of_transaction(self) -> list[Any]:
         opened, *queued, outcome = self._answers
@@ -135,8 +174,8 @@ class Delivery:
     def _parsed(self, command: Command, reply: Any) -> Any:
         if isinstance(reply, ResponseError):
             return answered(self.shard, reply)
+        if isinstance(reply, ConnectionError):  # as which redis-py counts a refused password
+            return unanswered(self.shard, reply, sent=True)
         args, options = command
-        callback = self._client.response_callbacks.get(args[0])
-        if callback is None:
-            return reply
-        return callback(reply, **{name: value for name, value in options.items() if name not in _OF_PARSING})
+        callback = callback_of(self._client.response_callbacks, args[0])
+        return reply if callback is None else called(callback, reply, options)

@@ -25,6 +25,16 @@ NO_ANSWER = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OS
 _POOL_IS_EMPTY = ("Too many connections", "No connection available")
 
 
+class Outdated(Exception):
+    """A connection has seen a newer epoch than the one by which a command was routed to it; nothing was sent."""
+
+    def __init__(self, shard: str, seen: int, decided: int) -> None:
+        super().__init__(f"{shard}: routed by epoch {decided}, and the connection has seen epoch {seen}")
+        self.shard = shard
+        self.seen = seen
+        self.decided = decided
+
+
 def refused(shard: str, error: Exception) -> StoreRefused | None:
     """Return what a refusal for the server's own sake means; None if it is the command that is wrong."""
     meant = refusal(error, shard, "the shard")

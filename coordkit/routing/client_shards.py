@@ -26,6 +26,7 @@ class Directory(Generic[C]):
 
     _client_type: ClassVar[type[Any]]
     _other_types: ClassVar[tuple[type[Any], ...]]
+    _ways_of: ClassVar[Any]  # a function of the flavour: from a name and a client to the way to that shard
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Directory(Generic[C]):
             _check_placement(placement, shards, weights)
         _check_clients(shards, self._client_type, self._other_types)
         self._shards: Mapping[str, C] = MappingProxyType({name: shards[name] for name in sorted(placement.shards)})
+        self._ways: dict[str, Any] = {name: self._ways_of(name, client) for name, client in self._shards.items()}
         anyone: Any = next(iter(self._shards.values()))
         self._encoder = anyone.get_encoder()
         self._router = Router(placement, self._encoder.encode, self._encoder.encoding, self._encoder.encoding_errors)

@@ -1,0 +1,127 @@
+"""What redis-py does to a command before it is sent and to a reply before it is returned; no I/O.
+
+Kept connections hand over raw replies. What becomes of one must be exactly what the client's own ``execute_command``
+would have returned: response callbacks, the options that redis-py's methods pass, errors of its classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from types import FunctionType
+from typing import Any
+
+from redis import exceptions
+
+from coordkit import _redis
+
+OF_PARSING = {"NEVER_DECODE", "EMPTY_RESPONSE", "keys"}
+"""Options that redis-py takes away before its callbacks."""
+
+_QUICK = """
+APPEND BITCOUNT BITFIELD BITFIELD_RO BITPOS COPY DECR DECRBY DEL EXISTS EXPIRE EXPIREAT EXPIRETIME GEOADD GEODIST
+GEOHASH GEOPOS GET GETBIT GETDEL GETEX GETRANGE GETSET HDEL HEXISTS HEXPIRE HEXPIREAT HEXPIRETIME HGET HGETDEL HGETEX
+HINCRBY HINCRBYFLOAT HLEN HMGET HMSET HPERSIST HPEXPIRE HPEXPIREAT HPEXPIRETIME HPTTL HRANDFIELD HSET HSETEX HSETNX
+HSTRLEN HTTL INCR INCRBY INCRBYFLOAT LINDEX LINSERT LLEN LMOVE LPOP LPOS LPUSH LPUSHX LREM LSET LTRIM MGET MSET MSETNX
+PERSIST PEXPIRE PEXPIREAT PEXPIRETIME PFADD PFCOUNT PING PSETEX PTTL RENAME RENAMENX RPOP RPOPLPUSH RPUSH RPUSHX SADD
+SCARD SET SETBIT SETEX SETNX SETRANGE SISMEMBER SMISMEMBER SMOVE SPOP SRANDMEMBER SREM STRLEN SUBSTR TOUCH TTL TYPE
+UNLINK XACK XADD XCLAIM XDEL XLEN XPENDING XTRIM ZADD ZCARD ZCOUNT ZINCRBY ZLEXCOUNT ZMSCORE ZPOPMAX ZPOPMIN ZRANDMEMBER
+ZRANK ZREM ZREVRANK ZSCORE
+"""
+
+QUICK = frozenset(_QUICK.split())
+"""Commands that many tasks may have under way on one connection: none blocks, none walks a whole value to answer."""
+
+BY_CLIENT = frozenset({"HIMPORT"})
+"""Commands for which redis-py keeps a state of each connection of its pool: they are left to it."""
+
+_SENT_BY = ("send_packed_command", "read_response", "pack_command", "pack_commands", "can_read")
+_PACKER: Any = getattr(import_module("redis.connection"), "HiredisRespSerializer", None)
+
+
+def is_kept(client: Any) -> bool:
+    """Whether commands of this client may go over connections of our own, made by the recipe of its pool.
+
+    Not where that would go round something: a bounded or customised pool's accounts, a client-side cache, a connection
+    that sends in its own way, or a tracer that has wrapped redis-py's method.
+    """
+    theirs = inspect.getattr_static(type(client), "execute_command", None)
+    traced = not isinstance(theirs, FunctionType) or hasattr(theirs, "__wrapped__") or not _is_redis_pys(theirs)
+    return _redis.keeps_connections(client) and not traced and not _has_its_own(client, "send_command")
+
+
+def speaks_plainly(connection: Any) -> bool:
+    """Whether a connection sends and reads as redis-py's do, so that its socket may be spoken to instead of it."""
+    kind = type(connection)
+    return all(_is_redis_pys(getattr(kind, name, None)) for name in _SENT_BY)
+
+
+def _has_its_own(client: Any, method: str) -> bool:
+    return not _is_redis_pys(getattr(client.connection_pool.connection_class, method, None))
+
+
+def _is_redis_pys(method: Any) -> bool:
+    return method is None or str(getattr(method, "__module__", "")).partition(".")[0] == "redis"
+
+
+def packer_of(connection: Any) -> Callable[[Sequence[Any]], bytes]:
+    """Return what packs a command as this connection of redis-py does, which need not be connected."""
+    theirs = connection.pack_command
+
+    def pack(args: Sequence[Any]) -> bytes:
+        return b"".join(theirs(*args))
+
+    if _PACKER is None or type(getattr(connection, "_command_packer", None)) is not _PACKER:
+        return pack
+    if not speaks_plainly(connection):
+        return pack
+    in_c = import_module("hiredis").pack_command
+
+    def pack_in_c(args: Sequence[Any]) -> bytes:
+        name = args[0]
+        if type(name) is str and name.isalpha():
+            try:
+                packed: bytes = in_c(args)
+            except TypeError:  # redis-py turns some types into others first, and names what it refuses
+                return pack(args)
+            return packed
+        return pack(args)  # "CONFIG GET" are two words
+
+    return pack_in_c
+
+
+def callback_of(callbacks: Any, name: Any) -> Any:
+    """Return redis-py's callback for the replies to a command; None if it has none."""
+    found = dict.get(callbacks, name)  # its own methods fold the case in Python
+    return callbacks.get(name) if found is None and not name.isupper() else found
+
+
+def parsed(callbacks: Any, args: Sequence[Any], options: Mapping[str, Any], reply: Any) -> Any:
+    """Return what redis-py makes of a reply (asyncio: perhaps an awaitable), or raise it if it is an error."""
+    if isinstance(reply, Exception):
+        if "EMPTY_RESPONSE" in options and isinstance(reply, exceptions.ResponseError):
+            return options["EMPTY_RESPONSE"]
+        raise reply
+    callback = callback_of(callbacks, args[0])
+    return reply if callback is None else called(callback, reply, options)
+
+
+def called(callback: Callable[..., Any], reply: Any, options: Mapping[str, Any]) -> Any:
+    """Call a callback of redis-py with what it is given of the options."""
+    if not options:
+        return callback(reply)
+    return callback(reply, **{name: value for name, value in options.items() if name not in OF_PARSING})
+
+
+def decoded(reply: Any, encoder: Any) -> Any:
+    """Return a reply that was read as bytes as hiredis would have decoded it."""
+    if isinstance(reply, bytes):
+        return reply.decode(encoder.encoding, encoder.encoding_errors)
+    if isinstance(reply, list):
+        return [decoded(item, encoder) for item in reply]
+    if isinstance(reply, set):
+        return {decoded(item, encoder) for item in reply}
+    if isinstance(reply, dict):
+        return {decoded(name, encoder): decoded(value, encoder) for name, value in reply.items()}
+    return reply

@@ -1,0 +1,272 @@
+"""The way to one shard, blocking: over connections of our own, kept while there is work.
+
+A command is sent once, over a connection that was looked at just before: one that the server closed while it was idle
+is replaced, and whatever fails after the first byte may have gone out is told and not repeated.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
+from redis.retry import Retry
+
+from coordkit import _redis
+from coordkit._threads.lines import Lines
+from coordkit._threads.runtime import now
+from coordkit._threads.wire import Wire, wire_on
+from coordkit.errors import CoordError
+from coordkit.routing.client_batch import Batch, Delivery
+from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, unanswered
+from coordkit.routing.replies import packer_of, parsed, speaks_plainly
+
+Ask = Callable[..., Any]
+Greet = Callable[[Ask], int]
+
+
+class Way(Lines):
+    """Connections to the server of the shard ``name``, by the recipe of its client's pool; safe for many threads.
+
+    ``greet`` is called on each connection before anybody uses it, with what asks on that connection
+    (``ask("GET", "key")`` returns the reply as the client decodes it, or raises redis-py's error); it returns the epoch
+    of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent.
+    """
+
+    def __init__(self, name: str, client: Any, *, greet: Greet | None = None) -> None:
+        pool = client.connection_pool
+        self.name = name
+        self._greet = greet
+        self._patience: float = pool.connection_kwargs.get("socket_timeout") or math.inf
+        self._most: float = getattr(pool, "max_connections", None) or math.inf
+        self._sentinel = hasattr(pool, "sentinel_manager")
+        self._packer: Callable[[Sequence[Any]], bytes] | None = None
+        super().__init__(client)
+
+    def reset(self) -> None:
+        super().reset()
+        self._made = 0  # connections that are open
+        self._counting = threading.Lock()
+
+    def execute(self, args: tuple[Any, ...], options: Mapping[str, Any], decided: int = 0) -> Any:
+        """Send one command and return its reply as the client would; ``decided`` is the epoch it was routed by.
+
+        Raise ShardDown, StoreUnavailable or StoreRefused with the shard's name, redis-py's ResponseError, or Outdated.
+        """
+        data = (self._packer or self._first_packer())(args)
+        self._used = present = now()
+        try:
+            wire = self._idle.pop()
+        except IndexError:
+            wire = self._taken(decided)
+        else:
+            if wire.epoch > decided or present - wire.made >= _redis.MAX_AGE or wire.is_stale():
+                wire = self._instead(wire, decided)
+        try:
+            if "NEVER_DECODE" in options:
+                [reply] = self._undecoded(wire, data)
+            else:
+                reply = wire.ask(data)
+        except BaseException as error:
+            meant = self.lost(wire, error)
+            if meant is error:
+                raise
+            raise meant from meant.__cause__
+        self._idle.append(wire)
+        if not self._sweeping:
+            self._sweep_later()
+        try:
+            return parsed(self._client.response_callbacks, args, options, reply)
+        except ResponseError as error:
+            self.heed(error)
+            meant = answered(self.name, error)
+            if meant is error:
+                raise
+            raise meant from error
+
+    def delivery(self, batch: Batch, *, transaction: bool, decided: int = 0) -> Sending:
+        """Return what sends a batch over one connection and reads the replies."""
+        return Sending(self, batch, transaction=transaction, decided=decided)
+
+    def close(self) -> None:
+        """Close what is idle; the way can still be used."""
+        self._drop_idle()
+
+    # -- for a delivery
+
+    def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
+        """Return commands as they go on the wire; redis-py's DataError for what it does not take."""
+        return b"".join(map(self._packer or self._first_packer(), commands))
+
+    def take(self, decided: int) -> Wire:
+        """Return a connection that nobody else uses; give it back, or say that it is lost. Raise redis-py's errors."""
+        self._used = present = now()
+        while True:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                break
+            if present - wire.made < _redis.MAX_AGE and not wire.is_stale():
+                return self._checked(wire, decided)
+            self._close(wire)
+        return self._checked(self._connected(present, None), decided)
+
+    def give_back(self, wire: Wire) -> None:
+        """Keep a connection on which no reply is on its way."""
+        self._keep(wire, bounded=False)
+
+    def lost(self, wire: Wire, error: BaseException) -> BaseException:
+        """Close a connection on which a reply may still be on its way; return what the error means."""
+        try:
+            self._broken(wire, error)
+        except redis.TimeoutError as late:
+            error = late
+        return unanswered(self.name, error, sent=True) if isinstance(error, NO_ANSWER) else error
+
+    def abandon(self, wire: Wire) -> None:
+        """Close a connection whose replies nobody reads."""
+        self._close(wire)
+
+    def heed(self, error: ResponseError) -> None:
+        """Ask Sentinel anew for the master where it turns out to be a replica now."""
+        if self._sentinel and isinstance(error, ReadOnlyError):
+            self._drop_idle()
+
+    # -- connections
+
+    def _taken(self, decided: int) -> Wire:
+        try:
+            return self.take(decided)
+        except ResponseError as error:  # in the handshake
+            raise answered(self.name, error) from error
+        except NO_ANSWER as error:
+            raise unanswered(self.name, error, sent=False) from error
+
+    def _instead(self, wire: Wire, decided: int) -> Wire:
+        if wire.epoch > decided:
+            self._checked(wire, decided)
+        self._close(wire)
+        return self._taken(decided)
+
+    def _checked(self, wire: Wire, decided: int) -> Wire:
+        if wire.epoch > decided:
+            self.give_back(wire)
+            raise Outdated(self.name, wire.epoch, decided)
+        return wire
+
+    def _connected(self, began: float, within: float | None) -> Wire:  # noqa: ARG002  the client's bounds alone count
+        with self._counting:
+            if self._made >= self._most:
+                raise MaxConnectionsError("Too many connections")
+            self._made += 1
+        connection = None
+        try:
+            connection = self._connection()
+            connection.connect()
+            wire = (wire_on if speaks_plainly(connection) else Wire)(connection, began, self._patience)
+            wire.bound(self._patience)
+            if self._greet is not None:
+                wire.epoch = self._greet(_Asking(self, wire))
+        except BaseException:
+            self._count_closed()
+            if connection is not None:
+                connection.disconnect()
+            raise
+        return wire
+
+    def _connection(self) -> Any:
+        pool = self._client.connection_pool
+        return pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
+
+    def _close(self, wire: Wire) -> None:
+        self._count_closed()
+        super()._close(wire)
+
+    def _count_closed(self) -> None:
+        with self._counting:
+            self._made -= 1
+
+    def _first_packer(self) -> Callable[[Sequence[Any]], bytes]:
+        self._packer = packer_of(self._connection())
+        return self._packer
+
+    def _undecoded(self, wire: Wire, data: bytes) -> list[Any]:
+        replies: list[Any] = []
+        wire.send(data)
+        wire.read_into(replies, 1, decoding=False)
+        return replies
+
+
+class _Asking:
+    """Asks on a fresh connection, before it is anybody's."""
+
+    def __init__(self, way: Way, wire: Wire) -> None:
+        self._way, self._wire = way, wire
+
+    def __call__(self, *command: Any) -> Any:
+        reply = self._wire.ask(self._way.packed([command]))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+class Sending(Delivery):
+    """One batch over one kept connection."""
+
+    def __init__(self, way: Way, batch: Batch, *, transaction: bool, decided: int) -> None:
+        super().__init__(way.name, way._client, batch, transaction=transaction)  # noqa: SLF001  they are one
+        self._way = way
+        self._decided = decided
+        self._wire: Wire | None = None
+
+    def take(self) -> None:
+        """Pack the batch, so that nothing is sent anywhere if an argument cannot be; then take a connection."""
+        self._packed = self._way.packed(self._words())
+        try:
+            self._wire = self._way.take(self._decided)
+        except CoordError as error:
+            self._stands(error)
+        except (ResponseError, *NO_ANSWER) as error:
+            self._fail(error)
+
+    def send(self) -> None:
+        wire = self._wire
+        if wire is None:
+            return
+        self._sent, self._in_step = True, False
+        try:
+            wire.send(self._packed)
+        except NO_ANSWER as error:
+            self._lost(wire, error)
+
+    def read(self) -> None:
+        wire = self._wire
+        if wire is None:  # it failed already
+            return
+        replies: list[Any] = []
+        undecoded = self._is_undecoded()
+        try:
+            wire.read_into(replies, self._owed, decoding=not undecoded)
+            self._in_step = True
+        except NO_ANSWER as error:
+            self._parse(self._decoded(replies) if undecoded else replies)
+            self._lost(wire, error)
+            return
+        self._parse(self._decoded(replies) if undecoded else replies)
+
+    def give_back(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is None:
+            return
+        if self._in_step:
+            self._way.give_back(wire)
+        else:  # replies that nobody will read must not be taken for those of the next command
+            self._way.abandon(wire)
+
+    def _lost(self, wire: Wire, error: Exception) -> None:
+        self._wire = None
+        self._stands(self._way.lost(wire, error))
