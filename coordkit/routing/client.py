@@ -21,7 +21,7 @@ A client whose class has its own ``execute_command`` or ``parse_response`` is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,7 +77,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         plan = self._plan(args, options)
         if len(plan.parts) == 1:
             part = plan.parts[0]
-            return self._send(part.shard, part.args, part.options)
+            return plan.join([self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
         return only(gathering.settle(exchange(self._ways, gathering)))
@@ -102,20 +102,6 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # redis-py's own Script loads on one server
         """Return a script to call with keys and args; it runs on the shard of its keys and is loaded where needed."""
         return ShardedScript(self, script)
-
-    def scan_iter(
-        self, match: Any = None, count: int | None = None, _type: str | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        """Yield the keys of all shards, one shard after the other; SCAN's own promises hold for each of them."""
-        for shard, client in self._shards.items():
-            try:
-                yield from client.scan_iter(match=match, count=count, _type=_type, **kwargs)
-            except ResponseError as error:
-                if refusal := refused(shard, error):
-                    raise refusal from error
-                raise
-            except NO_ANSWER as error:
-                raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     def close(self) -> None:
         """Close all the clients that were passed in, also if closing one raises, which is raised in the end.

@@ -8,7 +8,7 @@ has a connection to itself. ``max_connections`` is for each event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,7 +64,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         plan = await self._plan(args, options)
         if len(plan.parts) == 1:
             part = plan.parts[0]
-            return await self._send(part.shard, part.args, part.options)
+            return plan.join([await self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
         return only(gathering.settle(await exchange(self._ways, gathering)))
@@ -89,21 +89,6 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # redis-py's own Script loads on one server
         """Return a script to call with keys and args; it runs on the shard of its keys and is loaded where needed."""
         return ShardedScript(self, script)
-
-    async def scan_iter(  # type: ignore[override]  # redis-py's mixin overrides its blocking one in the same way
-        self, match: Any = None, count: int | None = None, _type: str | None = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        """Yield the keys of all shards, one shard after the other; SCAN's own promises hold for each of them."""
-        for shard, client in self._shards.items():
-            try:
-                async for key in client.scan_iter(match=match, count=count, _type=_type, **kwargs):
-                    yield key
-            except ResponseError as error:
-                if refusal := refused(shard, error):
-                    raise refusal from error
-                raise
-            except NO_ANSWER as error:
-                raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     async def aclose(self) -> None:
         """Close all the clients that were passed in, also if closing one raises, which is raised in the end.
