@@ -76,6 +76,13 @@ class Directory(Generic[C]):
         """Return the plain client of the shard that owns ``key``; what is sent through it is not routed."""
         return self._shards[self._router.route(key)]
 
+    def store_client(self, key: Any) -> Any:
+        """Return the client over which coordkit's locks speak about ``key``: chosen here, anew for each request.
+
+        That of a shard: over connections of its own. This sharded client itself: through `execute_command`.
+        """
+        return self.client_for(key)
+
     def on(self, shard: str) -> C:
         """Return the plain client of the shard with this name; ValueError if there is none."""
         try:
@@ -104,8 +111,8 @@ class Directory(Generic[C]):
         raise _one_shard("monitor", "it watches one server: use on(shard).monitor()")
 
     def lock(self, name: Any, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: redis-py's lock has no fencing token; use coordkit's, on ``client_for(name)``."""
-        raise _one_shard("lock", f"use coordkit.Lock(client_for({name!r}), {name!r}), whose token fences late writers")
+        """Refuse: redis-py's lock has no fencing token; use coordkit's ``Lock``, on this client."""
+        raise _one_shard("lock", f"use coordkit's Lock(shards, {name!r}, ...), whose token fences late writers")
 
     def transaction(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: the callable could touch keys of other shards; use ``client_for(key).transaction(...)``."""
