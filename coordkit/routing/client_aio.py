@@ -22,6 +22,7 @@ from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
 from coordkit.routing.client_pipeline import Queue, Script
+from coordkit.routing.client_pubsub_aio import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.way_aio import Way
@@ -85,6 +86,10 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         if shard_hint is not None:
             raise ValueError(f"shard_hint={shard_hint!r}; None is allowed: shards follow from the keys")
         return ShardedPipeline(self, self._router, self._plan, transaction=transaction)
+
+    def pubsub(self, *, ignore_subscribe_messages: bool = False) -> ShardedPubSub:
+        """Return an object to subscribe with: channels on the shards of their names, patterns on all."""
+        return ShardedPubSub(self, ignore_subscribe_messages=ignore_subscribe_messages)
 
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # redis-py's own Script loads on one server
         """Return a script to call with keys and args; it runs on the shard of its keys and is loaded where needed."""

@@ -56,6 +56,10 @@ class Directory(Generic[C]):
         """Return what says which shard owns a key."""
         return self._router.placement
 
+    def router(self) -> Router:
+        """Return what decides where a command goes now; a placement that is swapped brings another."""
+        return self._router
+
     def shards(self) -> Mapping[str, C]:
         """Return the plain client of each shard by name, read-only, in the order of the names."""
         return self._shards
@@ -101,10 +105,6 @@ class Directory(Generic[C]):
     def get_connection_kwargs(self) -> dict[str, Any]:
         """Return what the clients have in common of their connections' options, for redis-py's own methods."""
         return {name: getattr(self._encoder, name) for name in ("encoding", "encoding_errors", "decode_responses")}
-
-    def pubsub(self, **_: Any) -> NoReturn:
-        """Refuse: a subscription lives on one shard, ``on(shard).pubsub()``."""
-        raise _one_shard("pubsub", "a channel belongs to no shard: use on(shard).pubsub(), and publish on the same one")
 
     def monitor(self) -> NoReturn:
         """Refuse: one server is watched at a time, ``on(shard).monitor()``."""
