@@ -1,12 +1,11 @@
 """Publish and subscribe over many shards, blocking: one connection to each shard that something is heard on.
 
-As `redis.client.PubSub` as far as that is sensible: `subscribe`, `psubscribe`, `ssubscribe`, their opposites,
-`get_message`, `listen`, `run_in_thread`, handlers. What is different:
+It is used as `redis.client.PubSub` is. What is different:
 
 - A channel is heard on the shard that owns its name, a pattern on all; `publish` goes to the channel's shard.
-- A connection that is lost is made anew in the background, by the recipe of the shard's client, and its names are
-  subscribed to again; ``subscribe`` messages tell of it, since what was published meanwhile is lost. If that fails,
-  `get_message` raises ShardDown once, and the other shards are heard on; the shard is tried again each second.
+- A lost connection is made anew in the background, by the recipe of the shard's client, and told by ``subscribe``
+  messages, since what was published meanwhile is lost. If that fails, `get_message` raises ShardDown once, and the
+  other shards are heard on; the shard is tried again each second.
 - What a server refuses (NOPERM) is raised by `get_message`, when the answer comes, and not wanted any more.
 - A placement that is swapped is followed: names are heard where they lie now.
 """
@@ -18,7 +17,6 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -126,7 +124,7 @@ class ShardedPubSub(Names):
     def listen(self) -> Iterator[dict[str, Any]]:
         """Yield messages for as long as anything is wanted; raise as `get_message`, and may be called anew then."""
         while self.subscribed or self._came:
-            if (message := self.get_message(timeout=None)) is not None:
+            if (message := self.get_message(timeout=1.0)) is not None:
                 yield message
 
     def run_in_thread(
@@ -154,9 +152,7 @@ class ShardedPubSub(Names):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- what is wanted
@@ -218,8 +214,7 @@ class ShardedPubSub(Names):
         line = self._lines[shard]
         try:
             with line.writing:
-                for data in line.connection.pack_commands(commands):
-                    line.connection.send_packed_command(data, check_health=False)
+                line.connection.send_packed_command(line.connection.pack_commands(commands), check_health=False)
         except NO_ANSWER:
             self._broken(shard)
 
@@ -299,8 +294,10 @@ class ShardedPubSub(Names):
         with self._guard:
             for reply in replies:
                 if isinstance(reply, exceptions.ResponseError):
-                    self._wanted.refused(shard)
+                    self._order(self._wanted.refused(shard))
                     self._came.append(answered(shard, reply))
                 elif (message := self._wanted.heard(shard, reply)) is not None:
                     self._came.append(message)
+            if replies:
+                self._settle()
         return bool(replies)

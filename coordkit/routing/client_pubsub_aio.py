@@ -9,7 +9,6 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from redis import exceptions
@@ -133,9 +132,7 @@ class ShardedPubSub(Names):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     # -- what is wanted
@@ -238,7 +235,7 @@ class ShardedPubSub(Names):
                 try:
                     reply = await line.connection.read_response(disable_decoding=True)
                 except exceptions.ResponseError as error:
-                    self._wanted.refused(shard)
+                    await self._order(self._wanted.refused(shard))
                     self._tell([answered(shard, error)])
                 else:
                     line.heard = now()

@@ -28,8 +28,7 @@ class Line:
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> None:
         """Send commands; whoever reads gets the replies."""
-        for data in self.connection.pack_commands(commands):
-            await self.connection.send_packed_command(data, check_health=False)
+        await self.connection.send_packed_command(self.connection.pack_commands(commands), check_health=False)
 
     async def watch(self) -> None:
         """Ask it whether it is alive when it is quiet; end it when it is not."""

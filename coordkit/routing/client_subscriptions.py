@@ -42,7 +42,7 @@ class Subscriptions:
         self._at: dict[Name, tuple[str, ...]] = {}
         self._placement = router().placement
         self._asked: dict[str, deque[_Asked]] = {}  # by shard, in the order of the replies
-        self._silent: dict[Name, set[str]] = {}  # the shards that have yet to confirm a name
+        self._silent: dict[tuple[Name, bool], set[str]] = {}  # the shards that have yet to confirm a name, or its end
         self._on: set[Name] = set()  # confirmed
 
     def handlers(self, kind: str) -> dict[Any, Handler | None]:
@@ -83,6 +83,7 @@ class Subscriptions:
             if name not in self._at:
                 continue
             shards = [shard for shard in self._at[name] if shard in self._asked]
+            self._silent.get((name, True), set()).intersection_update(shards)
             if shards:
                 self._ask(orders, name, shards, on=False)
             else:  # nobody is there who would confirm it
@@ -114,7 +115,7 @@ class Subscriptions:
     def closed(self, shard: str) -> Iterator[dict[str, Any]]:
         """Forget what a shard was asked; yield what is over by that."""
         for name, on, told in self._asked.pop(shard, ()):
-            if not on and told and name in self._at and self._heard_by(name, shard):
+            if not on and told and self._heard_by(name, shard, on=False) and name in self._at:
                 yield self._forgotten(name)
 
     def heard(self, shard: str, reply: Any) -> dict[str, Any] | None:
@@ -129,7 +130,7 @@ class Subscriptions:
         if not kind.endswith("subscribe") or not self._asked.get(shard):
             return None  # an answer to PING
         name, on, told = self._asked[shard].popleft()
-        if not self._heard_by(name, shard) or not told:
+        if not self._heard_by(name, shard, on=on) or not told or name not in self._at:
             return None
         if not on:
             return self._forgotten(name)
@@ -140,15 +141,17 @@ class Subscriptions:
         """Return whether nothing is wanted of a shard any more, nor awaited."""
         return not self._asked.get(shard) and shard not in self.shards()
 
-    def refused(self, shard: str) -> Name | None:
-        """Take note that a shard answered with an error; return the name that it does not let be heard, if any."""
-        if not self._asked.get(shard):
-            return None
-        name, _, _ = self._asked[shard].popleft()
-        self._heard_by(name, shard)
-        if name in self._at:
-            self._forgotten(name)
-        return name
+    def refused(self, shard: str) -> Orders:
+        """Take note that a shard answered with an error, so that a name is wanted no more; return what to send."""
+        orders: Orders = {}
+        if self._asked.get(shard):
+            name, on, _ = self._asked[shard].popleft()
+            self._heard_by(name, shard, on=on)
+            if on and name in self._at:
+                others = [other for other in self._at[name] if other != shard and other in self._asked]
+                self._ask(orders, name, others, on=False, told=False)
+                self._forgotten(name)
+        return orders
 
     def deliver(self, message: dict[str, Any], *, ignore: bool) -> tuple[dict[str, Any] | None, Handler | None]:
         """Return a message and who is called with it: the user, if nobody; no message if it is to be ignored."""
@@ -175,17 +178,17 @@ class Subscriptions:
         kind, wire = name
         for shard in shards:
             orders.setdefault(shard, []).append((f"{kind}{'' if on else 'un'}subscribe".upper(), wire))
+            if told:
+                self._silent.setdefault((name, on), set()).add(shard)
             if shard in self._asked:  # else it is asked for everything once there is a connection
                 self._asked[shard].append(_Asked(name, on, told))
-                if told:
-                    self._silent.setdefault(name, set()).add(shard)
 
-    def _heard_by(self, name: Name, shard: str) -> bool:
+    def _heard_by(self, name: Name, shard: str, *, on: bool) -> bool:
         """Take note of a shard's reply; return whether it was the last one."""
-        silent = self._silent.get(name, set())
+        silent = self._silent.get((name, on), set())
         silent.discard(shard)
         if not silent:
-            self._silent.pop(name, None)
+            self._silent.pop((name, on), None)
         return not silent
 
     def _forgotten(self, name: Name) -> dict[str, Any]:
