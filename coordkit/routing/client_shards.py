@@ -114,17 +114,13 @@ class Directory(Generic[C]):
         """Refuse: redis-py's lock has no fencing token; use coordkit's ``Lock``, on this client."""
         raise _one_shard("lock", f"use coordkit's Lock(shards, {name!r}, ...), whose token fences late writers")
 
-    def transaction(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: the callable could touch keys of other shards; use ``client_for(key).transaction(...)``."""
-        raise _one_shard("transaction", "it stays on one shard: use client_for(key).transaction(...)")
-
     def watch(self, *_: Any) -> NoReturn:
-        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
-        raise _one_shard("WATCH", "it belongs to one connection: use client_for(key).pipeline()")
+        """Refuse: WATCH belongs to one connection, that of a `pipeline`."""
+        raise _one_shard("WATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def unwatch(self) -> NoReturn:
         """Refuse, as `watch` does."""
-        raise _one_shard("UNWATCH", "it belongs to one connection: use client_for(key).pipeline()")
+        raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def _everywhere(self, command: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         if not command:

@@ -71,6 +71,13 @@ class Router:
             return self.placement.lookup(self.placed(key))
         return self._table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF]
 
+    def one_shard(self, name: str, keys: Sequence[Any]) -> str:
+        """Return the shard of all these keys; CrossShardError, naming each, if a command's keys are on several."""
+        shards = [self.route(key) for key in keys]
+        if len(set(shards)) > 1:
+            raise self._crossing(name, keys, shards)
+        return shards[0]
+
     def placed(self, key: bytes) -> bytes:
         """Return what the placement is asked for ``key``: the key, or the tag of a key of coordkit's own.
 
@@ -179,14 +186,11 @@ class Router:
             if name == "MIGRATE" or len(args) < 2:
                 raise ValueError(f"{name}: args={tuple(args)!r} have no key; at least one is allowed")
             return self._without_key(name, args, options)
-        shards = [self.route(key) for key in keys]
-        if len(set(shards)) > 1:
-            raise self._crossing(name, keys, shards)
-        return Plan(name, "route", (Part(shards[0], tuple(args), dict(options), _names(keys)),))
+        return Plan(name, "route", (Part(self.one_shard(name, keys), tuple(args), dict(options), named(keys)),))
 
     def _split(self, name: str, wire: Sequence[Any], args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         width = SPLIT[name]
-        keys = _names(wire[1::width])
+        keys = named(wire[1::width])
         if not keys and "EMPTY_RESPONSE" in options:  # redis-py's mget([])
             return Plan(name, "reply", (), lambda _: options["EMPTY_RESPONSE"])
         if not keys or (len(wire) - 1) % width:
@@ -214,8 +218,8 @@ class Router:
             before, _, _ = self.bytes_of(pattern).partition(b"*")
             # Only a tag that closes before the star says where the keys are that the pattern will name.
             known = self.placement.hash_tags and tagged(before) != before
-            shards = {key: self.route(key) for key in _names(keys)}
-            shards[_names([pattern])[0]] = self.route(pattern) if known else "any shard"
+            shards = {key: self.route(key) for key in named(keys)}
+            shards[named([pattern])[0]] = self.route(pattern) if known else "any shard"
             if len(set(shards.values())) > 1:
                 raise CrossShardError(
                     name,
@@ -225,11 +229,11 @@ class Router:
                 )
 
     def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
-        where = dict(zip(_names(keys), shards, strict=True))
-        named = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
+        where = dict(zip(named(keys), shards, strict=True))
+        said = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
         return CrossShardError(
             name.replace("|", " "),
-            f"its keys are on {len(set(shards))} shards and it cannot be split: {named}. "
+            f"its keys are on {len(set(shards))} shards and it cannot be split: {said}. "
             + ("Give the keys one {tag}, or send" if self.placement.hash_tags else "Send")
             + " a command for each shard",
             shards=where,
@@ -240,7 +244,8 @@ def _buffer(key: Any) -> bytes:
     return memoryview(key).tobytes()  # and not bytes(), which takes 5 for five zeros
 
 
-def _names(keys: Sequence[Any]) -> tuple[Any, ...]:
+def named(keys: Sequence[Any]) -> tuple[Any, ...]:
+    """Return keys as they are named in errors and explanations."""
     # Names stand in dicts, where a bytearray, or a memoryview of one, may not.
     return tuple([bytes(key) if isinstance(key, (bytearray, memoryview)) else key for key in keys])
 
