@@ -16,7 +16,7 @@ NAMES = ("a", "b", "c")
 WAYS: list[dict[str, Any]] = [
     {},
     {"max_connections": 2},
-    {"single_connection_client": False, "health_check_interval": 1},
+    {"max_connections": 3, "health_check_interval": 1},
 ]
 
 
