@@ -1,9 +1,11 @@
 """`ShardedRedis`: redis-py's commands over many shards, blocking.
 
-Every method of redis.Redis that names keys works, because all of them end in `execute_command`, which is all that is
+Every command method of redis.Redis is here, because all of them end in `execute_command`, which is all that is
 overridden. A command goes to the shard of its keys; MGET, MSET, DEL, UNLINK, EXISTS and TOUCH are split when their keys
-are on several; PING, DBSIZE, KEYS and SCRIPT LOAD / EXISTS / FLUSH ask all shards; everything else raises
-`CrossShardError`. What a user asks of one shard is asked of a plain client: ``on(name)``, ``client_for(key)``.
+are on several, and any other is refused then, by `CrossShardError`, which names each key and its shard. What becomes of
+each command without a key (merged, done by all, told by shard, refused) is a table in `coordkit.routing.keyless`.
+What a user asks of one shard is asked of a plain client: ``on(name)``, ``client_for(key)``. That is where what is about
+one server or connection is: `client`, `monitor`, Sentinel's commands, the objects of modules (``json()``, ``ft()``).
 
 Promised: a split command or a pipeline goes to all its shards before any reply is read, replies keep the order of the
 calls, and nothing is ever sent twice. A shard that does not answer fails its own keys only.

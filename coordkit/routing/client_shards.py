@@ -106,6 +106,16 @@ class Directory(Generic[C]):
         """Return what the clients have in common of their connections' options, for redis-py's own methods."""
         return {name: getattr(self._encoder, name) for name in ("encoding", "encoding_errors", "decode_responses")}
 
+    def set_response_callback(self, command: str, callback: Any) -> None:
+        """Have the replies to a command parsed by ``callback``, on every shard's client."""
+        for client in self._shards.values():
+            one: Any = client
+            one.set_response_callback(command, callback)
+
+    def client(self) -> NoReturn:
+        """Refuse: one connection is one shard's, ``on(shard).client()``."""
+        raise _one_shard("client", "it is one connection, to one shard: use on(shard).client()")
+
     def monitor(self) -> NoReturn:
         """Refuse: one server is watched at a time, ``on(shard).monitor()``."""
         raise _one_shard("monitor", "it watches one server: use on(shard).monitor()")

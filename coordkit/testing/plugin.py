@@ -30,6 +30,7 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
@@ -141,13 +142,13 @@ def coordkit_redis_sentinel(coordkit_servers: Servers) -> SentinelRedis:
 @pytest.fixture(scope="session")
 def coordkit_redis_replicated_shards(coordkit_servers: Servers) -> list[ReplicatedRedis]:
     """Give three Redis primaries with a replica each, to be shards."""
-    return [_get(lambda name=name: coordkit_servers.replicated(f"shard {name}", 1)) for name in "abc"]
+    return [_get(partial(coordkit_servers.replicated, f"shard {name}", 1)) for name in "abc"]
 
 
 @pytest.fixture(scope="session")
 def coordkit_redis_sentinel_shards(coordkit_servers: Servers) -> list[SentinelRedis]:
     """Give three Redis primaries with a replica each, each pair behind a Sentinel, to be shards."""
-    return [_get(lambda name=name: coordkit_servers.sentinel(f"watched shard {name}", 1, 1)) for name in "abc"]
+    return [_get(partial(coordkit_servers.sentinel, f"watched shard {name}", 1, 1)) for name in "abc"]
 
 
 @pytest.fixture(scope="session")
