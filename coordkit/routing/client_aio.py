@@ -48,6 +48,9 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     stays redis-py's ResponseError. Redis-py's error is the cause. A split raises the like if no shard did its part;
     if some did, PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the whole
     shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
+    After ``failure_threshold`` attempts in a row that did not reach a shard (no connection, or a quick command's reply
+    too late) its commands fail at once with ShardDown, until a probe in the background, one at a time and not before
+    ``reset_timeout`` seconds have passed, finds it well. No key ever moves to another shard for that.
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`, or by the ``placement`` that is
     given instead of weights: any that `coordkit.routing` makes, of the same names. One without hash tags tears apart
     what belongs together by its ``{tag}``, coordkit's own keys excepted, and CrossShardError says so.

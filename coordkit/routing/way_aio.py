@@ -12,17 +12,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio
+from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 
 from coordkit import _redis
 from coordkit._asyncio.lines import Home, Lines, connect, lost
+from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
+from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch, Delivery
-from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, unanswered
+from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
 from coordkit.routing.replies import QUICK, packer_of, parsed, speaks_plainly
 
 Ask = Callable[..., Awaitable[Any]]
@@ -40,10 +43,11 @@ class Way(Lines):
     epoch of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent.
     """
 
-    def __init__(self, name: str, client: Any, *, greet: Greet | None = None) -> None:
+    def __init__(self, name: str, client: Any, *, greet: Greet | None = None, breaker: Breaker | None = None) -> None:
         super().__init__(client)
         kwargs = client.connection_pool.connection_kwargs
         self.name = name
+        self.breaker = breaker or Breaker()
         self._greet = greet
         self._patience = kwargs.get("socket_timeout") or math.inf
         self._hurry = max(kwargs.get("socket_connect_timeout") or _redis.PATIENCE, _redis.patience(client))
@@ -57,13 +61,13 @@ class Way(Lines):
         Raise ShardDown, StoreUnavailable or StoreRefused with the shard's name, redis-py's ResponseError, or Outdated.
         """
         data = (self._packer or self._first_packer())(args)
-        undecoded = "NEVER_DECODE" in options
+        undecoded, quick = "NEVER_DECODE" in options, args[0] in QUICK
         try:
-            wire = await self.shared(decided) if args[0] in QUICK and not undecoded else None
+            wire = await self.shared(decided) if quick and not undecoded else None
             if wire is not None:
                 asking = self.ask_shared(wire, data, 1)
             else:
-                asking = self.ask_alone(await self.take(decided), data, 1, undecoded=undecoded)
+                asking = self.ask_alone(await self.take(decided), data, 1, undecoded=undecoded, quick=quick)
         except ResponseError as error:  # in the handshake
             raise answered(self.name, error) from error
         except NO_ANSWER as error:
@@ -97,7 +101,12 @@ class Way(Lines):
     # -- one connection for many
 
     async def shared(self, decided: int) -> FastWire | None:
-        """Return the connection that all share; None where each request needs its own. Raise redis-py's errors."""
+        """Return the connection that all share; None where each request needs its own.
+
+        Raise redis-py's errors, Outdated, and ShardDown while the breaker is open.
+        """
+        if self.breaker.is_open:
+            raise self._tripped()
         home = self._home()
         home.used = present = now()
         wire = home.shared
@@ -115,19 +124,25 @@ class Way(Lines):
             home.watch.begin(wire, until)
         request = wire.send(data, count, until)
         try:
-            return await request
+            replies = await request
         except Exception as error:
             if came is not None:
                 came += wire.came(request)
             if home.shared is wire:
                 home.shared = None
+                self._count(error, sent=True)  # once for all who waited
             await lost(home, wire, error)
             raise
+        if self.breaker.failures:
+            self.breaker.worked()
+        return replies
 
     # -- a connection to oneself
 
     async def take(self, decided: int) -> Wire:
-        """Return a connection that nobody else uses, for `ask_alone`. Raise redis-py's errors."""
+        """Return a connection that nobody else uses, for `ask_alone`; raise what `shared` does."""
+        if self.breaker.is_open:
+            raise self._tripped()
         home = self._home()
         if home.busy >= self._most:
             raise MaxConnectionsError("Too many connections")
@@ -143,15 +158,32 @@ class Way(Lines):
         return wire
 
     async def ask_alone(
-        self, wire: Wire, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+        self,
+        wire: Wire,
+        data: bytes,
+        count: int,
+        came: list[Any] | None = None,
+        *,
+        undecoded: bool = False,
+        quick: bool = False,
     ) -> list[Any]:
-        """Send commands on a connection that was taken, and give it back; the rest is as for `ask_shared`."""
-        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded)
+        """Send commands on a connection that was taken, and give it back; the rest is as for `ask_shared`.
+
+        ``quick`` says that the reply should be there at once: a late one then counts for the breaker.
+        """
+        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick)
         self.give_back(wire)
         return replies
 
     async def ask_held(
-        self, wire: Wire, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+        self,
+        wire: Wire,
+        data: bytes,
+        count: int,
+        came: list[Any] | None = None,
+        *,
+        undecoded: bool = False,
+        quick: bool = False,
     ) -> list[Any]:
         """Send commands on a connection that was taken and still is after it, unless there is an error."""
         home = self._home()
@@ -164,9 +196,15 @@ class Way(Lines):
             home.busy -= 1
             if came is not None:
                 came += wire.came()
-            await lost(home, wire, error)
+            try:
+                await lost(home, wire, error)
+            except exceptions.TimeoutError as late:
+                self._count(late, sent=True, quick=quick)
+                raise
             raise
         home.watch.end(wire)
+        if self.breaker.failures:
+            self.breaker.worked()
         return replies
 
     def give_back(self, wire: Wire) -> None:
@@ -188,6 +226,35 @@ class Way(Lines):
         if self._sentinel and isinstance(error, ReadOnlyError):
             await self.close()
 
+    # -- the breaker
+
+    def _count(self, error: Exception, *, sent: bool, quick: bool = True) -> None:
+        if is_unreached(error, sent=sent, quick=quick):
+            self.breaker.failed(str(error))
+
+    def _tripped(self) -> CoordError:
+        if self.breaker.begin_probe():
+            life().spawn(self._probe())
+        return tripped(self.name, self.breaker.why)
+
+    async def _probe(self) -> None:
+        breaker, home, wire = self.breaker, self._home(), None
+        try:
+            wire = await self._connected(home, self._hurry)
+            home.watch.begin(wire, now() + _redis.patience(self._client))
+            await wire.ask(_redis.PING, 1)  # an error is an answer as well
+        except BaseException as error:
+            breaker.probe_failed(str(error))
+            if wire is not None:
+                home.watch.end(wire)
+                await wire.close()
+            if not isinstance(error, Exception):
+                raise
+            return
+        breaker.worked()
+        home.watch.end(wire)
+        home.keep(wire)
+
     # -- connections
 
     async def _connect_shared(self, home: Home) -> None:
@@ -200,7 +267,11 @@ class Way(Lines):
         await super()._connect_shared(home)
 
     async def _connected(self, home: Home, patience: float) -> Wire:  # noqa: ARG002  the client's bounds alone count
-        connection = await connect(self._client.connection_pool, self._hurry)
+        try:
+            connection = await connect(self._client.connection_pool, self._hurry)
+        except Exception as error:
+            self._count(error, sent=False)
+            raise
         home.used = now()
         wire = (wire_on if speaks_plainly(connection) else Wire)(connection, home.used)
         if self._greet is not None:
@@ -208,6 +279,8 @@ class Way(Lines):
             try:
                 wire.epoch = await self._greet(_Asking(self, wire))
             except BaseException as error:
+                if isinstance(error, Exception):
+                    self._count(error, sent=False)
                 await lost(home, wire, error)
                 raise
             home.watch.end(wire)
@@ -269,7 +342,10 @@ class Sending(Delivery):
             if shared is not None:
                 replies = await self._way.ask_shared(shared, self._packed, self._owed, came)
             elif own is not None:
-                replies = await self._way.ask_alone(own, self._packed, self._owed, came, undecoded=undecoded)
+                quick = all(args[0] in QUICK for args, _ in self._batch)
+                replies = await self._way.ask_alone(
+                    own, self._packed, self._owed, came, undecoded=undecoded, quick=quick
+                )
             else:
                 return
         except NO_ANSWER as error:

@@ -7,6 +7,7 @@ in a pipeline, and in a transaction, decoded or not, with both protocols.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -296,7 +297,7 @@ def told(value: Any) -> Any:
         return (type(value), sorted(map(repr, value)))
     if isinstance(value, (list, tuple)):
         return (type(value), [told(each) for each in value])
-    return (type(value), value if value == value else "nan")
+    return (type(value), "nan" if isinstance(value, float) and math.isnan(value) else value)
 
 
 async def outcome(flavour: Any, call: Callable[[], Any]) -> Any:
