@@ -82,7 +82,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
         shard = self._router.shard_of_first_key(args)
         if shard is not None:
-            return self._send(shard, args, options)
+            return self._ways[shard].execute(args, options)
         plan = self._plan(args, options)
         if len(plan.parts) == 1:
             part = plan.parts[0]
@@ -234,6 +234,10 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
 
     def _gather(self, commands: Batch) -> Gathering:
         gathering, router = Gathering(), self._router
+        shards = router.shards_of_first_keys(commands)
+        if shards is not None:
+            gathering.add_all_simple(shards, commands)
+            return gathering
         for command in commands:
             args, options = command
             shard = router.shard_of_first_key(args)

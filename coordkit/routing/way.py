@@ -17,6 +17,7 @@ from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
 from coordkit import _redis
+from coordkit._reader import PLAIN
 from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import now
 from coordkit._threads.wire import Wire, wire_on
@@ -24,7 +25,7 @@ from coordkit.errors import CoordError
 from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch, Delivery
 from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
-from coordkit.routing.replies import QUICK, packer_of, parsed, speaks_plainly
+from coordkit.routing.replies import QUICK, Packer, callback_of, parsed, speaks_plainly
 
 _PROMPT = 0.05  # seconds within which a reply that is there is read for certain
 
@@ -48,7 +49,7 @@ class Way(Lines):
         self._patience: float = pool.connection_kwargs.get("socket_timeout") or math.inf
         self._most: float = getattr(pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(pool, "sentinel_manager")
-        self._packer: Callable[[Sequence[Any]], bytes] | None = None
+        self._packer: Packer | None = None
         super().__init__(client)
 
     def reset(self) -> None:
@@ -62,7 +63,7 @@ class Way(Lines):
 
         Raise ShardDown, StoreUnavailable or StoreRefused with the shard's name, redis-py's ResponseError, or Outdated.
         """
-        data = (self._packer or self._first_packer())(args)
+        data = (self._packer or self._first_packer()).one(args)
         breaker = self.breaker
         if breaker.is_open:
             raise self._tripped()
@@ -75,10 +76,7 @@ class Way(Lines):
             if wire.epoch > decided or present - wire.made >= _redis.MAX_AGE or wire.is_stale():
                 wire = self._instead(wire, decided)
         try:
-            if "NEVER_DECODE" in options:
-                [reply] = self._undecoded(wire, data)
-            else:
-                reply = wire.ask(data)
+            reply = self._undecoded(wire, data) if "NEVER_DECODE" in options else wire.ask(data)
         except BaseException as error:
             meant = self.lost(wire, error, quick=args[0] in QUICK)
             if meant is error:
@@ -89,8 +87,11 @@ class Way(Lines):
         self._idle.append(wire)
         if not self._sweeping:
             self._sweep_later()
+        callbacks = self._client.response_callbacks
+        if type(reply) in PLAIN and callback_of(callbacks, args[0]) is None:
+            return reply
         try:
-            return parsed(self._client.response_callbacks, args, options, reply)
+            return parsed(callbacks, args, options, reply)
         except ResponseError as error:
             self.heed(error)
             meant = answered(self.name, error)
@@ -110,7 +111,7 @@ class Way(Lines):
 
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return commands as they go on the wire; redis-py's DataError for what it does not take."""
-        return b"".join(map(self._packer or self._first_packer(), commands))
+        return (self._packer or self._first_packer()).many(commands)
 
     def take(self, decided: int) -> Wire:
         """Return a connection that nobody else uses; give it back, or say that it is lost.
@@ -237,15 +238,15 @@ class Way(Lines):
         with self._counting:
             self._made -= 1
 
-    def _first_packer(self) -> Callable[[Sequence[Any]], bytes]:
-        self._packer = packer_of(self._connection())
+    def _first_packer(self) -> Packer:
+        self._packer = Packer(self._connection())
         return self._packer
 
-    def _undecoded(self, wire: Wire, data: bytes) -> list[Any]:
+    def _undecoded(self, wire: Wire, data: bytes) -> Any:
         replies: list[Any] = []
         wire.send(data)
         wire.read_into(replies, 1, decoding=False)
-        return replies
+        return replies[0]
 
 
 def begin_probe(breaker: Breaker, probe: Callable[[], None]) -> None:

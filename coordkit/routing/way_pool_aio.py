@@ -100,6 +100,14 @@ class PoolSending(Delivery):
         super().__init__(way.name, client, batch, transaction=transaction)
         self._way = way
 
+    def take_now(self) -> bool:
+        """Return False: a connection is waited for."""
+        return False
+
+    def begin(self) -> bool:
+        """Return whether `speak` need not be awaited beside others."""
+        return self._packed is None
+
     async def take(self) -> None:
         """Take a connection and pack the batch, so that nothing is sent anywhere if an argument cannot be."""
         try:
@@ -114,11 +122,12 @@ class PoolSending(Delivery):
         self._packed = self._connection.pack_commands(self._words())
 
     async def speak(self) -> None:
-        if self._packed is None:
+        packed, self._packed = self._packed, None
+        if packed is None:  # it failed, or is done
             return
         self._sent, self._in_step = True, False
         try:
-            await self._connection.send_packed_command(self._packed)
+            await self._connection.send_packed_command(packed)
             for name, options in self._awaited():
                 try:
                     self._answers.append(await self._client.parse_response(self._connection, name, **options))
