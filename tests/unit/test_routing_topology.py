@@ -295,6 +295,52 @@ def test_what_must_not_be_adopted_says_why() -> None:
     assert Topology.from_bytes(json.dumps(json.loads(data), indent=2).encode()) == topology
 
 
+def test_what_may_be_published_after_what() -> None:
+    """Each transition, several at once; but between two owners there is a move that was published."""
+    before = three().with_shard("d", "d:1")
+    step = before.plan(50)[0]
+    begun = before.begin_move(*step)
+    ended, back = begun.finish_move(begun.epoch), begun.roll_back_move(begun.epoch)
+    for after, earlier in [
+        (begun, before),
+        (ended, begun),
+        (back, begun),
+        (back.finish_move(back.epoch), back),
+        (back.roll_back_move(back.epoch), back),
+        (before.draining("a").reweighted("b", 3).begin_move(*step), before),
+        (ended.begin_move(step.slots, step.target, "c"), begun),
+        (begun.raised_to(99), begun),
+    ]:
+        after.check_follows(earlier)
+    for after, earlier, message in [
+        (ended, before, "publish a move first"),
+        (back, before, "publish a move first"),
+        (back.finish_move(back.epoch), begun, "roll back that move instead"),
+        (before.begin_move(step.slots, step.source, "c").raised_to(9), begun, "roll back that move instead"),
+        (before, begun, "epoch=2 after 3; a greater one is allowed"),
+        (begun, begun, "epoch=3 after 3"),
+        (Topology.first("x", {"a": "a:1"}).raised_to(9), begun, "name='x' after 'users'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            after.check_follows(earlier)
+    with pytest.raises(ValueError, match="epoch=3; one greater than 3"):
+        begun.raised_to(3)
+
+
+def test_only_what_is_newer_is_adopted() -> None:
+    first = three()
+    second = first.draining("a")
+    assert second.check_newer(first, "/shards")
+    assert not second.check_newer(Topology.from_bytes(second.to_bytes()), "/shards")
+    for topology, message in [
+        (first, "has epoch 1, and 2 was adopted.*above 2"),
+        (first.draining("b"), "has epoch 2, and 2 was adopted"),
+        (Topology.first("carts", {"a": "a:1"}).raised_to(7), "it is of 'carts', and 'users' was adopted"),
+    ]:
+        with pytest.raises(BadTopology, match=message):
+            topology.check_newer(second, "/shards")
+
+
 def test_a_step_is_what_begin_move_takes() -> None:
     topology = three().with_shard("d", "d:1")
     step = topology.plan(100)[0]
