@@ -30,7 +30,6 @@ from coordkit.routing.placements.slot_map import SlotMap, slot_map
 from coordkit.routing.slots import SLOTS
 from coordkit.routing.topology_parts import (
     Move,
-    MoveState,
     Moving,
     Shard,
     Stable,
@@ -192,16 +191,21 @@ class Topology:
     def finish_move(self, number: int) -> Topology:
         """Return the next topology with the slots of this move owned by its target."""
         move = self.move(number)
-        return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=self._others(move))
+        shards = dict(self.shards)
+        for name in (move.source, move.target):
+            shards[name] = replace(shards[name], fenced=max(shards[name].fenced, move.number))
+        return replace(self, epoch=self.epoch + 1, shards=shards, owners=self._owned(move), moves=self._others(move))
 
     def roll_back_move(self, number: int) -> Topology:
         """Return the next topology with this move going the other way: what has come to the target is fetched back.
 
-        It is a move with the new epoch as its number, and is finished as any other.
+        It is a move with the new epoch as its number, and is finished as any other. One that goes back already is not
+        turned round once more, ValueError: finish it, and begin a new one.
         """
         move = self.move(number)
-        state: MoveState = "moving" if move.state == "rolling back" else "rolling back"
-        back = replace(move, number=self.epoch + 1, source=move.target, target=move.source, state=state)
+        if move.undoes:
+            raise ValueError(f"number={number!r} is rolled back already; one that is not is allowed: finish it first")
+        back = Move(self.epoch + 1, move.slots, move.target, move.source, "rolling back", undoes=number)
         return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=(*self._others(move), back))
 
     def _owned(self, move: Move) -> SlotMap:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -32,25 +33,8 @@ _UNPACKED = 64 * LIMIT  # bytes that a compressed document may have at most when
 
 def document_of(topology: Topology) -> dict[str, Any]:
     """Return what a topology says, without the checksum."""
-    shards = {
-        name: {
-            "primary": shard.primary,
-            "replicas": list(shard.replicas),
-            "weight": shard.weight,
-            "state": shard.state,
-        }
-        for name, shard in topology.shards.items()
-    }
-    moves = [
-        {
-            "number": move.number,
-            "slots": runs_of(move.slots),
-            "source": move.source,
-            "target": move.target,
-            "state": move.state,
-        }
-        for move in topology.moves
-    ]
+    shards = {name: _fields(shard) for name, shard in topology.shards.items()}
+    moves = [{**_fields(move), "slots": runs_of(move.slots)} for move in topology.moves]
     slots = [list(run) for run in topology.owners.runs()]
     names = {"format": FORMAT, "hash": _HASH, "name": topology.name, "epoch": topology.epoch}
     return {**names, "shards": shards, "slots": slots, "moves": moves}
@@ -60,11 +44,13 @@ def parts_of(document: Mapping[str, Any]) -> tuple[str, int, dict[str, Shard], S
     """Return what a topology is made of; KeyError, TypeError, ValueError and the like if the document is none."""
     if document["hash"] != _HASH:
         raise ValueError(f"hash={document['hash']!r}; {_HASH!r} is allowed")
-    shards = {
-        name: Shard(**{**values, "replicas": tuple(values["replicas"])}) for name, values in document["shards"].items()
-    }
+    shards = {name: Shard(**values) for name, values in document["shards"].items()}
     moves = tuple(Move(**{**values, "slots": of_runs(values["slots"])}) for values in document["moves"])
     return document["name"], document["epoch"], shards, SlotMap.of_runs(shards, document["slots"]), moves
+
+
+def _fields(part: Shard | Move) -> dict[str, Any]:
+    return {field.name: getattr(part, field.name) for field in fields(part)}
 
 
 def checksum(document: dict[str, Any]) -> str:

@@ -91,13 +91,14 @@ def test_what_is_rolled_back_has_its_owners_again(shards: dict[str, int], batch:
     assert back.serving.table == first.owners.table, "from the first moment on, commands run where they ran before"
     assert back.state_of(step.slots[0]) == Moving(step.target, step.source)
     assert [(move.number, move.state) for move in back.moves] == [(back.epoch, "rolling back")]
-    again = back.roll_back_move(back.epoch)
-    valid(again, back)
-    assert [(move.source, move.target, move.state) for move in again.moves] == [(step.source, step.target, "moving")]
+    assert back.moves[0].undoes == moving.epoch
+    with pytest.raises(ValueError, match="is rolled back already"):
+        back.roll_back_move(back.epoch)
     ended = back.finish_move(back.epoch)
     valid(ended, back)
     assert ended.owners.table == first.owners.table
     assert ended.moves == ()
+    assert ended.shards["new"].fenced == ended.shards[step.source].fenced == back.epoch
 
 
 @some
@@ -306,7 +307,6 @@ def test_what_may_be_published_after_what() -> None:
         (ended, begun),
         (back, begun),
         (back.finish_move(back.epoch), back),
-        (back.roll_back_move(back.epoch), back),
         (before.draining("a").reweighted("b", 3).begin_move(*step), before),
         (ended.begin_move(step.slots, step.target, "c"), begun),
         (begun.raised_to(99), begun),
