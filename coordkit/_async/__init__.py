@@ -55,6 +55,7 @@ from coordkit.routing import (
     rendezvous,
 )
 from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
+from coordkit.routing.client_live_aio import LiveShardedRedis
 from coordkit.routing.topology import Topology
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "LeastOutstanding",
+    "LiveShardedRedis",
     "Lock",
     "Lost",
     "Member",

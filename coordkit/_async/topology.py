@@ -10,7 +10,7 @@ from coordkit import _kazoo
 from coordkit._async.election import Election
 from coordkit._async.leadership import Leadership
 from coordkit._asyncio.zookeeper import session_of
-from coordkit.core import checks, topologies, znodes
+from coordkit.core import adoption, checks, topologies, znodes
 from coordkit.errors import LeadershipLost
 from coordkit.routing.topology import Topology
 
@@ -135,6 +135,9 @@ class TopologyStore:
         Raises ``StoreUnavailable``.
         """
         return await self._core.clients()
+
+    def _following(self, take: Callable[[Topology, str], object], poll: float) -> adoption.Adoption:
+        return adoption.Adoption(session_of(self.client), self.path, take, poll=poll)
 
     def __repr__(self) -> str:
         return f"<TopologyStore {self.path}>"

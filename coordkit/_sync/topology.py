@@ -11,7 +11,7 @@ from coordkit._run import run
 from coordkit._sync.election import Election
 from coordkit._sync.leadership import Leadership
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import checks, topologies, znodes
+from coordkit.core import adoption, checks, topologies, znodes
 from coordkit.errors import LeadershipLost
 from coordkit.routing.topology import Topology
 
@@ -136,6 +136,9 @@ class TopologyStore:
         Raises ``StoreUnavailable``.
         """
         return run(self._core.clients())
+
+    def _following(self, take: Callable[[Topology, str], object], poll: float) -> adoption.Adoption:
+        return adoption.Adoption(session_of(self.client), self.path, take, poll=poll)
 
     def __repr__(self) -> str:
         return f"<TopologyStore {self.path}>"

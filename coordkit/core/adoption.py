@@ -16,7 +16,7 @@ from coordkit._ports import GetData, GetStat, Link, NoNode, Request, Sync, Timer
 from coordkit.core.data import to_json
 from coordkit.core.membership import Membership
 from coordkit.core.session import Session
-from coordkit.core.topologies import clients, none_there, topology_of
+from coordkit.core.topologies import NONE, clients, none_there, topology_of
 from coordkit.errors import BadTopology, CoordError, StoreUnavailable
 from coordkit.routing.topology import Topology
 
@@ -29,7 +29,7 @@ _BLINK = 1.0  # seconds without a connection that are not worth a word
 class Adoption:
     """One client's way to the topology of one path; ``take`` adopts one, and raises ``BadTopology`` if it must not."""
 
-    def __init__(self, session: Session, path: str, take: Callable[[Topology], object], *, poll: float) -> None:
+    def __init__(self, session: Session, path: str, take: Callable[[Topology, str], object], *, poll: float) -> None:
         self.path = path
         self._session = session
         self._runtime = session.runtime
@@ -41,7 +41,7 @@ class Adoption:
         self._identity = session.runtime.new_holder()
         self._member: Membership | None = None
         self._epoch = 0  # that was taken last
-        self._document = b""  # that was taken, or refused, last
+        self._document = NONE  # that was taken, or refused, last
         self._failed = False  # it is to be taken again, although it did not change
         self._away = False
         self._urgent = False
@@ -135,12 +135,14 @@ class Adoption:
             birth = (await self._session.read(self.path, [GetStat(self.path, self._ring)]))[0]
             if birth is not None:
                 self._worker.poke()
-            elif self._epoch and self._document:
-                self._document = b""
-                _log.warning("%s: the topology is gone; epoch %d is served on", self.path, self._epoch)
-            return False
-        self._taken(answer[0])
-        return True
+                return False
+        data: bytes = NONE if isinstance(answer, NoNode) else answer[0]
+        if data == NONE and self._document != NONE:
+            self._document = NONE
+            _log.warning("%s: the topology is gone; epoch %d is served on", self.path, self._epoch)
+        elif data != NONE:
+            self._taken(data)
+        return data != NONE
 
     def _taken(self, data: bytes) -> None:
         if data == self._document and not self._failed:
@@ -148,7 +150,7 @@ class Adoption:
         first, self._document, self._failed = not self._epoch, data, False
         try:
             topology = topology_of(self.path, data)
-            self._take(topology)
+            self._take(topology, self.path)
         except BadTopology as error:
             if first:
                 raise

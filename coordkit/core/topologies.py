@@ -26,9 +26,10 @@ from coordkit._ports import (
     GetData,
     GetStat,
     Multi,
-    NodeExists,
+    NodeError,
     NoNode,
     Request,
+    SetData,
     Stat,
     Sync,
 )
@@ -45,8 +46,10 @@ _log = logging.getLogger("coordkit")
 
 _ENTRY = re.compile(r"\d{16}", re.ASCII)
 
+_TRIES = 3  # what is there may change between a look and a write
+
 NONE = b""
-"""The document of a topology that is not there."""
+"""The document of a topology that is not there; the znode may be, for what is below it."""
 
 
 class TopologyStore:
@@ -97,21 +100,33 @@ class TopologyStore:
 
     async def create(self, topology: Topology) -> Topology:
         """Write the first one if there is none; return the one that is there."""
-        data = topology.to_bytes()
+        data, entry = topology.to_bytes(), self._entry(topology.epoch)
         above = [Create(each) for each in znodes.ancestors(self.path)[:-1]]
-        entry = Create(self._entry(topology.epoch), data)
-        make = Multi((Create(self.path, data), Create(self._entries), entry))
-        answer = (await self._session().read(self.path, [*above, make]))[-1]
-        if isinstance(answer, NodeExists):
-            there = await self.read()
-            if there.name != topology.name:
-                raise BadTopology(self.path, f"here is the topology {there.name!r}, not {topology.name!r}")
-            return there
-        if isinstance(answer, NoNode):
-            raise StoreRefused(self.path, "its parent cannot be created: the client's chroot does not exist")
-        if isinstance(answer, Exception):
-            raise answer
-        return topology
+        for _ in range(_TRIES):
+            looks: list[Request] = [*above, Sync(self.path), GetData(self.path), GetChildren(self._entries)]
+            there, entries = (await self._session().read(self.path, looks))[-2:]
+            if not isinstance(there, NoNode) and there[0]:
+                return self._same(topology_of(self.path, there[0]), topology)
+            # Without data it is there if somebody stands for rebalancer() already, or follows what was deleted.
+            steps: list[Create | SetData] = [
+                Create(self.path, data) if isinstance(there, NoNode) else SetData(self.path, data, there[1].version)
+            ]
+            if isinstance(entries, NoNode):
+                entries = []
+                steps.append(Create(self._entries))
+            again = f"{topology.epoch:016}" in entries
+            steps.append(SetData(entry, data) if again else Create(entry, data))
+            answer = (await self._session().read(self.path, [Multi(tuple(steps))]))[0]
+            if not isinstance(answer, Exception):
+                return topology
+            if not isinstance(answer, NodeError):
+                raise answer
+        raise StoreRefused(self.path, "its parent cannot be created: the client's chroot does not exist")
+
+    def _same(self, there: Topology, topology: Topology) -> Topology:
+        if there.name != topology.name:
+            raise BadTopology(self.path, f"here is the topology {there.name!r}, not {topology.name!r}")
+        return there
 
     async def publish(self, topology: Topology, expected: Topology, leadership: Leadership) -> None:
         """Put ``topology`` in the place of ``expected``, if that is there and the leader leads."""

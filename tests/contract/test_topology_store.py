@@ -55,6 +55,24 @@ async def test_it_is_created_once_whoever_tries(flavour: Any, zk_client: Any, pa
     assert await flavour.maybe(store.clients()) == {}
 
 
+async def test_it_is_created_where_somebody_stands_already(flavour: Any, path: str, store: Any) -> None:
+    """Then the znode is there, without data, for what is below it."""
+    async with flavour.within(store.rebalancer("early")) as leadership:
+        with pytest.raises(BadTopology, match="there is no topology"):
+            await flavour.maybe(store.read())
+        async with flavour.within(store.observe()) as topologies:
+            assert await flavour.maybe(topologies.next(0.05)) is None
+            assert await flavour.maybe(store.create(FIRST)) == FIRST
+            assert await flavour.maybe(topologies.next(10)) == FIRST
+        assert await flavour.maybe(store.history()) == [1]
+        assert (await steps(flavour, store, leadership, 1)).epoch == 2
+        assert await flavour.maybe(store.create(FIRST)) == await flavour.maybe(store.read())
+        # What was emptied by hand is made anew, beside its history.
+        store.client.set(path, b"")
+        assert await flavour.maybe(store.create(FIRST)) == FIRST
+        assert await flavour.maybe(store.history()) == [1, 2]
+
+
 async def test_the_leader_publishes_and_the_log_keeps_the_last(flavour: Any, zk_client: Any, store: Any) -> None:
     await flavour.maybe(store.create(FIRST))
     async with flavour.within(store.rebalancer("one")) as leadership:
