@@ -71,6 +71,10 @@ class Directory(Generic[C]):
         """Return what says which shard owns a key."""
         return self._router.placement
 
+    def router(self) -> Router:
+        """Return what decides where a command goes now; a placement that is swapped brings another."""
+        return self._router
+
     def shards(self) -> Mapping[str, C]:
         """Return the plain client of each shard by name, read-only, in the order of the names."""
         return self._shards
@@ -91,6 +95,13 @@ class Directory(Generic[C]):
         """Return the plain client of the shard that owns ``key``; what is sent through it is not routed."""
         return self._shards[self._router.route(key)]
 
+    def store_client(self, key: Any) -> Any:
+        """Return the client over which coordkit's locks speak about ``key``: chosen here, anew for each request.
+
+        That of a shard: over connections of its own. This sharded client itself: through `execute_command`.
+        """
+        return self.client_for(key)
+
     def on(self, shard: str) -> C:
         """Return the plain client of the shard with this name; ValueError if there is none."""
         try:
@@ -110,29 +121,31 @@ class Directory(Generic[C]):
         """Return what the clients have in common of their connections' options, for redis-py's own methods."""
         return {name: getattr(self._encoder, name) for name in ("encoding", "encoding_errors", "decode_responses")}
 
-    def pubsub(self, **_: Any) -> NoReturn:
-        """Refuse: a subscription lives on one shard, ``on(shard).pubsub()``."""
-        raise _one_shard("pubsub", "a channel belongs to no shard: use on(shard).pubsub(), and publish on the same one")
+    def set_response_callback(self, command: str, callback: Any) -> None:
+        """Have the replies to a command parsed by ``callback``, on every shard's client."""
+        for client in self._shards.values():
+            one: Any = client
+            one.set_response_callback(command, callback)
+
+    def client(self) -> NoReturn:
+        """Refuse: one connection is one shard's, ``on(shard).client()``."""
+        raise _one_shard("client", "it is one connection, to one shard: use on(shard).client()")
 
     def monitor(self) -> NoReturn:
         """Refuse: one server is watched at a time, ``on(shard).monitor()``."""
         raise _one_shard("monitor", "it watches one server: use on(shard).monitor()")
 
     def lock(self, name: Any, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: redis-py's lock has no fencing token; use coordkit's, on ``client_for(name)``."""
-        raise _one_shard("lock", f"use coordkit.Lock(client_for({name!r}), {name!r}), whose token fences late writers")
-
-    def transaction(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: the callable could touch keys of other shards; use ``client_for(key).transaction(...)``."""
-        raise _one_shard("transaction", "it stays on one shard: use client_for(key).transaction(...)")
+        """Refuse: redis-py's lock has no fencing token; use coordkit's ``Lock``, on this client."""
+        raise _one_shard("lock", f"use coordkit's Lock(shards, {name!r}, ...), whose token fences late writers")
 
     def watch(self, *_: Any) -> NoReturn:
-        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
-        raise _one_shard("WATCH", "it belongs to one connection: use client_for(key).pipeline()")
+        """Refuse: WATCH belongs to one connection, that of a `pipeline`."""
+        raise _one_shard("WATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def unwatch(self) -> NoReturn:
         """Refuse, as `watch` does."""
-        raise _one_shard("UNWATCH", "it belongs to one connection: use client_for(key).pipeline()")
+        raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def _made_for(self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None) -> None:
         """Take a topology, and the connections of the client of the one before, where its shards are the same.
