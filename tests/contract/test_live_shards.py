@@ -20,9 +20,13 @@ from coordkit.testing.servers import ZooKeeperEnsemble
 NAMES = ("a", "b", "c")
 
 
-@pytest.fixture(params=["one", "three"])
+@pytest.fixture
 def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
-    return request.getfixturevalue("coordkit_zk_server" if request.param == "one" else "coordkit_zk_ensemble")
+    three = getattr(request, "param", "one") == "three"
+    return request.getfixturevalue("coordkit_zk_ensemble" if three else "coordkit_zk_server")
+
+
+one_and_three = pytest.mark.parametrize("zk_servers", ["one", "three"], indirect=True)
 
 
 @pytest.fixture
@@ -106,6 +110,7 @@ def owned(topology: Topology, shard: str, prefix: str) -> str:
     return next(key for key in (f"{prefix}:{i}" for i in range(10_000)) if topology.serving.lookup(key) == shard)
 
 
+@one_and_three
 async def test_it_follows_the_topology(
     flavour: Any, zk_client: Any, path: str, first: Topology, urls: dict[str, str], direct: Any, coordkit_namespace: str
 ) -> None:
@@ -216,6 +221,7 @@ async def drop_connections(flavour: Any, shards: Any) -> None:
         await flavour.maybe(way.close())
 
 
+@one_and_three
 async def test_what_a_shard_refuses_is_planned_anew(
     flavour: Any, zk_client: Any, path: str, first: Topology, urls: dict[str, str], direct: Any, coordkit_namespace: str
 ) -> None:
