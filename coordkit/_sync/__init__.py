@@ -15,6 +15,7 @@ from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
 from coordkit._sync.session import Guardian, SessionScope
 from coordkit._sync.share import Partition, Share
+from coordkit._sync.topology import Topologies, TopologyStore
 from coordkit.core.balance import Pick
 from coordkit.core.changes import Change
 from coordkit.core.data import from_json, to_json
@@ -54,6 +55,8 @@ from coordkit.routing import (
     rendezvous,
 )
 from coordkit.routing.client import ShardedPipeline, ShardedRedis
+from coordkit.routing.client_live import LiveShardedRedis
+from coordkit.routing.topology import Topology
 
 __all__ = [
     "AcquireTimeout",
@@ -79,6 +82,7 @@ __all__ = [
     "Lease",
     "LeaseLost",
     "LeastOutstanding",
+    "LiveShardedRedis",
     "Lock",
     "Lost",
     "Member",
@@ -113,7 +117,10 @@ __all__ = [
     "StoreUnavailable",
     "Token",
     "TokenGate",
+    "Topologies",
+    "Topology",
     "TopologyOutdated",
+    "TopologyStore",
     "Transaction",
     "TransactionFailed",
     "View",

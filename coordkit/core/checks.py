@@ -71,6 +71,15 @@ def check_permits(value: object) -> int:
     return value
 
 
+def check_history(value: object) -> int:
+    """Return ``value`` if it is how many entries a log may keep."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"history must be an int, got {value!r}")
+    if not 1 <= value <= 10_000:
+        raise ValueError(f"history must be between 1 and 10,000, got {value!r}")
+    return value
+
+
 def check_parties(value: object) -> int:
     """Return ``value`` if it is a number of parties that one transaction can let in."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -1,21 +1,18 @@
-"""Who leads, as a stream: first the present state, then what is new.
+"""Who leads, as a stream: first the present state, then what is new (``core/stream.py``).
 
-The stream conflates: whoever looks late may miss a leader that has come and gone, never the latest state. It goes on
-through reconnects, new sessions and an election whose znodes are deleted and made again; while ZooKeeper does not
-answer, the last state stands. Two znodes are watched, the epoch record and the leader's own: never the line, where
-everybody who comes or goes would wake all who watch.
+Two znodes are watched, the epoch record and the leader's own: never the line, where everybody who comes or goes would
+wake all who watch.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
-from coordkit._ports import GetData, GetStat, Link, NoNode, Watch
+from coordkit._ports import GetData, GetStat, NoNode
 from coordkit.core import znodes
-from coordkit.core.session import GRACE, Session, Wake
+from coordkit.core.session import GRACE, Session
+from coordkit.core.stream import Stream
 from coordkit.core.token import Token
-from coordkit.errors import StoreUnavailable
 
 State = Literal["leading", "resigned", "lost", "none"]
 
@@ -32,62 +29,13 @@ class View(NamedTuple):
     state: State
 
 
-class Views:
+class Views(Stream[View]):
     """One reader's stream."""
 
     def __init__(self, session: Session, election: str) -> None:
-        self.name = election
-        self.closed = False
-        self._session = session
-        self._runtime = session.runtime
-        self._wake = Wake(session.runtime)
-        self._ring: Watch = self._wake.ring
+        super().__init__(session, election)
         self._epoch = f"{election}/epoch"
         self._node = ""  # the leader's, which we watch
-        self._told: View | None = None
-        session.subscribe(self._heard)
-
-    def _heard(self, link: Link) -> None:  # noqa: ARG002  whatever it is, look again
-        self._wake.ring()
-
-    async def next_view(self, timeout: float | None = None) -> View | None:
-        """Wait for a state that is not the one told last, and return it; None once the stream is closed.
-
-        None as well after ``timeout`` seconds without news. Raises ``StoreUnavailable`` if the first state cannot be
-        had in one session timeout, or the client is stopped.
-        """
-        ensemble, now = self._session.ensemble, self._runtime.now
-        patience = now() + ensemble.session_timeout()
-        deadline = math.inf if timeout is None else now() + timeout
-        while True:
-            self._wake.reset()
-            if self.closed:
-                break
-            until = math.inf if self._told is not None else patience
-            if ensemble.link() is Link.CONNECTING and now() < until:
-                if now() >= deadline:
-                    return None
-                await self._wake.wait(min(until, deadline))
-                continue
-            try:
-                view = await self._look(deadline)
-            except StoreUnavailable:
-                if now() >= until or ensemble.link() is Link.CLOSED:
-                    raise
-                if now() >= deadline:
-                    return None
-                await self._runtime.sleep(0.05)
-                continue
-            if view is not None and view != self._told:
-                self._told = view
-                return view
-            if view is None:
-                continue
-            if now() >= deadline:
-                return None
-            await self._wake.wait(deadline)
-        self.let_go()  # what a look that was under way has hung up since
-        return None
 
     async def _look(self, deadline: float) -> View | None:
         """Return the present state, and watch it; None to look again."""
@@ -129,17 +77,7 @@ class Views:
             self._session.ensemble.unwatch(self._leader())
             self._node = ""
 
-    def close(self) -> None:
-        """End the stream; a reader that waits for it ends as well."""
-        if self.closed:
-            return
-        self.closed = True
-        self.let_go()
-        self._wake.ring()
-
-    def let_go(self) -> None:
-        """Leave no listener and no watch behind."""
-        self._session.unsubscribe(self._heard)
+    def _unwatch(self) -> None:
         self._forget()
         self._session.ensemble.unwatch(self._record())
         self._session.ensemble.unwatch(self._birth())

@@ -33,6 +33,10 @@ from coordkit.routing.way_pool_aio import PoolWay, way_of
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
+    from coordkit._async.topology import TopologyStore
+    from coordkit.routing.client_live_aio import Connect, LiveShardedRedis
+    from coordkit.routing.topology import Topology
+
 
 class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore[misc]  # its mixins disagree
     """Route redis-py's commands over shards that are named, not addressed.
@@ -61,6 +65,30 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     _client_type = redis.Redis
     _other_types = (Pipeline,)
     _ways_of = staticmethod(way_of)
+    _way_type = Way
+
+    @classmethod
+    async def from_topology(
+        cls, source: TopologyStore | Topology, connect: Connect, *, poll: float = 30.0, patience: float = 5.0
+    ) -> LiveShardedRedis:
+        """Return a client whose shards and placement are those of a topology, and change with it while it is in use.
+
+        ``source`` is a `TopologyStore`, which is followed from then on: by a watch, by a look every ``poll`` seconds,
+        and at once when a shard tells of a newer epoch, for which a command waits up to ``patience`` seconds. Or it is
+        a `Topology`: then newer ones are told by ``adopt(topology)``. ``connect(name, address)`` returns a new
+        `redis.asyncio.Redis` client for a shard, and adds the password; its clients are closed when their shard is gone
+        and no operation of an earlier topology goes on, and at the latest by `aclose`.
+
+        Only a greater epoch of the same name is adopted; what is damaged or older is logged and refused, and the last
+        good one is served on, as it is while ZooKeeper is away. Raise BadTopology if there is none to begin with,
+        StoreUnavailable if the store did not answer in one session timeout, ValueError or TypeError for arguments that
+        can only be mistakes. An operation raises TopologyOutdated if its shard knows a newer epoch than could be had.
+        """
+        from coordkit.routing.client_live_aio import LiveShardedRedis  # it is one of us, so it cannot come first
+
+        live = LiveShardedRedis(connect, poll=poll, patience=patience)
+        await live.follow(source)
+        return live
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
@@ -73,7 +101,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             return plan.join([await self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
-        return only(gathering.settle(await exchange(self._ways, gathering)))
+        return only(gathering.settle(await exchange(self._ways, gathering, decided=self._epoch)))
 
     async def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
         """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
@@ -83,7 +111,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         """
         gathering = Gathering()
         gathering.add(self._everywhere(command, options))
-        replies: dict[str, Any] = only(gathering.settle(await exchange(self._ways, gathering)))
+        replies: dict[str, Any] = only(gathering.settle(await exchange(self._ways, gathering, decided=self._epoch)))
         return replies
 
     def pipeline(self, transaction: bool = False, shard_hint: None = None) -> ShardedPipeline:
@@ -146,7 +174,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         await self.aclose()
 
     async def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
-        return await self._ways[shard].execute(args, options)
+        return await self._ways[shard].execute(args, options, self._epoch)
 
     async def _plan(self, args: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         plan: Plan | Question | None = self._router.plan(args, options)
@@ -213,11 +241,15 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
             if self._held is not None:
                 replies = await self._execute_watched(self._held, gathering)
             else:
-                sent = await exchange(self._shards._ways, gathering, transaction=transaction)  # noqa: SLF001  its own client's
+                sent = await self._exchange(gathering, transaction=transaction)
                 replies = list(gathering.settle(sent))
         finally:
             await self.reset()
         return without_errors(commands, replies) if raise_on_error else replies
+
+    async def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
+        ways, epoch = self._shards._ways, self._shards._epoch  # noqa: SLF001  its own client's
+        return await exchange(ways, gathering, transaction=transaction, decided=epoch)
 
     async def _gather(self, commands: Batch) -> Gathering:
         gathering, router = Gathering(), self._router

@@ -34,7 +34,7 @@ class WatchingQueue(Queue[Plan]):
         """Watch keys of one shard, on which all commands have to be until `execute`; CrossShardError names keys."""
         shard = self._to_watch(names)
         if self._held is None:
-            self._held = Held(self._shards._ways[shard])  # noqa: SLF001  its own client's
+            self._held = Held(self._shards._ways[shard], self._shards.epoch)  # noqa: SLF001  its own client's
         self._held.watching = True
         return _only(self._held, ("WATCH", *names), {})
 

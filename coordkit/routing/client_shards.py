@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
@@ -13,7 +13,9 @@ from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.plan import Explanation, Plan, Question
+from coordkit.routing.replies import is_kept
 from coordkit.routing.router import Router
+from coordkit.routing.topology import Topology
 
 C = TypeVar("C")
 
@@ -28,6 +30,9 @@ class Directory(Generic[C]):
     _client_type: ClassVar[type[Any]]
     _other_types: ClassVar[tuple[type[Any], ...]]
     _ways_of: ClassVar[Any]  # a function of the flavour: from name, client and breaker to the way to a shard
+    _way_type: ClassVar[type[Any]]  # of the flavour, over connections of our own
+    _topology: Topology | None = None  # that it was made for, in a client whose topology is live
+    _epoch = 0  # by which it routes
 
     def __init__(
         self,
@@ -58,6 +63,16 @@ class Directory(Generic[C]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__}({', '.join(self._shards)})>"
+
+    @property
+    def topology(self) -> Topology | None:
+        """Return the topology that is followed, as `ShardedRedis.from_topology` does; None if there is none."""
+        return self._topology
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch of the topology; 0 if there is none."""
+        return self._epoch
 
     @property
     def placement(self) -> Placement:
@@ -144,6 +159,42 @@ class Directory(Generic[C]):
         """Refuse, as `watch` does."""
         raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
+    def _made_for(self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None) -> None:
+        """Take a topology, and the connections of the client of the one before, where its shards are the same.
+
+        ``greet`` gives, by shard, what its new connections are greeted with.
+        """
+        self._topology, self._epoch = topology, topology.epoch
+        if greet is not None:
+            self._ways = {name: self._greeted(name, client, greet(name)) for name, client in self._shards.items()}
+        if before is None:
+            return
+        mine, theirs = self._terms(), before._terms()  # noqa: SLF001  one class
+        if mine != theirs:
+            raise ValueError(
+                f"connect made clients with (encoding, encoding_errors, decode_responses, protocol)={mine!r}, and "
+                f"earlier with {theirs!r}; the same for all shards is allowed"
+            )
+        for name, way in before._ways.items():  # noqa: SLF001  one class
+            if self._shards.get(name) is before.on(name):
+                self._ways[name] = way
+
+    def _greeted(self, name: str, client: C, greet: Any) -> Any:
+        if not is_kept(client):
+            raise TypeError(
+                f"connect({name!r}, ...) returned {client!r}, which keeps coordkit from making connections itself (a "
+                "customised pool, a cache, a tracer); a plain client is allowed: only so the epoch is compared"
+            )
+        return self._way_type(name, client, greet=greet)
+
+    def _pieces(self) -> list[Any]:
+        """Return what is closed when a shard is no more: clients, and the ways to them."""
+        return [*self._ways.values(), *self._shards.values()]
+
+    def _terms(self) -> tuple[Any, ...]:
+        """Return what all clients agree on: encoding, encoding_errors, decode_responses, protocol."""
+        return _terms_of(next(iter(self._shards.values())))
+
     def _everywhere(self, command: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         if not command:
             raise ValueError("command=(); a command's name and its arguments are allowed, as on_all('TIME')")
@@ -203,15 +254,19 @@ def _check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type
         first = seen.setdefault(id(client.connection_pool), name)
         if first != name:
             raise ValueError(f"shards[{name!r}] and shards[{first!r}] are one client; each shard has its own")
-        encoder = client.get_encoder()
-        protocol = str(client.connection_pool.connection_kwargs.get("protocol"))
-        ways.setdefault((encoder.encoding, encoder.encoding_errors, bool(encoder.decode_responses), protocol), name)
+        ways.setdefault(_terms_of(client), name)
     if len(ways) > 1:
         (one, a), (two, b) = list(ways.items())[:2]
         raise ValueError(
             f"shards[{a!r}] has (encoding, encoding_errors, decode_responses, protocol)={one!r} and shards[{b!r}] has "
             f"{two!r}; the same for all shards is allowed"
         )
+
+
+def _terms_of(client: Any) -> tuple[Any, ...]:
+    encoder = client.get_encoder()
+    protocol = str(client.connection_pool.connection_kwargs.get("protocol"))
+    return encoder.encoding, encoder.encoding_errors, bool(encoder.decode_responses), protocol
 
 
 def _has_its_own(client: Any, kind: type[Any], method: str) -> bool:

@@ -30,16 +30,11 @@ from coordkit.routing.placements.slot_map import SlotMap, slot_map
 from coordkit.routing.slots import SLOTS
 from coordkit.routing.topology_parts import (
     Move,
-    MoveState,
     Moving,
     Shard,
     Stable,
     Step,
-    of_runs,
-    runs_of,
 )
-
-_HASH = "crc16"  # of the key's {tag}, as in Redis Cluster; another one would be another format's
 
 
 @dataclass(frozen=True)
@@ -102,6 +97,8 @@ class Topology:
     @cached_property
     def serving(self) -> SlotMap:
         """Where the commands on each slot's keys run: its owner, or for a slot that moves the target."""
+        if not self.moves:
+            return self.owners
         table = list(self.owners.table)
         for slot, move in self.moving.items():
             table[slot] = move.target
@@ -196,16 +193,21 @@ class Topology:
     def finish_move(self, number: int) -> Topology:
         """Return the next topology with the slots of this move owned by its target."""
         move = self.move(number)
-        return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=self._others(move))
+        shards = dict(self.shards)
+        for name in (move.source, move.target):
+            shards[name] = replace(shards[name], fenced=max(shards[name].fenced, move.number))
+        return replace(self, epoch=self.epoch + 1, shards=shards, owners=self._owned(move), moves=self._others(move))
 
     def roll_back_move(self, number: int) -> Topology:
         """Return the next topology with this move going the other way: what has come to the target is fetched back.
 
-        It is a move with the new epoch as its number, and is finished as any other.
+        It is a move with the new epoch as its number, and is finished as any other. One that goes back already is not
+        turned round once more, ValueError: finish it, and begin a new one.
         """
         move = self.move(number)
-        state: MoveState = "moving" if move.state == "rolling back" else "rolling back"
-        back = replace(move, number=self.epoch + 1, source=move.target, target=move.source, state=state)
+        if move.undoes:
+            raise ValueError(f"number={number!r} is rolled back already; one that is not is allowed: finish it first")
+        back = Move(self.epoch + 1, move.slots, move.target, move.source, "rolling back", undoes=number)
         return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=(*self._others(move), back))
 
     def _owned(self, move: Move) -> SlotMap:
@@ -229,56 +231,71 @@ class Topology:
             raise ValueError(f"{argument}={name!r}; one of the shards {list(self.shards)!r} is allowed")
         return self.shards[name]
 
+    def raised_to(self, epoch: int) -> Topology:
+        """Return the same with a greater epoch: for a store that was set back, whose clients have seen later ones."""
+        if epoch <= self.epoch:
+            raise ValueError(f"epoch={epoch!r}; one greater than {self.epoch} is allowed")
+        return replace(self, epoch=epoch)
+
+    # -- what may come after what
+
+    def check_follows(self, before: Topology) -> None:
+        """Raise ValueError if this may not be published in the place of ``before``.
+
+        Several transitions may be taken at once, except that a slot goes from one owner to another by a move that was
+        published: a client that has not heard of it would look for the slot's keys where they are no longer.
+        """
+        if self.name != before.name:
+            raise ValueError(f"name={self.name!r} after {before.name!r}; the same is allowed")
+        if self.epoch <= before.epoch:
+            raise ValueError(f"epoch={self.epoch!r} after {before.epoch}; a greater one is allowed")
+        for slot, owner in enumerate(self.owners.table):
+            if owner not in {before.owners.table[slot], before.serving.table[slot]}:
+                was = before.state_of(slot)
+                raise ValueError(f"slot {slot} goes to {owner!r} after {was}; publish a move first, then its end")
+            if slot in before.moving and owner == before.owners.table[slot] and self._left(slot, before):
+                was = before.state_of(slot)
+                raise ValueError(f"slot {slot} is {self.state_of(slot)} after {was}; roll back that move instead")
+
+    def _left(self, slot: int, before: Topology) -> bool:
+        move = self.moving.get(slot)
+        return move is None or move.target != before.moving[slot].target
+
+    def check_newer(self, than: Topology, where: str) -> bool:
+        """Return whether a client that has adopted ``than`` is to adopt this: False if it has it already.
+
+        Raise BadTopology, naming ``where`` it was found, if it must not be adopted.
+        """
+        if self.name != than.name:
+            raise BadTopology(where, f"it is of {self.name!r}, and {than.name!r} was adopted: it is not adopted")
+        if self.epoch == than.epoch and self == than:
+            return False
+        if self.epoch <= than.epoch:
+            raise BadTopology(
+                where,
+                f"it has epoch {self.epoch}, and {than.epoch} was adopted: it is not adopted. The store was set back, "
+                f"or there are two; publish what is right with an epoch above {than.epoch} (Topology.raised_to)",
+            )
+        return True
+
     # -- its bytes
 
     def to_bytes(self) -> bytes:
         """Return the document: compact JSON, compressed if large. Raise ValueError beyond 1,000,000 bytes."""
-        return topology_form.pack(self._document())
+        return topology_form.pack(topology_form.document_of(self))
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "topology") -> Topology:
         """Return the topology of a document; BadTopology, naming ``where`` it is from, if it is damaged or unknown."""
         document = topology_form.unpack(data, where)
         try:
-            _check_hash(document["hash"])
-            shards = {name: _shard_of(values) for name, values in document["shards"].items()}
-            moves = [Move(**{**values, "slots": of_runs(values["slots"])}) for values in document["moves"]]
-            return cls(
-                document["name"], document["epoch"], shards, SlotMap.of_runs(shards, document["slots"]), tuple(moves)
-            )
+            return cls(*topology_form.parts_of(document))
         except (KeyError, TypeError, ValueError, AttributeError, NoNodes) as error:
             raise BadTopology(where, f"it contradicts itself, although its checksum is right: {error!r}") from error
 
     def checksum(self) -> str:
         """Return 16 hex digits that two topologies share when they say the same, epoch and addresses included."""
-        return topology_form.checksum({"format": topology_form.FORMAT, **self._document()})
-
-    def _document(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "epoch": self.epoch,
-            "hash": _HASH,
-            "shards": {
-                name: {
-                    "primary": shard.primary,
-                    "replicas": list(shard.replicas),
-                    "weight": shard.weight,
-                    "state": shard.state,
-                }
-                for name, shard in self.shards.items()
-            },
-            "slots": [list(run) for run in self.owners.runs()],
-            "moves": [
-                {
-                    "number": move.number,
-                    "slots": runs_of(move.slots),
-                    "source": move.source,
-                    "target": move.target,
-                    "state": move.state,
-                }
-                for move in self.moves
-            ],
-        }
+        return topology_form.checksum(topology_form.document_of(self))
 
     def __hash__(self) -> int:
         return hash((self.name, self.epoch))
@@ -298,12 +315,3 @@ def _shard(value: Any) -> Shard:
     if not isinstance(value, Shard):
         raise TypeError(f"shard={value!r}; a Shard or the address of its primary is allowed")
     return value
-
-
-def _check_hash(found: object) -> None:
-    if found != _HASH:
-        raise ValueError(f"hash={found!r}; {_HASH!r} is allowed")
-
-
-def _shard_of(values: Mapping[str, Any]) -> Shard:
-    return Shard(**{**values, "replicas": tuple(values["replicas"])})

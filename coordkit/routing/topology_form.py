@@ -8,18 +8,49 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
+from dataclasses import fields
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordkit.errors import BadTopology
+from coordkit.routing.placements.slot_map import SlotMap
+from coordkit.routing.topology_parts import Move, Shard, of_runs, runs_of
+
+if TYPE_CHECKING:
+    from coordkit.routing.topology import Topology
 
 FORMAT = 1
+
+_HASH = "crc16"  # of the key's {tag}, as in Redis Cluster; another one would be another format's
 
 LIMIT = 1_000_000
 """Bytes of a document at most: ZooKeeper refuses a znode from about 1 MiB on."""
 
 _PLAIN = 2_000  # bytes below which it stays text, for people to read in the znode
 _UNPACKED = 64 * LIMIT  # bytes that a compressed document may have at most when read
+
+
+def document_of(topology: Topology) -> dict[str, Any]:
+    """Return what a topology says, without the checksum."""
+    shards = {name: _fields(shard) for name, shard in topology.shards.items()}
+    moves = [{**_fields(move), "slots": runs_of(move.slots)} for move in topology.moves]
+    slots = [list(run) for run in topology.owners.runs()]
+    names = {"format": FORMAT, "hash": _HASH, "name": topology.name, "epoch": topology.epoch}
+    return {**names, "shards": shards, "slots": slots, "moves": moves}
+
+
+def parts_of(document: Mapping[str, Any]) -> tuple[str, int, dict[str, Shard], SlotMap, tuple[Move, ...]]:
+    """Return what a topology is made of; KeyError, TypeError, ValueError and the like if the document is none."""
+    if document["hash"] != _HASH:
+        raise ValueError(f"hash={document['hash']!r}; {_HASH!r} is allowed")
+    shards = {name: Shard(**values) for name, values in document["shards"].items()}
+    moves = tuple(Move(**{**values, "slots": of_runs(values["slots"])}) for values in document["moves"])
+    return document["name"], document["epoch"], shards, SlotMap.of_runs(shards, document["slots"]), moves
+
+
+def _fields(part: Shard | Move) -> dict[str, Any]:
+    return {field.name: getattr(part, field.name) for field in fields(part)}
 
 
 def checksum(document: dict[str, Any]) -> str:
@@ -30,7 +61,7 @@ def checksum(document: dict[str, Any]) -> str:
 
 def pack(document: dict[str, Any]) -> bytes:
     """Return the bytes of a document; ValueError if they are more than `LIMIT`."""
-    text = _text({"format": FORMAT, **document, "checksum": checksum({"format": FORMAT, **document})})
+    text = _text({**document, "checksum": checksum(document)})
     data = text if len(text) < _PLAIN else zlib.compress(text, 9)
     if len(data) > LIMIT:
         raise ValueError(f"the topology takes {len(data):,} bytes; at most {LIMIT:,} are allowed: use shorter names")

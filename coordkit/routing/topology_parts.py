@@ -24,6 +24,7 @@ class Shard:
     ``primary`` and each of ``replicas`` is a text that your ``connect`` understands, as ``"redis://10.0.0.1:6379/0"``
     or ``"10.0.0.1:6379"``; it goes into a document that others read, so a password in it is refused. ``weight`` is a
     positive number, by which slots are shared out; ``state`` is "up", or "draining": to own nothing in the end.
+    ``fenced`` is the least epoch that its servers must know, that of the last move that is complete; 0 at first.
     Raise ValueError or TypeError, naming the argument, for anything else.
     """
 
@@ -31,6 +32,7 @@ class Shard:
     replicas: tuple[str, ...] = ()
     weight: float = 1
     state: ShardState = "up"
+    fenced: int = 0
 
     def __post_init__(self) -> None:
         checked_address("primary", self.primary)
@@ -45,7 +47,7 @@ class Move:
     """Slots on their way from one shard to another: what is still at the source is fetched before it is touched.
 
     ``number`` is the epoch in which this direction began, and so its own: a move that is rolled back has another one,
-    with source and target changed over. ``slots`` are in order.
+    with source and target changed over, and ``undoes`` is what it was before (else 0). ``slots`` are in order.
     """
 
     number: int
@@ -53,6 +55,7 @@ class Move:
     source: str
     target: str
     state: MoveState = "moving"
+    undoes: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", checked_slots(self.slots))

@@ -91,13 +91,14 @@ def test_what_is_rolled_back_has_its_owners_again(shards: dict[str, int], batch:
     assert back.serving.table == first.owners.table, "from the first moment on, commands run where they ran before"
     assert back.state_of(step.slots[0]) == Moving(step.target, step.source)
     assert [(move.number, move.state) for move in back.moves] == [(back.epoch, "rolling back")]
-    again = back.roll_back_move(back.epoch)
-    valid(again, back)
-    assert [(move.source, move.target, move.state) for move in again.moves] == [(step.source, step.target, "moving")]
+    assert back.moves[0].undoes == moving.epoch
+    with pytest.raises(ValueError, match="is rolled back already"):
+        back.roll_back_move(back.epoch)
     ended = back.finish_move(back.epoch)
     valid(ended, back)
     assert ended.owners.table == first.owners.table
     assert ended.moves == ()
+    assert ended.shards["new"].fenced == ended.shards[step.source].fenced == back.epoch
 
 
 @some
@@ -293,6 +294,51 @@ def test_what_must_not_be_adopted_says_why() -> None:
         assert caught.value.name == "/shards"
     assert Topology.from_bytes(zlib.compress(data)) == topology, "compressed or not, it says the same"
     assert Topology.from_bytes(json.dumps(json.loads(data), indent=2).encode()) == topology
+
+
+def test_what_may_be_published_after_what() -> None:
+    """Each transition, several at once; but between two owners there is a move that was published."""
+    before = three().with_shard("d", "d:1")
+    step = before.plan(50)[0]
+    begun = before.begin_move(*step)
+    ended, back = begun.finish_move(begun.epoch), begun.roll_back_move(begun.epoch)
+    for after, earlier in [
+        (begun, before),
+        (ended, begun),
+        (back, begun),
+        (back.finish_move(back.epoch), back),
+        (before.draining("a").reweighted("b", 3).begin_move(*step), before),
+        (ended.begin_move(step.slots, step.target, "c"), begun),
+        (begun.raised_to(99), begun),
+    ]:
+        after.check_follows(earlier)
+    for after, earlier, message in [
+        (ended, before, "publish a move first"),
+        (back, before, "publish a move first"),
+        (back.finish_move(back.epoch), begun, "roll back that move instead"),
+        (before.begin_move(step.slots, step.source, "c").raised_to(9), begun, "roll back that move instead"),
+        (before, begun, "epoch=2 after 3; a greater one is allowed"),
+        (begun, begun, "epoch=3 after 3"),
+        (Topology.first("x", {"a": "a:1"}).raised_to(9), begun, "name='x' after 'users'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            after.check_follows(earlier)
+    with pytest.raises(ValueError, match="epoch=3; one greater than 3"):
+        begun.raised_to(3)
+
+
+def test_only_what_is_newer_is_adopted() -> None:
+    first = three()
+    second = first.draining("a")
+    assert second.check_newer(first, "/shards")
+    assert not second.check_newer(Topology.from_bytes(second.to_bytes()), "/shards")
+    for topology, message in [
+        (first, "has epoch 1, and 2 was adopted.*above 2"),
+        (first.draining("b"), "has epoch 2, and 2 was adopted"),
+        (Topology.first("carts", {"a": "a:1"}).raised_to(7), "it is of 'carts', and 'users' was adopted"),
+    ]:
+        with pytest.raises(BadTopology, match=message):
+            topology.check_newer(second, "/shards")
 
 
 def test_a_step_is_what_begin_move_takes() -> None:
