@@ -300,7 +300,8 @@ async def exchange(
         ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
     ]
     try:
-        await _together([delivery.take() for delivery in deliveries if not delivery.take_now()])
+        waiting = [delivery for delivery in deliveries if not delivery.take_now()]
+        await _together([delivery.take() for delivery in waiting])
         # What is begun is sent; a task for the others, which need one to be spoken to beside each other.
         await _together([delivery.speak() for delivery in deliveries if not delivery.begin()])
         for delivery in deliveries:

@@ -46,9 +46,12 @@ class Gathering:
     def add_all_simple(self, shards: Sequence[str], commands: Batch) -> None:
         """Add commands, each of which goes to one shard as it is."""
         self._asked += shards
-        for shard in dict.fromkeys(shards):
-            mine = [command for command, other in zip(commands, shards, strict=True) if other == shard]
-            self.batches.setdefault(shard, []).extend(mine)
+        batches = self.batches
+        for command, shard in zip(commands, shards, strict=True):
+            if shard in batches:
+                batches[shard].append(command)
+            else:
+                batches[shard] = [command]
 
     def add(self, plan: Plan) -> None:
         """Add a command as planned."""

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 
 from coordkit import _redis
-from coordkit._asyncio.lines import Home, Lines, connect, lost
+from coordkit._asyncio.lines import Home, Lines, connect
 from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._reader import PLAIN
@@ -153,7 +153,7 @@ class Way(Lines):
             if home.shared is wire:
                 home.shared = None
                 self._count(error, sent=True)  # once for all who waited
-            await lost(home, wire, error)
+            await _lost(home, wire, error)
             raise
         if self.breaker.failures:
             self.breaker.worked()
@@ -219,7 +219,7 @@ class Way(Lines):
             if came is not None:
                 came += wire.came()
             try:
-                await lost(home, wire, error)
+                await _lost(home, wire, error)
             except exceptions.TimeoutError as late:
                 self._count(late, sent=True, quick=quick)
                 raise
@@ -309,7 +309,7 @@ class Way(Lines):
             except BaseException as error:
                 if isinstance(error, Exception):
                     self._count(error, sent=False)
-                await lost(home, wire, error)
+                await _lost(home, wire, error)
                 raise
             home.watch.end(wire)
         return wire
@@ -319,6 +319,14 @@ class Way(Lines):
         recipe = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         self._packer = Packer(pool.connection_class(**recipe))
         return self._packer
+
+
+async def _lost(home: Home, wire: Wire, error: BaseException) -> None:
+    """Close a connection on which a reply may still be on its way, and no other: those see for themselves."""
+    home.watch.end(wire)
+    await wire.close()
+    if wire.late and isinstance(error, Exception):
+        raise exceptions.TimeoutError("no answer in time") from error
 
 
 class _Asking:

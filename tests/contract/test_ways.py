@@ -141,6 +141,36 @@ async def test_a_reply_that_is_late_is_never_taken_for_another(
             assert await maybe(shards.get(f"{name}:2")) == b"y"
 
 
+async def test_a_connection_that_breaks_takes_no_other_with_it(flavour: Any, url: str, coordkit_namespace: str) -> None:
+    """A reply is on its way on one connection while another one is closed by the server."""
+    name, maybe = coordkit_namespace, flavour.maybe
+    shards, looks = sharded(flavour, url, client_name=name), flavour.redis(url)
+    await maybe(shards.get(name))
+
+    async def blocked() -> Any:
+        return await maybe(shards.blpop([f"{name}:list"], timeout=9))
+
+    async def counted() -> Any:
+        return await maybe(shards.incr(name))
+
+    async def asking(command: str) -> list[str]:
+        return [one["addr"] for one in await ours(flavour, looks, name) if one["cmd"] == command]
+
+    broken = flavour.spawn(blocked)
+    await flavour.until(lambda: asking("blpop"))
+    await maybe(looks.execute_command("CLIENT PAUSE", 9000, "WRITE"))
+    try:
+        other = flavour.spawn(counted)
+        await flavour.until(lambda: asking("incrby"))
+        [address] = await asking("blpop")
+        await maybe(looks.client_kill(address))
+        with pytest.raises(StoreUnavailable, match="unknown"):
+            await broken.result()
+    finally:
+        await maybe(looks.execute_command("CLIENT UNPAUSE"))
+    assert await other.result() == 1
+
+
 async def test_without_a_socket_timeout_a_reply_is_waited_for(
     flavour: Any, url: str, coordkit_namespace: str, monkeypatch: Any
 ) -> None:
