@@ -110,7 +110,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
         shard = self._router.shard_of_first_key(args)
         if shard is not None:
-            return self._ways[shard].execute(args, options)
+            return self._ways[shard].execute(args, options, self._epoch)
         plan = self._plan(args, options)
         if len(plan.parts) == 1:
             part = plan.parts[0]

@@ -185,7 +185,7 @@ class Directory(Generic[C]):
                 f"connect({name!r}, ...) returned {client!r}, which keeps coordkit from making connections itself (a "
                 "customised pool, a cache, a tracer); a plain client is allowed: only so the epoch is compared"
             )
-        return self._way_type(name, client, greet=greet)
+        return self._way_type(name, client, greet=greet, breaker=self._ways[name].breaker)
 
     def _pieces(self) -> list[Any]:
         """Return what is closed when a shard is no more: clients, and the ways to them."""

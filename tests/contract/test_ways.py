@@ -243,6 +243,34 @@ async def test_a_connection_is_greeted_once_and_not_used_by_an_older_decision(
     assert greeted[-1] == 7
 
 
+async def test_each_kind_of_operation_names_the_epoch_it_was_routed_by(
+    flavour: Any, url: str, coordkit_namespace: str
+) -> None:
+    def greet(_: Any) -> int:
+        return 7
+
+    async def greet_async(_: Any) -> int:
+        return 7
+
+    shards, maybe, name = sharded(flavour, url), flavour.maybe, coordkit_namespace
+    shards._ways = {"a": way_of(flavour, url, greet=greet_async if flavour.is_async else greet)}
+    operations = [
+        lambda: shards.get(name),
+        lambda: shards.mget(name, f"{name}:2"),
+        lambda: shards.eval("return 1", 1, name),
+        shards.ping,
+        lambda: shards.on_all("TIME"),
+        lambda: shards.pipeline().get(name).execute(),
+        lambda: shards.pipeline(transaction=True).get(name).execute(),
+    ]
+    for operation in operations:
+        shards._epoch = 7
+        await maybe(operation())
+        shards._epoch = 6
+        with pytest.raises(Outdated):
+            await maybe(operation())
+
+
 async def test_a_greeting_that_fails_is_not_said_to_have_sent_the_command(flavour: Any, url: str) -> None:
     def greet(_: Any) -> int:
         raise redis.ConnectionError("the epoch is gone")
