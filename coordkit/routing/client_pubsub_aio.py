@@ -18,7 +18,7 @@ from coordkit._asyncio.wire import hang_up
 from coordkit._inbox import AGAIN
 from coordkit._threads.runtime import now
 from coordkit.routing.client_errors import NO_ANSWER, answered
-from coordkit.routing.client_pubsub_line import Bell, Line, opened
+from coordkit.routing.client_pubsub_line_aio import Bell, Line, opened
 from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, meant
 
 if TYPE_CHECKING:
