@@ -13,6 +13,7 @@ import redis
 
 from coordkit.errors import ShardDown, StoreUnavailable
 from coordkit.routing import client, client_aio, way, way_aio
+from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.way_pool import PoolWay
 from coordkit.routing.way_pool_aio import PoolWay as AsyncPoolWay
@@ -184,17 +185,10 @@ async def test_a_connection_is_greeted_once_and_not_used_by_an_older_decision(
     incr, slow = (("INCR", name), {}), (("EVAL", "return redis.call('INCR', KEYS[1])", 1, name), {})
 
     async def batch(decided: int, command: Any) -> Any:
-        delivery = way_.delivery([command], transaction=False, decided=decided)
-        try:
-            await maybe(delivery.take())
-            if flavour.is_async:
-                await delivery.speak()
-            else:
-                delivery.send()
-                delivery.read()
-        finally:
-            await maybe(delivery.give_back())
-        return delivery.replies()
+        gathering = Gathering()
+        gathering.add_simple("a", command)
+        exchange = client_aio.exchange if flavour.is_async else client.exchange
+        return (await maybe(exchange({"a": way_}, gathering, decided=decided)))["a"]
 
     assert await maybe(way_.execute(*incr, 0)) == 1
     assert await maybe(way_.execute(*slow, 0)) == 2
