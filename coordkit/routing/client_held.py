@@ -15,8 +15,9 @@ from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
-from coordkit.routing.way import Sending, Way
+from coordkit.routing.way import Way
 from coordkit.routing.way_pool import PoolSending, PoolWay
+from coordkit.routing.way_sending import Sending
 
 
 class WatchingQueue(Queue[Plan]):

@@ -11,8 +11,9 @@ from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
 from coordkit.routing.client_held import lost
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
-from coordkit.routing.way_aio import Sending, Way
+from coordkit.routing.way_aio import Way
 from coordkit.routing.way_pool_aio import PoolSending, PoolWay
+from coordkit.routing.way_sending_aio import Sending
 
 
 class WatchingQueue(Queue[Awaitable[Plan]]):

@@ -39,7 +39,7 @@ BY_CLIENT = frozenset({"HIMPORT"})
 
 _SENT_BY = ("send_packed_command", "read_response", "pack_command", "pack_commands", "can_read")
 _PACKER: Any = getattr(import_module("redis.connection"), "HiredisRespSerializer", None)
-_SAME_IN_C = frozenset({bytes, str, int, float})
+_SAME_IN_C = frozenset({bytes, str, int, float})  # types, exactly: of a memoryview in steps C sends other bytes
 try:
     _IN_C: Any = import_module("hiredis").pack_command
 except (ImportError, AttributeError):  # hiredis is optional
@@ -76,43 +76,27 @@ class Packer:
 
     def __init__(self, connection: Any) -> None:
         self._theirs = connection.pack_command
-        self._in_c: Any = None
-        self._types: frozenset[type] | None = None  # of arguments for which C does the same; None for all that it takes
-        if not speaks_plainly(connection) or _IN_C is None:
-            return
         encoder = connection.encoder
-        if type(getattr(connection, "_command_packer", None)) is _PACKER:
-            self._in_c = _IN_C
-        elif (encoder.encoding, encoder.encoding_errors) == ("utf-8", "strict"):
-            self._in_c, self._types = _IN_C, _SAME_IN_C
+        packs_in_c = type(getattr(connection, "_command_packer", None)) is _PACKER  # and then in utf-8, whatever is set
+        same = packs_in_c or (encoder.encoding, encoder.encoding_errors) == ("utf-8", "strict")
+        self._in_c = _IN_C if same and speaks_plainly(connection) else None
 
     def one(self, args: tuple[Any, ...]) -> bytes:
         """Return the bytes of a command; redis-py's DataError for what it does not take."""
         name = args[0]
-        if (
-            self._in_c is not None
-            and type(name) is str
-            and name.isalpha()  # "CONFIG GET" are two words
-            and (self._types is None or self._types.issuperset(map(type, args)))
-        ):
-            try:
-                packed: bytes = self._in_c(args)
-            except TypeError:  # redis-py turns some types into others first, and names what it refuses
-                return b"".join(self._theirs(*args))
+        # "CONFIG GET" are two words.
+        if self._in_c is not None and type(name) is str and name.isalpha() and _SAME_IN_C.issuperset(map(type, args)):
+            packed: bytes = self._in_c(args)
             return packed
-        return b"".join(self._theirs(*args))
+        return b"".join(map(bytes, self._theirs(*args)))
 
     def many(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return the bytes of several."""
-        in_c, types = self._in_c, self._types
-        if in_c is not None:
-            try:
-                if "".join([args[0] for args in commands]).isalpha() and (
-                    types is None or types.issuperset(map(type, chain.from_iterable(commands)))
-                ):
-                    return b"".join([in_c(args) for args in commands])
-            except TypeError:
-                pass
+        in_c = self._in_c
+        if in_c is not None and _SAME_IN_C.issuperset(map(type, chain.from_iterable(commands))):
+            names = [args[0] for args in commands]
+            if {str}.issuperset(map(type, names)) and "".join(names).isalpha():
+                return b"".join([in_c(args) for args in commands])
         return b"".join([self.one(args) for args in commands])
 
 

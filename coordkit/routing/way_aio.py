@@ -27,15 +27,13 @@ from coordkit._reader import PLAIN
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
 from coordkit.routing.breaker import Breaker
-from coordkit.routing.client_batch import Batch, Delivery
+from coordkit.routing.client_batch import Batch
 from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
 from coordkit.routing.replies import QUICK, Packer, callback_of, parsed, speaks_plainly
+from coordkit.routing.way_sending_aio import Sending
 
 Ask = Callable[..., Awaitable[Any]]
 Greet = Callable[[Ask], Awaitable[int]]
-
-_FEW = 128  # commands of a batch, and
-_LITTLE = 65536  # bytes of it, that others on a shared connection can wait for
 
 
 class Way(Lines):
@@ -340,83 +338,3 @@ class _Asking:
         if isinstance(reply, Exception):
             raise reply
         return reply
-
-
-class Sending(Delivery):
-    """One batch over one connection: the shared one, if all of it is answered at once."""
-
-    def __init__(self, way: Way, batch: Batch, *, transaction: bool, decided: int) -> None:
-        super().__init__(way.name, way._client, batch, transaction=transaction)  # noqa: SLF001  they are one
-        self._way = way
-        self._decided = decided
-        self._undecoded = self._quick = self._little = False
-        self._shared: FastWire | None = None
-        self._request: asyncio.Future[list[Any]] | None = None
-        self._own: Wire | None = None
-
-    def take_now(self) -> bool:
-        """Pack the batch, so that nothing is sent anywhere if an argument cannot be; return whether `take` is done."""
-        way, batch = self._way, self._batch
-        self._packed = way.packed(self._words())
-        self._undecoded = self._is_undecoded()
-        self._quick = QUICK.issuperset([args[0] for args, _ in batch])
-        self._little = self._quick and len(batch) <= _FEW and len(self._packed) <= _LITTLE and not self._undecoded
-        try:
-            self._shared = way.shared_now(self._decided) if self._little else None
-        except CoordError as error:
-            self._stands(error)
-            return True
-        return self._shared is not None
-
-    async def take(self) -> None:
-        """Take a connection."""
-        way = self._way
-        try:
-            if self._little:
-                self._shared = await way.shared(self._decided)
-            if self._shared is None:
-                self._own = await way.take(self._decided)
-        except CoordError as error:
-            self._stands(error)
-        except (ResponseError, *NO_ANSWER) as error:
-            self._fail(error)
-
-    def begin(self) -> bool:
-        """Send the batch, and return whether `speak` need only `finish`."""
-        if self._shared is not None:
-            self._sent = True
-            self._request = self._way.begin(self._shared, self._packed, self._owed)
-        return self._own is None
-
-    async def speak(self) -> None:
-        """Send the batch unless it is sent, and read the replies."""
-        shared, request, own, came = self._shared, self._request, self._own, list[Any]()
-        self._request = self._own = None  # the way gives it back
-        try:
-            if shared is not None and request is not None:
-                replies = await self._way.end(shared, request, came)
-            elif own is not None:
-                self._sent = True
-                replies = await self._way.ask_alone(
-                    own, self._packed, self._owed, came, undecoded=self._undecoded, quick=self._quick
-                )
-            else:
-                return
-        except NO_ANSWER as error:
-            self._parse(self._decoded(came) if self._undecoded else came)
-            self._fail(error)
-            return
-        self._parse(self._decoded(replies) if self._undecoded else replies)
-
-    async def awaited_replies(self) -> list[Any]:
-        replies = self.replies()
-        if self._called:
-            return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
-        return replies
-
-    async def give_back(self) -> None:
-        own, self._own = self._own, None
-        if own is not None:
-            self._way.give_back(own)
-        if self._request is not None and not self._request.cancel() and not self._request.cancelled():
-            self._request.exception()  # seen, by nobody who cares

@@ -1,0 +1,86 @@
+"""One batch over one kept connection to a shard, blocking."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+from coordkit._threads.runtime import now
+from coordkit.errors import CoordError
+from coordkit.routing.client_batch import Batch, Delivery
+from coordkit.routing.client_errors import NO_ANSWER
+from coordkit.routing.replies import QUICK
+
+if TYPE_CHECKING:
+    from coordkit._threads.wire import Wire
+    from coordkit.routing.way import Way
+
+_PROMPT = 0.05  # seconds within which a reply that is there is read for certain
+
+
+class Sending(Delivery):
+    """One batch over one kept connection."""
+
+    def __init__(self, way: Way, batch: Batch, *, transaction: bool, decided: int) -> None:
+        super().__init__(way.name, way._client, batch, transaction=transaction)  # noqa: SLF001  they are one
+        self._way = way
+        self._decided = decided
+        self._wire: Wire | None = None
+
+    def take(self) -> None:
+        """Pack the batch, so that nothing is sent anywhere if an argument cannot be; then take a connection."""
+        self._packed = self._way.packed(self._words())
+        try:
+            self._wire = self._way.take(self._decided)
+        except CoordError as error:
+            self._stands(error)
+        except (ResponseError, *NO_ANSWER) as error:
+            self._fail(error)
+
+    def send(self) -> None:
+        wire = self._wire
+        if wire is None:
+            return
+        self._sent, self._in_step = True, False
+        try:
+            wire.send(self._packed)
+        except NO_ANSWER as error:
+            self._lost(wire, error)
+
+    def read(self, began: float = math.inf) -> None:
+        """Read the replies; all that were asked at ``began`` together are waited for no longer than one would be."""
+        wire = self._wire
+        if wire is None:  # it failed already
+            return
+        spent = now() - began
+        if spent > _PROMPT:
+            wire.bound(max(_PROMPT, wire.patience - spent))
+        replies: list[Any] = []
+        undecoded = self._is_undecoded()
+        try:
+            wire.read_into(replies, self._owed, decoding=not undecoded)
+            self._in_step = True
+        except NO_ANSWER as error:
+            self._parse(self._decoded(replies) if undecoded else replies)
+            self._lost(wire, error)
+            return
+        if spent > _PROMPT:
+            wire.bound(wire.patience)
+        self._way.heard()
+        self._parse(self._decoded(replies) if undecoded else replies)
+
+    def give_back(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is None:
+            return
+        if self._in_step:
+            self._way.give_back(wire)
+        else:  # replies that nobody will read must not be taken for those of the next command
+            self._way.abandon(wire)
+
+    def _lost(self, wire: Wire, error: Exception) -> None:
+        self._wire = None
+        quick = all(args[0] in QUICK for args, _ in self._batch)
+        self._stands(self._way.lost(wire, error, quick=quick))
