@@ -38,7 +38,7 @@ def of_epoch(epoch: int) -> Topology:
 class Recording:
     """Stands for the way to a shard: says for which epoch it was made, and by which a command was routed."""
 
-    def __init__(self, name: str, _client: Any) -> None:
+    def __init__(self, name: str, _client: Any, _breaker: Any) -> None:
         self.name = name
 
     def execute(self, _args: Any, _options: Any, decided: int) -> Any:
