@@ -28,6 +28,7 @@ HUNG = 3
 
 AUTH, CLOSE = 100, -11
 _AUTH_XID = -4
+_EXPIRED = -112
 
 _NONE: list[int] = []
 
@@ -39,6 +40,7 @@ class Closer:
         self._job = job
         self._tls = None if job["tls"] is None else _tls(**job["tls"])  # now: later every millisecond counts
         self.session: dict[str, Any] | None = None
+        self._asked = False  # whether a server was told to close it, and perhaps did not
         if job["sasl"] is not None:
             sys.path[:] = job["path"]
             import kazoo.client  # noqa: F401, TID251  kazoo speaks SASL; now, as above
@@ -50,38 +52,62 @@ class Closer:
             return
         near = [session["near"]] if session["near"] else []
         until = time.monotonic() + session["timeout"]
-        # A server that is cut off says nothing: the next one has to have its turn, and a slow one a second.
-        patience = 0.25
+        # A server that is cut off says nothing, and the next one has to have its turn; a slow one has it again, longer.
+        # Servers without a leader hang up at once, again and again: that must not make us wait longer for the others.
+        patience, longest = 0.25, max(1.0, session["timeout"] / 10)
         while time.monotonic() < until:
+            silent = False
             for host, address, port in [*near, *([host, host, port] for host, port in session["hosts"])]:
-                with suppress(OSError, EOFError):
+                try:
                     if self._job["sasl"] is None:
                         self._close_at(session, host, address, port, patience)
                     else:
-                        self._close_by_kazoo(session, host, port)
+                        self._close_by_kazoo(session, host, port, max(1.0, patience))
+                except TimeoutError:
+                    silent = True
+                except (OSError, EOFError):
+                    pass
+                else:
                     return
             time.sleep(0.02)
-            patience *= 2
+            patience = min(patience * 2, longest) if silent else patience
 
     def _close_at(self, session: dict[str, Any], host: str, address: str, port: int, patience: float) -> None:
-        connection = socket.create_connection((address, port), patience)
-        if self._tls is not None:
-            connection = self._tls.wrap_socket(connection, server_hostname=host)
-        with connection:
-            if not connect(connection, session["id"], bytes.fromhex(session["password"]), session["timeout"]):
-                return  # it has ended already
-            for scheme, credential in self._job["auth"]:
-                texts = b"".join(struct.pack(">i", len(each)) + each for each in (scheme.encode(), credential.encode()))
-                send(connection, struct.pack(">iii", _AUTH_XID, AUTH, 0) + texts)
-            send(connection, struct.pack(">ii", 1, CLOSE))
-            with suppress(EOFError, ConnectionError):  # closed without a word: it was heard all the same
-                while struct.unpack_from(">i", receive(connection))[0] != 1:
-                    pass
+        where = host, address, port, patience
+        if self._asked:
+            # A leader that has lost the others has closed it as far as it knows itself, and so it says; a new session
+            # is answered by one that has them.
+            with self._connection(*where) as connection:
+                if not connect(connection, 0, bytes(16), 0.0):  # the shortest that they give
+                    raise ConnectionError("no session")
+                self._close_over(connection)
+        with self._connection(*where) as connection:
+            if connect(connection, session["id"], bytes.fromhex(session["password"]), session["timeout"]):
+                self._asked = True
+                self._close_over(connection)
+            # else it has ended already
 
-    def _close_by_kazoo(self, session: dict[str, Any], host: str, port: int) -> None:
+    def _connection(self, host: str, address: str, port: int, patience: float) -> socket.socket:
+        connection = socket.create_connection((address, port), patience)
+        return connection if self._tls is None else self._tls.wrap_socket(connection, server_hostname=host)
+
+    def _close_over(self, connection: socket.socket) -> None:
+        """Close the session of a connection; raise ``EOFError`` or ``OSError`` if that was not answered."""
+        for scheme, credential in self._job["auth"]:
+            texts = b"".join(struct.pack(">i", len(each)) + each for each in (scheme.encode(), credential.encode()))
+            send(connection, struct.pack(">iii", _AUTH_XID, AUTH, 0) + texts)
+        send(connection, struct.pack(">ii", 1, CLOSE))
+        answered = error = 0
+        while answered != 1:
+            answered, _, error = struct.unpack_from(">iqi", receive(connection))
+        if error not in (0, _EXPIRED):
+            raise ConnectionError(f"not closed: error {error}")
+
+    def _close_by_kazoo(self, session: dict[str, Any], host: str, port: int, patience: float) -> None:
         from kazoo.client import KazooClient  # noqa: TID251  as above
 
         identity = session["id"], bytes.fromhex(session["password"])
+        limit: Any = patience  # kazoo says int, and takes a float
         tls = self._job["tls"]
         client = KazooClient(
             f"{host}:{port}",
@@ -91,9 +117,9 @@ class Closer:
             **({} if tls is None else {**tls, "use_ssl": True}),
         )
         try:
-            client.start(session["timeout"])
+            client.start(limit)
         except client.handler.timeout_exception:
-            raise ConnectionError("no connection") from None
+            raise TimeoutError from None
         finally:
             client.stop()
 

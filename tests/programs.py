@@ -55,11 +55,11 @@ class Program:
     def line(self) -> str:
         """Return the next line that it says."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline().strip()
-        if not line and self.process.poll() is not None:
-            assert self.process.stderr is not None
-            pytest.fail(f"the program ended with status {self.process.returncode}:\n{self.process.stderr.read()}")
-        return line
+        line = self.process.stdout.readline()
+        if not line:
+            status, errors = self.ended()
+            pytest.fail(f"the program ended with status {status}:\n{errors}")
+        return line.strip()
 
     def tell(self, line: str = "") -> None:
         assert self.process.stdin is not None

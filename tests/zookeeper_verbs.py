@@ -1,4 +1,4 @@
-"""Every public verb of an election and a group, found by looking: a new one is in these tests without being told.
+"""Every public verb of all that stands on ZooKeeper, found by looking: a new one is in these tests without being told.
 
 A verb that needs an argument which is not named here fails the test that wants to call it.
 """
@@ -15,35 +15,68 @@ ARGUMENTS: dict[str, Any] = {
     "timeout": None,
     "partitions": ["a", "b"],
     "keys": ["a", "b"],
+    "identities": ["one"],
 }
 ALWAYS: dict[str, Any] = {"again": False}  # else it stands again for ever, as it is told to
-QUIET = {"stop", "close", "share"}
-"""These ask nothing; a share is a description, whose ``run`` goes on through an outage, as it says."""
+QUIET = {"stop", "close", "share", "held", "remaining", "transaction", "handover"}
+"""These ask nothing; a share is a description, a transaction is carried out at the end of its block, and what is held
+on ZooKeeper goes with its session, so that it cannot be handed over."""
+GO_ON = {"Roles.run", "Share.run"}
+"""These go on through an outage, as they say, until they are told to stop."""
 
 
-def verbs(flavour: Any, thing: Any) -> dict[str, Callable[[], Any]]:
+def everything(flavour: Any, zk: Any, path: str) -> dict[str, Any]:
+    """Return one of each kind of thing, on paths of their own, by a name for it."""
+    rwlock = flavour.zk.ReadWriteLock(zk, f"{path}/rwlock")
+    group = flavour.Group(zk, f"{path}/group")
+    return {
+        "Election": flavour.Election(zk, path, identity="one"),
+        "Group": group,
+        "Share": group.share("one", ["a", "b"]),
+        "Roles": flavour.Roles(zk, f"{path}/roles", identity="one", on_primary=_serving(flavour)),
+        "Lock": flavour.zk.Lock(zk, f"{path}/lock"),
+        "ReadWriteLock.read": rwlock.read,
+        "ReadWriteLock.write": rwlock.write,
+        "Semaphore": flavour.zk.Semaphore(zk, f"{path}/semaphore", permits=1),
+        "Barrier": flavour.zk.Barrier(zk, f"{path}/barrier"),
+        "DoubleBarrier": flavour.zk.DoubleBarrier(zk, f"{path}/double", parties=1),
+    }
+
+
+def verbs_of_everything(flavour: Any, zk: Any, path: str) -> dict[str, Callable[[], Any]]:
+    """Return the verbs of one of each kind of thing."""
+    things = everything(flavour, zk, path)
+    return {verb: call for name, thing in things.items() for verb, call in verbs(flavour, thing, name).items()}
+
+
+def verbs(flavour: Any, thing: Any, called: str = "") -> dict[str, Callable[[], Any]]:
     """Return every verb of ``thing`` by name, to be called and carried to where it asks the servers."""
-    found = {}
+    called, found = called or type(thing).__name__, {}
     for name, method in inspect.getmembers(thing, inspect.ismethod):
         if name.startswith("_") or name in QUIET:
             continue
-        found[f"{type(thing).__name__}.{name}"] = _call(flavour, method)
+        found[f"{called}.{name}"] = _call(flavour, method)
     if hasattr(thing, "__enter__") or hasattr(thing, "__aenter__"):
-        found[f"with {type(thing).__name__}"] = lambda: _follow(flavour, thing)
+        found[f"with {called}"] = lambda: _follow(flavour, thing)
     return found
+
+
+def _serving(flavour: Any) -> Callable[[Any], Any]:
+    """Return what is to be called when we lead, or own a part: that must not be."""
+
+    async def serve(_given: Any) -> None:
+        raise AssertionError("it serves")
+
+    def served(_given: Any) -> None:
+        raise AssertionError("it serves")
+
+    return serve if flavour.is_async else served
 
 
 def _call(flavour: Any, method: Callable[..., Any]) -> Callable[[], Any]:
     parameters = inspect.signature(method).parameters.values()
     needed = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
-
-    async def serve(_leadership: Any) -> None:
-        raise AssertionError("it leads")
-
-    def served(leadership: Any) -> Any:
-        return serve(leadership) if flavour.is_async else (_ for _ in ()).throw(AssertionError("it leads"))
-
-    known = {**ARGUMENTS, **ALWAYS, "serve": served}
+    known = {**ARGUMENTS, **ALWAYS, "serve": _serving(flavour)}
     given = [each.name for each in parameters if each in needed or each.name in ALWAYS]
     unknown = [each.name for each in needed if each.name not in known]
 

@@ -52,18 +52,20 @@ class Roll:
             self._changed.update(self._known)
         if not self._listed:
             self._listed = True  # before the look: a watch may say otherwise meanwhile, from another thread
+            before, complete = self._take(), False
             try:
-                complete = await self._list(soon)
-            except BaseException:
-                self._listed = False
-                raise
+                complete = await self._list(before, soon)
+            finally:
+                if not complete:
+                    self._listed = False
+                    self._changed |= before
             if not complete:
-                self._listed = False
                 return False
         await self._read(soon)
         return self._listed and not self._broken
 
-    async def _list(self, soon: float) -> bool:
+    async def _list(self, before: set[str], soon: float) -> bool:
+        """Look at the list; what changed ``before`` is to be read only if it is there. Return False to look again."""
         watch: list[Request] = [self._all()] if self._tree else []
         answers = await self._session.ask(self.name, [*watch, self._parent()], soon)
         lost = next((each for each in answers if isinstance(each, StoreUnavailable)), None)
@@ -85,13 +87,11 @@ class Roll:
         members = {name for name in names if znodes.may_be_member(name)}
         for name in self._known - members:
             self._forget(name)
-        self._changed |= members - self._known
+        self._changed |= (members - self._known) | (members & before)
         return True
 
     async def _read(self, soon: float) -> None:
-        wanted = set()
-        while self._changed:  # a watch may add to it meanwhile, from another thread
-            wanted.add(self._changed.pop())
+        wanted = self._take()
         if not wanted:
             return
         try:
@@ -104,6 +104,13 @@ class Roll:
                 self._forget(name)  # left between the two looks; the watch tells us when it comes back
             else:
                 self._learn(name, *answer)
+
+    def _take(self) -> set[str]:
+        """Return what changed until now; what a watch tells of from now on, also of the same, is not in it."""
+        taken = set()
+        while self._changed:  # a watch may add to it meanwhile, from another thread
+            taken.add(self._changed.pop())
+        return taken
 
     # -- watches
 
@@ -123,7 +130,8 @@ class Roll:
             return
         else:
             self._changed.add(path)
-            self._listed = self._listed and not self._numbered
+            if self._numbered:  # else it must not be written: another thread may have done so
+                self._listed = False
         self._ring()
 
     def _parent(self) -> GetChildren:
@@ -156,8 +164,8 @@ class Roll:
         self.news.add(identity)
 
     def _forget(self, name: str) -> None:
+        """Take a member for gone, as an answer says; it stays in ``_changed`` if a watch told of it meanwhile."""
         self._known.discard(name)
-        self._changed.discard(name)
         identity = znodes.identity_of(name)
         self.members.pop(identity, None)
         self.news.add(identity)

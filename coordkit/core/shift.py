@@ -167,7 +167,12 @@ class Shift:
         for claim in touched:
             claim.touched = False
             requests.append(claim.look())
-        made, *seen = await self._session.ask(self.name, requests, asked + GRACE)
+        try:
+            made, *seen = await self._session.ask(self.name, requests, asked + GRACE)
+        except BaseException:
+            for claim in touched:
+                claim.touched = True  # perhaps it was not asked for, and is not watched
+            raise
         for claim, answer in zip(touched, seen, strict=True):
             claim.seen(answer)
         if isinstance(made, StoreUnavailable):

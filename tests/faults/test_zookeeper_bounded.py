@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from zookeeper_verbs import verbs
+from conftest import drive
+from zookeeper_verbs import GO_ON, everything, verbs, verbs_of_everything
 
 from coordkit.core.session import GRACE
-from coordkit.errors import LeadershipLost, NotAcquired, StoreUnavailable
+from coordkit.errors import CoordError, LeadershipLost, LeaseLost, NotAcquired, StoreUnavailable
 from coordkit.testing.faults import Faults
 from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import ZooKeeperEnsemble, ask, scaled
@@ -49,9 +51,8 @@ async def ends_in_time(flavour: Any, name: str, call: Callable[[], Any], *, also
 async def test_every_verb_ends_in_a_partition(flavour: Any, zk_client: Any, proxy: FaultProxy, path: str) -> None:
     """Once asked while the client believes that it is connected, once while it knows that it is not."""
     zk = zk_client(timeout=TIMEOUT, hosts=proxy.address)
-    things = (flavour.Election(zk, path, identity="one"), flavour.Group(zk, f"{path}/group"))
-    found = {name: call for thing in things for name, call in verbs(flavour, thing).items()}
-    assert len(found) >= 8
+    found = {name: call for name, call in verbs_of_everything(flavour, zk, path).items() if name not in GO_ON}
+    assert len(found) >= 39
     cut(proxy)
     assert zk.connected
     await flavour.gather(*(ends_in_time(flavour, name, call, also=(NotAcquired,)) for name, call in found.items()))
@@ -60,31 +61,91 @@ async def test_every_verb_ends_in_a_partition(flavour: Any, zk_client: Any, prox
     proxy.heal()
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["left", "asked first"])
 async def test_what_is_held_can_be_left_in_a_partition(
-    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str, asked: bool
 ) -> None:
+    """All blocks at once, by leaving them, or by what each of their verbs makes of it."""
     zk = zk_client(timeout=TIMEOUT, hosts=proxy.address)
-    began = 0.0
-    with pytest.raises((LeadershipLost, StoreUnavailable)):
-        async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
-            cut(proxy)
-            began = time.monotonic()
-            await ends_in_time(flavour, "verify", leadership.verify, also=(LeadershipLost,))
-    assert time.monotonic() - began < scaled(2 * BOUND)
+    things = everything(flavour, zk, path)
+    blocks = {name: things[name] for name in ("Election", "Lock", "ReadWriteLock.read", "Semaphore", "DoubleBarrier")}
+    blocks |= {"Writer": flavour.zk.ReadWriteLock(zk, f"{path}/other").write, "Member": things["Group"].join("one")}
+    entered: list[str] = []
+    began: list[float] = []
+
+    async def hold(name: str, block: Any) -> None:
+        try:
+            async with flavour.within(block) as held:
+                entered.append(name)
+                await flavour.until(lambda: began, 60)
+                for verb, call in verbs(flavour, held, name).items() if asked else ():
+                    since = time.monotonic()
+                    with contextlib.suppress(CoordError):
+                        await flavour.maybe(call())
+                    assert time.monotonic() - since < scaled(BOUND), verb
+        except (LeadershipLost, LeaseLost, StoreUnavailable):
+            pass
+        else:
+            assert asked, f"{name}: given back to nobody"
+        assert time.monotonic() - began[0] < scaled(BOUND * (4 if asked else 1)), name
+
+    async def cut_once_all_hold() -> None:
+        await flavour.until(lambda: len(entered) == len(blocks), 60)
+        cut(proxy)
+        began.append(time.monotonic())
+
+    await flavour.gather(cut_once_all_hold(), *(hold(name, block) for name, block in blocks.items()))
     proxy.heal()
-    await flavour.until(lambda: zk.connected, 20)
-    with pytest.raises(StoreUnavailable):
-        async with flavour.within(flavour.Group(zk, f"{path}/group").join("one")) as member:
-            cut(proxy)
-            await ends_in_time(flavour, "update", lambda: member.update(b"2"))
-            began = time.monotonic()
-    assert time.monotonic() - began < scaled(BOUND)
+
+
+async def test_the_session_can_be_left_in_a_partition(flavour: Any, zk_client: Any, proxy: FaultProxy) -> None:
+    zk = zk_client(timeout=TIMEOUT, hosts=proxy.address)
+    cut(proxy)
     began = time.monotonic()
     async with flavour.within(flavour.Guardian(zk)), flavour.within(flavour.SessionScope(zk)):
         pass
     assert time.monotonic() - began < scaled(BOUND)
     proxy.heal()
     await flavour.until(zk._connection.connection_closed.is_set, 30)
+
+
+@pytest.mark.parametrize("kind", ["Roles", "Share"])
+async def test_what_goes_on_can_be_stopped_in_a_partition(
+    flavour: Any, zk_client: Any, proxy: FaultProxy, path: str, kind: str
+) -> None:
+    """Once while it works, whose work ends when it is told of the loss; once before it could begin."""
+    zk = zk_client(timeout=TIMEOUT, hosts=proxy.address)
+    serving: list[Any] = []
+
+    async def serve(given: Any) -> None:
+        serving.append(given)
+        await flavour.maybe((given.lost if kind == "Roles" else given.ending).wait())
+
+    def served(given: Any) -> Any:
+        return serve(given) if flavour.is_async else drive(serve(given))
+
+    work = serve if flavour.is_async else served
+    roles = flavour.Roles(zk, f"{path}/roles", identity="one", on_primary=work)
+    share = flavour.Group(zk, f"{path}/group").share("one", ["a", "b"])
+    thing = roles if kind == "Roles" else share
+
+    async def run() -> None:
+        with contextlib.suppress(CoordError):
+            await flavour.maybe(roles.run() if kind == "Roles" else share.run(work))
+
+    running = flavour.spawn(run)
+    await flavour.until(lambda: serving, 20)
+    cut(proxy)
+    for _ in range(2):
+        thing.stop()
+        began = time.monotonic()
+        await running.result(scaled(2 * BOUND))
+        assert time.monotonic() - began < scaled(2 * BOUND)
+        running = flavour.spawn(run)
+        await flavour.sleep(0.1)
+    thing.stop()
+    await running.result(scaled(2 * BOUND))
+    proxy.heal()
 
 
 # -- watches

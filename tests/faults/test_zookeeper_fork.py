@@ -8,14 +8,10 @@ from typing import Any
 import pytest
 
 TEXT = """
-from zookeeper_verbs import verbs
+from zookeeper_verbs import everything, verbs
 from coordkit.errors import CoordError
 
-things = [
-    flavour.Election(zk, path, identity="one"),
-    flavour.Group(zk, f"{path}/group"),
-    flavour.Guardian(zk),
-]
+things = {**everything(flavour, zk, path), "Guardian": flavour.Guardian(zk)}
 
 async def outcome(call):
     began = time.monotonic()
@@ -27,8 +23,8 @@ async def outcome(call):
 
 async def all_of_them():
     found = {}
-    for thing in things:
-        for name, call in verbs(flavour, thing).items():
+    for called, thing in things.items():
+        for name, call in verbs(flavour, thing, called).items():
             found[name] = await outcome(call)
     async with flavour.within(flavour.SessionScope(zk)):
         pass  # leaving it leaves the parent's client alone
@@ -57,9 +53,13 @@ BEFORE = (
 in_child(all_of_them)
 
 async def works():
-    async with flavour.within(things[0]) as leadership:
+    for name in ("Lock", "ReadWriteLock.read", "ReadWriteLock.write", "Semaphore", "DoubleBarrier"):
+        async with flavour.within(things[name]):
+            pass
+    await flavour.maybe(things["Barrier"].wait())
+    async with flavour.within(things["Election"]) as leadership:
         await flavour.maybe(leadership.verify())
-        say("leads")
+        say("works")
 
 flavour.run(works())
 """
@@ -69,19 +69,48 @@ HELD = (
     TEXT
     + """
 def held():
-    with things[0] as leadership, things[1].join("one") as member, things[1].watch() as changes:
+    from contextlib import ExitStack
+
+    held, there, over = {}, threading.Barrier(3), threading.Event()
+
+    def keep(given):
+        held[type(given).__name__] = given
+        there.wait(60)
+        over.wait()
+
+    roles = flavour.Roles(zk, f"{path}/roles", identity="one", on_primary=keep)
+    share = flavour.Group(zk, f"{path}/other").share("one", ["a"])
+    sides = [threading.Thread(target=roles.run), threading.Thread(target=share.run, args=(keep,))]
+    for side in sides:
+        side.start()
+    there.wait(60)
+
+    with ExitStack() as stack:
+        for name in ("Election", "Lock", "ReadWriteLock.read", "Semaphore", "DoubleBarrier"):
+            held[name] = stack.enter_context(things[name])
+        member = held["Member"] = stack.enter_context(things["Group"].join("one"))
+        changes = stack.enter_context(things["Group"].watch())
         next(changes)
 
         async def of_what_is_held():
-            calls = {**verbs(flavour, leadership), **verbs(flavour, member), "next": lambda: next(changes)}
-            for quiet in ("Leadership.remaining",):
-                calls.pop(quiet, None)
+            calls = {"next": lambda: next(changes)}
+            for called, thing in held.items():
+                calls |= verbs(flavour, thing, called)
             return {name: await outcome(call) for name, call in calls.items()}
 
         in_child(of_what_is_held)
-        leadership.verify()
+        for name, thing in held.items():
+            if hasattr(thing, "ensure"):
+                thing.ensure()
+        held["Primary"].verify()
+        held["Lock"].renew()
+        held["Election"].verify()
         member.update(b"2")
-        say("leads")
+    over.set()
+    share.stop()
+    for side in sides:
+        side.join()
+    say("works")
 
 held()
 """
@@ -97,14 +126,18 @@ def refused(found: dict[str, Any], least: int) -> None:
 
 async def test_every_verb_is_refused_in_a_forked_child(flavour: Any, program: Any) -> None:
     running = program(BEFORE)
-    refused(json.loads(running.line()), least=9)
-    assert running.line() == "leads", "the parent's client works on"
+    refused(json.loads(running.line()), least=43)
+    assert running.line() == "works", "the parent's client works on"
     assert running.ended()[0] == 0
 
 
 @pytest.mark.parametrize("flavour", ["blocking"], indirect=True)  # a loop that runs cannot be forked
 def test_what_the_parent_holds_is_not_the_childs(flavour: Any, program: Any) -> None:
     running = program(HELD)
-    refused(json.loads(running.line()), least=5)
-    assert running.line() == "leads"
+    found = json.loads(running.line())
+    released = {name: found.pop(name)[0] for name in list(found) if name.endswith(".release")}
+    assert released == dict.fromkeys(released, "False")  # as it says
+    assert len(released) == 3
+    refused(found, least=20)
+    assert running.line() == "works"
     assert running.ended()[0] == 0

@@ -193,7 +193,7 @@ def keeps_the_old_sessions_znode() -> None:
 
     async def keep(self: Membership) -> None:
         session = await self._session.connected(self.name, self._runtime.now())
-        seen = await self._look(self._own())
+        seen, _ = await self._look()
         if isinstance(seen, NoNode):
             await self._put(session)
 
