@@ -45,6 +45,7 @@ class Way(Lines):
         pool = client.connection_pool
         self.name = name
         self.breaker = breaker or Breaker()
+        self.connected = 0  # connections that were made so far
         self._greet = greet
         self._patience: float = pool.connection_kwargs.get("socket_timeout") or math.inf
         self._most: float = getattr(pool, "max_connections", None) or math.inf
@@ -131,9 +132,9 @@ class Way(Lines):
             self._close(wire)
         return self._checked(self._connected(present, None), decided)
 
-    def give_back(self, wire: Wire) -> None:
-        """Keep a connection on which no reply is on its way."""
-        self._keep(wire, bounded=False)
+    def give_back(self, wire: Wire, *, bounded: bool = False) -> None:
+        """Keep a connection on which no reply is on its way; ``bounded`` says that it waits another time than usual."""
+        self._keep(wire, bounded=bounded)
 
     def lost(self, wire: Wire, error: BaseException, *, quick: bool) -> BaseException:
         """Close a connection on which a reply may still be on its way; return what the error means.
@@ -215,6 +216,7 @@ class Way(Lines):
             connection.connect()
             wire = (wire_on if speaks_plainly(connection) else Wire)(connection, began, self._patience)
             wire.bound(self._patience)
+            self.connected += 1
             if self._greet is not None:
                 wire.epoch = self._greet(_Asking(self, wire))
         except BaseException as error:
@@ -295,6 +297,8 @@ class Sending(Delivery):
             return
         self._sent, self._in_step = True, False
         try:
+            if self._longer:
+                wire.bound(wire.patience + self._longer)
             wire.send(self._packed)
         except NO_ANSWER as error:
             self._lost(wire, error)
@@ -306,7 +310,7 @@ class Sending(Delivery):
             return
         spent = now() - began
         if spent > _PROMPT:
-            wire.bound(max(_PROMPT, wire.patience - spent))
+            wire.bound(max(_PROMPT, wire.patience - spent) + self._longer)
         replies: list[Any] = []
         undecoded = self._is_undecoded()
         try:
@@ -326,11 +330,11 @@ class Sending(Delivery):
         if wire is None:
             return
         if self._in_step:
-            self._way.give_back(wire)
+            self._way.give_back(wire, bounded=bool(self._longer))
         else:  # replies that nobody will read must not be taken for those of the next command
             self._way.abandon(wire)
 
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
-        quick = all(args[0] in QUICK for args, _ in self._batch)
+        quick = not self._behind and all(args[0] in QUICK for args, _ in self._batch)
         self._stands(self._way.lost(wire, error, quick=quick))

@@ -51,6 +51,7 @@ class Way(Lines):
         kwargs = client.connection_pool.connection_kwargs
         self.name = name
         self.breaker = breaker or Breaker()
+        self.connected = 0  # connections that were made so far
         self._greet = greet
         self._patience = kwargs.get("socket_timeout") or math.inf
         self._hurry = max(kwargs.get("socket_connect_timeout") or _redis.PATIENCE, _redis.patience(client))
@@ -188,12 +189,13 @@ class Way(Lines):
         *,
         undecoded: bool = False,
         quick: bool = False,
+        longer: float = 0.0,
     ) -> list[Any]:
         """Send commands on a connection that was taken, return the replies, and give it back; ``came`` as for `end`.
 
         ``quick`` says that the reply should be there at once: a late one then counts for the breaker.
         """
-        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick)
+        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick, longer=longer)
         self.give_back(wire)
         return replies
 
@@ -206,10 +208,11 @@ class Way(Lines):
         *,
         undecoded: bool = False,
         quick: bool = False,
+        longer: float = 0.0,
     ) -> list[Any]:
         """Send commands on a connection that was taken and still is after it, unless there is an error."""
         home = self._home()
-        until = now() + self._patience
+        until = now() + self._patience + longer
         if until < math.inf:
             home.watch.begin(wire, until)
         try:
@@ -302,6 +305,7 @@ class Way(Lines):
             raise
         home.used = now()
         wire = (wire_on if speaks_plainly(connection) else Wire)(connection, home.used)
+        self.connected += 1
         if self._greet is not None:
             home.watch.begin(wire, home.used + _redis.patience(self._client))
             try:
@@ -359,7 +363,7 @@ class Sending(Delivery):
         way, batch = self._way, self._batch
         self._packed = way.packed(self._words())
         self._undecoded = self._is_undecoded()
-        self._quick = QUICK.issuperset([args[0] for args, _ in batch])
+        self._quick = not self._behind and QUICK.issuperset([args[0] for args, _ in batch])
         self._little = self._quick and len(batch) <= _FEW and len(self._packed) <= _LITTLE and not self._undecoded
         try:
             self._shared = way.shared_now(self._decided) if self._little else None
@@ -398,7 +402,13 @@ class Sending(Delivery):
             elif own is not None:
                 self._sent = True
                 replies = await self._way.ask_alone(
-                    own, self._packed, self._owed, came, undecoded=self._undecoded, quick=self._quick
+                    own,
+                    self._packed,
+                    self._owed,
+                    came,
+                    undecoded=self._undecoded,
+                    quick=self._quick,
+                    longer=self._longer,
                 )
             else:
                 return
@@ -409,10 +419,10 @@ class Sending(Delivery):
         self._parse(self._decoded(replies) if self._undecoded else replies)
 
     async def awaited_replies(self) -> list[Any]:
-        replies = self.replies()
+        replies = self._unjudged()
         if self._called:
-            return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
-        return replies
+            replies = [await reply if inspect.isawaitable(reply) else reply for reply in replies]
+        return self._judged(replies)
 
     async def give_back(self) -> None:
         own, self._own = self._own, None
