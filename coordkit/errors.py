@@ -11,6 +11,7 @@
     ├── StoreUnavailable            no answer: the outcome is unknown                   incident
     │   ├── NoQuorum                fewer than a majority answered
     │   ├── ShardDown               cannot be reached, so the command was not sent
+    │   ├── TooFewReplicas          written on the primary, and too few replicas have it
     │   └── TopologyOutdated        its shard knows a newer topology than we can get, so the command was not sent
     ├── TransactionFailed           a step of a leader's transaction was refused, so nothing was done
     ├── StoreRefused                answered, and the answer was no (password, read-only, memory, type)
@@ -43,6 +44,7 @@ __all__ = [
     "StaleToken",
     "StoreRefused",
     "StoreUnavailable",
+    "TooFewReplicas",
     "TopologyOutdated",
     "TransactionFailed",
 ]
@@ -130,6 +132,19 @@ class ShardDown(StoreUnavailable):
     def __init__(self, name: str, why: str, *, shard: str) -> None:
         super().__init__(name, why)
         self.shard = shard
+
+
+class TooFewReplicas(StoreUnavailable):
+    """A write was done on the primary of its shard, and fewer replicas have it than ``min_replicas`` asks for.
+
+    It stands: nothing is taken back. ``replicas`` is how many have it, None if that could not be learnt; ``reply`` is
+    what the primary answered.
+    """
+
+    def __init__(self, name: str, why: str, *, replicas: int | None, reply: Any) -> None:
+        super().__init__(name, why)
+        self.replicas = replicas
+        self.reply = reply
 
 
 class TopologyOutdated(StoreUnavailable):

@@ -4,8 +4,10 @@ Read `slots` (a key's slot), `placement` and `placements/` (a key's shard), `com
 `router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards; what
 both share is in `client_shards`, `client_batch`, `client_pipeline` and `client_errors`. Each shard is reached by a
 `way` (`way_aio`), or by a `way_pool` where the client itself must be used; `replies` is what redis-py makes of replies.
+A `replica_set` is reached by `replicated` (`replicated_aio`), on the terms of `replication`: `reads` are told from
+writes, `readers` says who is asked, `lag` who is too far behind, and `probes` look at them meanwhile.
 Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`. WATCH: `client_held`.
-`balance` picks among equals, `health` sets aside who failed; `shares` shares work out. `topology` (with
+`balance` and `peak_ewma` pick among equals, `health` sets aside who failed; `shares` shares work out. `topology` (with
 `topology_parts`, `topology_form`) is a list of shards that changes while it is in use.
 
 New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from coordkit.routing.balance import LeastOutstanding, Random, RoundRobin, SmoothWeightedRoundRobin, Sticky
 from coordkit.routing.health import SetAside
+from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.bounded_loads import bounded_loads
 from coordkit.routing.placements.envoy_ring import envoy_ring
@@ -28,6 +31,7 @@ from coordkit.routing.placements.maglev import maglev
 from coordkit.routing.placements.modula import modula
 from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.placements.slot_map import SlotMap, slot_map
+from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.slots import SLOTS, slot_of
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Move, Moving, Shard, Stable, Step
@@ -38,11 +42,13 @@ __all__ = [
     "LeastOutstanding",
     "Move",
     "Moving",
+    "PeakEwma",
     "Placement",
     "Random",
     "RoundRobin",
     "SetAside",
     "Shard",
+    "ReplicaSet",
     "SlotMap",
     "SmoothWeightedRoundRobin",
     "Stable",

@@ -30,7 +30,7 @@ class Random(Generic[N]):
 
     def __init__(self, nodes: Iterable[N] = (), *, seed: int | None = None) -> None:
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
-        self._nodes = _distinct(nodes)
+        self._nodes = distinct(nodes)
 
     def pick(self, *, exclude: Collection[N] = ()) -> N:
         """Return a node that is not in ``exclude``; raise NoNodes if there is none."""
@@ -38,12 +38,12 @@ class Random(Generic[N]):
         if exclude:
             nodes = tuple(node for node in nodes if node not in exclude)
         if not nodes:
-            raise _nothing("random", exclude)
+            raise nothing("random", exclude)
         return nodes[self._random.randrange(len(nodes))]
 
     def update(self, nodes: Iterable[N]) -> None:
         """Replace the nodes, for the next pick on."""
-        self._nodes = _distinct(nodes)
+        self._nodes = distinct(nodes)
 
 
 class RoundRobin(Generic[N]):
@@ -51,7 +51,7 @@ class RoundRobin(Generic[N]):
 
     def __init__(self, nodes: Iterable[N] = ()) -> None:
         self._turn = count()  # next() of it is one step in C: two threads never get the same number
-        self._nodes = _distinct(nodes)
+        self._nodes = distinct(nodes)
 
     def pick(self, *, exclude: Collection[N] = ()) -> N:
         """Return the next node that is not in ``exclude``; raise NoNodes if there is none."""
@@ -59,7 +59,7 @@ class RoundRobin(Generic[N]):
 
     def update(self, nodes: Iterable[N]) -> None:
         """Replace the nodes, for the next pick on."""
-        self._nodes = _distinct(nodes)
+        self._nodes = distinct(nodes)
 
 
 class SmoothWeightedRoundRobin(Generic[N]):
@@ -91,14 +91,14 @@ class LeastOutstanding(Generic[N]):
     def __init__(self, nodes: Iterable[N] = ()) -> None:
         self._turn = count()
         self._mutex = threading.Lock()
-        self._busy = dict.fromkeys(_distinct(nodes), 0)
+        self._busy = dict.fromkeys(distinct(nodes), 0)
 
     def pick(self, *, exclude: Collection[N] = ()) -> N:
         """Return the least busy node that is not in ``exclude``, busier by one; raise NoNodes if there is none."""
         with self._mutex:
             nodes = [node for node in self._busy if node not in exclude]
             if not nodes:
-                raise _nothing("least outstanding", exclude)
+                raise nothing("least outstanding", exclude)
             first = next(self._turn) % len(nodes)
             best = min(nodes[first:] + nodes[:first], key=self._busy.__getitem__)  # min() returns the first of equals
             self._busy[best] += 1
@@ -112,7 +112,7 @@ class LeastOutstanding(Generic[N]):
 
     def update(self, nodes: Iterable[N]) -> None:
         """Replace the nodes, for the next pick on; those that stay are as busy as they were."""
-        named = _distinct(nodes)
+        named = distinct(nodes)
         with self._mutex:
             self._busy = {node: self._busy.get(node, 0) for node in named}
 
@@ -132,12 +132,12 @@ class Sticky:
         hashed = tagged(key.encode() if isinstance(key, str) else key)
         scores = [(_score(begun, hashed), node) for node, begun in self._nodes if node not in exclude]
         if not scores:
-            raise _nothing("sticky", exclude)
+            raise nothing("sticky", exclude)
         return max(scores)[1]
 
     def update(self, nodes: Iterable[str]) -> None:
         """Replace the nodes, for the next pick on."""
-        self._nodes = [(node, _begun(node)) for node in _distinct(nodes)]
+        self._nodes = [(node, _begun(node)) for node in distinct(nodes)]
 
 
 def _begun(node: str) -> blake2b:
@@ -158,7 +158,7 @@ def _next(picker: str, nodes: tuple[N, ...], place: int, exclude: Collection[N])
         node = nodes[(place + step) % len(nodes)]
         if node not in exclude:
             return node
-    raise _nothing(picker, exclude)
+    raise nothing(picker, exclude)
 
 
 def _smooth_turn(weights: Mapping[N, int]) -> tuple[N, ...]:
@@ -185,7 +185,7 @@ def _smooth_turn(weights: Mapping[N, int]) -> tuple[N, ...]:
     return tuple(turn)
 
 
-def _distinct(nodes: Iterable[N]) -> tuple[N, ...]:
+def distinct(nodes: Iterable[N]) -> tuple[N, ...]:
     if isinstance(nodes, (str, bytes)) or not isinstance(nodes, Iterable):
         raise TypeError(f"nodes={nodes!r}; an iterable of nodes, such as a list, is allowed")
     named = tuple(nodes)
@@ -194,6 +194,6 @@ def _distinct(nodes: Iterable[N]) -> tuple[N, ...]:
     return named
 
 
-def _nothing(picker: str, exclude: Collection[object]) -> NoNodes:
+def nothing(picker: str, exclude: Collection[object]) -> NoNodes:
     excluded = f" beside the excluded {list(exclude)!r}" if exclude else ""
     return NoNodes(picker, f"there is no node to pick{excluded}; give it nodes with update()")

@@ -27,6 +27,7 @@ from coordkit.routing.client_pipeline import Script
 from coordkit.routing.client_pubsub_aio import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.plan import Plan, Question
+from coordkit.routing.replicated_aio import ReplicatedWay, replicated
 from coordkit.routing.way_aio import Way
 from coordkit.routing.way_pool_aio import PoolWay, way_of
 
@@ -58,6 +59,24 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`, or by the ``placement`` that is
     given instead of weights: any that `coordkit.routing` makes, of the same names. One without hash tags tears apart
     what belongs together by its ``{tag}``, coordkit's own keys excepted, and CrossShardError says so.
+
+    A shard may also be a `ReplicaSet`: a primary and its replicas. What goes where then says
+    `coordkit.routing.replication`; in short, writes, scripts and transactions go to the primary, and reads to
+
+    - ``read_from="primary"``, the default;
+    - ``"replica"``: a replica, and nobody else;
+    - ``"replica_preferred"``: a replica, or the primary if none will do;
+    - ``"nearest"``: any of them, the primary as well.
+
+    What a replica answers may be old. ``max_lag`` (seconds) and ``max_lag_bytes`` leave out who is further behind, as
+    far as the last look tells (four within ``max_lag``, one a second at least; `coordkit.routing.lag` says what is
+    measured). A replica that fails is set aside and probed in the background until it answers; the read goes to
+    another, three servers at most, and a server that hangs costs its client's ``socket_timeout`` once. ``balance`` is a
+    picker's class, such as `RoundRobin` or the default `PeakEwma`, or what makes a picker.
+    ``min_replicas`` has each write wait (WAIT, in the same round trip) until so many replicas have it, ``wait_timeout``
+    seconds at most; TooFewReplicas says that it was done and is not safe yet. Who waits for all the replicas that the
+    primary has reads what it wrote from any of them.
+    `with_options` changes ``read_from``, ``min_replicas`` and ``wait_timeout`` for some calls.
     """
 
     _is_async_client: Literal[True] = True  # by which redis-py's annotations tell the flavours apart
@@ -66,6 +85,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     _other_types = (Pipeline,)
     _ways_of = staticmethod(way_of)
     _way_type = Way
+    _replicated = staticmethod(replicated)
 
     @classmethod
     async def from_topology(
@@ -160,10 +180,9 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         Elsewhere coordkit closes only what it made; this stands in for one redis.asyncio.Redis and closes as that does.
         """
         async with AsyncExitStack() as closing:
-            for shard, client in self._shards.items():
-                # redis-py 5.0.0 has only the latter
-                closing.push_async_callback(getattr(client, "aclose", None) or client.close)
-                closing.push_async_callback(self._ways[shard].close)
+            for one in self._pieces():
+                # redis-py 5.0.0, and a way, have only the latter
+                closing.push_async_callback(getattr(one, "aclose", None) or one.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -288,7 +307,11 @@ class ShardedScript(Script):
 
 
 async def exchange(
-    ways: Mapping[str, Way | PoolWay], gathering: Gathering, *, transaction: bool = False, decided: int = 0
+    ways: Mapping[str, Way | PoolWay | ReplicatedWay],
+    gathering: Gathering,
+    *,
+    transaction: bool = False,
+    decided: int = 0,
 ) -> dict[str, list[Any]]:
     """Send each shard its batch and read its replies; what a shard did not answer is an error in its place.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from coordkit._reader import PLAIN
 from coordkit.errors import CrossShardError, StoreRefused
 from coordkit.routing.client_errors import answered, unanswered
 from coordkit.routing.plan import Plan
+from coordkit.routing.replication import Copying
 from coordkit.routing.replies import callback_of, called, decoded, parsed
 
 Command = tuple[tuple[Any, ...], dict[str, Any]]
@@ -116,28 +118,53 @@ class Delivery:
         self._called = False  # whether a callback was, which for asyncio may have to be awaited
         self._answers: list[Any] = []
         self._owed = len(batch) + 2 if transaction else len(batch)  # replies
+        self._behind: list[Command] = []  # what is sent behind the batch: WAIT
+        self._longer = 0.0  # seconds that the shard may take for that
+        self._copying: Copying | None = None
+
+    def wait_for(self, copying: Copying) -> None:
+        """Have WAIT sent behind the batch, on the same connection; replies are judged by its answer."""
+        self._copying, self._longer = copying, copying.within
+        self._behind = [(("WAIT", copying.replicas, max(1, math.ceil(copying.within * 1000))), {})]  # 0 is for ever
+        self._owed += 1
 
     def replies(self) -> list[Any]:
-        """Return the reply to each command of the batch; what the shard did not answer is an error in its place."""
-        return self._of_transaction() if self._transaction else self._answers
+        """Return the reply to each command of the batch; what the shard did not answer is an error in its place.
+
+        So is TooFewReplicas for a write that too few replicas have.
+        """
+        return self._judged(self._unjudged())
+
+    def _unjudged(self) -> list[Any]:
+        answers = self._of_batch()
+        return self._of_transaction(answers) if self._transaction else answers
+
+    def _judged(self, replies: list[Any]) -> list[Any]:
+        return replies if self._copying is None else self._copying.judged(self.shard, replies, self._answers[-1])
+
+    def _of_batch(self) -> list[Any]:
+        return self._answers[:-1] if self._behind else self._answers
 
     @property
     def discarded(self) -> bool:
         """Whether the server did not carry out a transaction because a key that was watched had changed."""
-        return self._transaction and len(self._answers) == self._owed and self._answers[-1] is None
+        return self._transaction and len(self._answers) == self._owed and self._of_batch()[-1] is None
 
     @property
     def carried_out(self) -> bool:
         """Whether the server answered a transaction with replies, so that it watches nothing any more."""
-        return self._transaction and len(self._answers) == self._owed and isinstance(self._answers[-1], list)
+        return self._transaction and len(self._answers) == self._owed and isinstance(self._of_batch()[-1], list)
 
     def _words(self) -> list[tuple[Any, ...]]:
         words = [args for args, _ in self._batch]
-        return [("MULTI",), *words, ("EXEC",)] if self._transaction else words
+        behind = [args for args, _ in self._behind]
+        return [("MULTI",), *words, ("EXEC",), *behind] if self._transaction else words + behind
 
     def _awaited(self) -> list[tuple[Any, dict[str, Any]]]:
         """Return by which name and options redis-py's parse_response reads the answer to each command on the wire."""
-        return [(_UNPARSED, {})] * self._owed if self._transaction else [(args[0], o) for args, o in self._batch]
+        if self._transaction:
+            return [(_UNPARSED, {})] * self._owed
+        return [(args[0], options) for args, options in (*self._batch, *self._behind)]
 
     def _said(self, error: ResponseError) -> None:
         self._answers.append(answered(self.shard, error))
@@ -163,7 +190,7 @@ class Delivery:
         encoder = self._client.get_encoder()
         return [
             reply if "NEVER_DECODE" in options else decoded(reply, encoder)
-            for (_, options), reply in zip(self._batch, replies, strict=False)
+            for (_, options), reply in zip([*self._batch, *self._behind], replies, strict=False)
         ]
 
     def _parse(self, replies: Sequence[Any]) -> None:
@@ -172,7 +199,7 @@ class Delivery:
             self._answers += [self._meant(reply) for reply in replies]
             return
         callbacks, known, append = self._client.response_callbacks, dict[Any, Any](), self._answers.append
-        for (args, options), reply in zip(self._batch, replies, strict=False):
+        for (args, options), reply in zip([*self._batch, *self._behind], replies, strict=False):
             name = args[0]
             if name not in known:
                 known[name] = callback_of(callbacks, name)
@@ -192,8 +219,8 @@ class Delivery:
             raise reply
         return reply
 
-    def _of_transaction(self) -> list[Any]:
-        opened, *queued, outcome = self._answers
+    def _of_transaction(self, answers: Sequence[Any]) -> list[Any]:
+        opened, *queued, outcome = answers
         if isinstance(outcome, ExecAbortError):
             return [answer if isinstance(answer, Exception) else outcome for answer in queued]
         if isinstance(opened, Exception) and opened is not outcome:

@@ -15,6 +15,7 @@ from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
+from coordkit.routing.replicated import ReplicatedWay
 from coordkit.routing.way import Way
 from coordkit.routing.way_pool import PoolSending, PoolWay
 from coordkit.routing.way_sending import Sending
@@ -86,8 +87,10 @@ def _only(held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
 class Held:
     """A connection of a way that is one's own until `release`; it is taken with the first batch."""
 
-    def __init__(self, way: Way | PoolWay, decided: int = 0) -> None:
+    def __init__(self, given: Way | PoolWay | ReplicatedWay, decided: int = 0) -> None:
+        way = given.primary if isinstance(given, ReplicatedWay) else given
         self.shard = way.name
+        self._replicated = given if isinstance(given, ReplicatedWay) else None
         self.watching = False  # the server watches keys for us
         self._decided = decided
         self._kept: _OfWay | _OfPool = _OfWay(way) if isinstance(way, Way) else _OfPool(way)
@@ -102,6 +105,8 @@ class Held:
             sending = Sending(kept, batch, transaction=transaction, decided=self._decided)
         else:
             sending = PoolSending(kept, kept, batch, transaction=transaction)
+        if self._replicated is not None:
+            self._replicated.confirm(sending, batch)
         try:
             sending.take()
             sending.send()
@@ -139,8 +144,10 @@ class _OfWay:
             self._wire = self._way.take(decided)
         return self._wire
 
-    def give_back(self, wire: Any) -> None:
+    def give_back(self, wire: Any, *, bounded: bool = False) -> None:
         """Keep it."""
+        if bounded:
+            wire.bound(wire.patience)
 
     def abandon(self, wire: Any) -> None:
         self._wire, self.broken = None, True

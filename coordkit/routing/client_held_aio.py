@@ -11,6 +11,7 @@ from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
 from coordkit.routing.client_held import lost
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
+from coordkit.routing.replicated_aio import ReplicatedWay
 from coordkit.routing.way_aio import Way
 from coordkit.routing.way_pool_aio import PoolSending, PoolWay
 from coordkit.routing.way_sending_aio import Sending
@@ -79,8 +80,10 @@ async def _only(held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -
 class Held:
     """A connection of a way that is one's own until `release`; it is taken with the first batch."""
 
-    def __init__(self, way: Way | PoolWay, decided: int = 0) -> None:
+    def __init__(self, given: Way | PoolWay | ReplicatedWay, decided: int = 0) -> None:
+        way = given.primary if isinstance(given, ReplicatedWay) else given
         self.shard = way.name
+        self._replicated = given if isinstance(given, ReplicatedWay) else None
         self.watching = False  # the server watches keys for us
         self._decided = decided
         self._kept: _OfWay | _OfPool = _OfWay(way) if isinstance(way, Way) else _OfPool(way)
@@ -95,6 +98,8 @@ class Held:
             sending = Sending(kept, batch, transaction=transaction, decided=self._decided)
         else:
             sending = PoolSending(kept, kept, batch, transaction=transaction)
+        if self._replicated is not None:
+            self._replicated.confirm(sending, batch)
         try:
             if not sending.take_now():
                 await sending.take()
@@ -134,17 +139,10 @@ class _OfWay:
         return self._wire
 
     async def ask_alone(
-        self,
-        wire: Any,
-        data: bytes,
-        count: int,
-        came: list[Any] | None = None,
-        *,
-        undecoded: bool = False,
-        quick: bool = False,
+        self, wire: Any, data: bytes, count: int, came: list[Any] | None = None, **how: Any
     ) -> list[Any]:
         try:
-            return await self._way.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick)
+            return await self._way.ask_held(wire, data, count, came, **how)
         except BaseException:
             self._wire, self.broken = None, True
             raise

@@ -45,7 +45,8 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):  # type: ign
         checked_source(connect, poll, patience)
 
         def build(topology: Topology, before: ShardedRedis | None) -> ShardedRedis:
-            moment = ShardedRedis(connected(topology, before, connect), placement=topology.serving)
+            clients: dict[str, redis.Redis] = connected(topology, before, connect)
+            moment = ShardedRedis(clients, placement=topology.serving)
             moment._made_for(topology, before, greet)  # noqa: SLF001  they are one
             return moment
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordkit.core import checks
 from coordkit.routing.client_shards import Directory
 from coordkit.routing.live import Live
 from coordkit.routing.placement import Placement
 from coordkit.routing.plan import Explanation
+from coordkit.routing.readers import ReadFrom
 from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 C = TypeVar("C")
 
@@ -47,6 +51,15 @@ class LiveDirectory(Directory[C]):
         if name == "_live" or name.startswith("__"):  # on a copy that is not whole yet
             raise AttributeError(name)
         return getattr(self._live.now, name)
+
+    def with_options(
+        self, *, read_from: ReadFrom | None = None, min_replicas: int | None = None, wait_timeout: float | None = None
+    ) -> Self:
+        """Refuse: the shards of a live topology are read and written at their primaries."""
+        raise ValueError(
+            f"read_from={read_from!r}, min_replicas={min_replicas!r}, wait_timeout={wait_timeout!r} over a live "
+            "topology; its shards are read and written at their primaries: None is allowed"
+        )
 
     def adopt(self, topology: Topology) -> bool:
         """Adopt a newer topology; return False if it is the present one."""

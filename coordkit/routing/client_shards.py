@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 import redis.exceptions
 
 from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
+from coordkit.routing.client_replicas import Servers, primary_of, servers_of
+from coordkit.routing.health import Picker
+from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.plan import Explanation, Plan, Question
+from coordkit.routing.readers import ReadFrom, check_balance
+from coordkit.routing.replica_set import ReplicaSet
+from coordkit.routing.replication import Terms, lag_allowed
 from coordkit.routing.replies import is_kept
 from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 C = TypeVar("C")
 
@@ -33,15 +43,22 @@ class Directory(Generic[C]):
     _way_type: ClassVar[type[Any]]  # of the flavour, over connections of our own
     _topology: Topology | None = None  # that it was made for, in a client whose topology is live
     _epoch = 0  # by which it routes
+    _replicated: ClassVar[Any]  # a function of the flavour: the way to a shard with replicas
 
     def __init__(
         self,
-        shards: Mapping[str, C],
+        shards: Mapping[str, C | ReplicaSet[C]],
         *,
         weights: Mapping[str, float] | None = None,
         placement: Placement | None = None,
         failure_threshold: int = 5,
         reset_timeout: float = 1.0,
+        read_from: ReadFrom = "primary",
+        balance: Callable[[], Picker] = PeakEwma,
+        max_lag: float | None = None,
+        max_lag_bytes: int | None = None,
+        min_replicas: int = 0,
+        wait_timeout: float = 1.0,
     ) -> None:
         if not isinstance(shards, Mapping):
             raise TypeError(f"shards={shards!r}; a mapping of names to {_named(self._client_type)} is allowed")
@@ -49,17 +66,20 @@ class Directory(Generic[C]):
             placement = rendezvous(shards, weights)
         else:
             _check_placement(placement, shards, weights)
-        _check_clients(shards, self._client_type, self._other_types)
-        self._shards: Mapping[str, C] = MappingProxyType({name: shards[name] for name in sorted(placement.shards)})
+        _check_clients(servers_of(shards), self._client_type, self._other_types)
+        primaries = {name: primary_of(shards[name]) for name in sorted(placement.shards)}
+        self._shards: Mapping[str, C] = MappingProxyType(primaries)
         breakers = {
             name: Breaker(failure_threshold=failure_threshold, reset_timeout=reset_timeout) for name in self._shards
-        }
-        self._ways: dict[str, Any] = {
-            name: self._ways_of(name, client, breakers[name]) for name, client in self._shards.items()
         }
         anyone: Any = next(iter(self._shards.values()))
         self._encoder = anyone.get_encoder()
         self._router = Router(placement, self._encoder.encode, self._encoder.encoding, self._encoder.encoding_errors)
+        primary_ways = {name: self._ways_of(name, client, breakers[name]) for name, client in primaries.items()}
+        self._servers = Servers(shards, primary_ways, self._ways_of, self._replicated, self._router.kind_of)
+        self._servers.read_by(check_balance(balance), lag_allowed(max_lag, max_lag_bytes))
+        self._options = Terms().changed(read_from, min_replicas, wait_timeout)
+        self._ways: dict[str, Any] = self._servers.ways(self._options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__}({', '.join(self._shards)})>"
@@ -100,7 +120,13 @@ class Directory(Generic[C]):
         return self._router.route(key)
 
     def owners(self, key: Any, n: int = 1) -> list[str]:
-        """Return ``n`` distinct shards in order of preference, the owner of ``key`` first; ValueError for another n."""
+        """Return ``n`` distinct shards in order of preference, the owner of ``key`` first; ValueError for another n.
+
+        A cache may keep copies on so many shards, and read the next where one is down::
+
+            for shard in shards.owners(key, 2):
+                shards.on(shard).set(key, value, ex=60)
+        """
         return self._router.placement.owners(self._router.placed(self._router.bytes_of(key)), n)
 
     def client_for(self, key: Any) -> C:
@@ -120,6 +146,28 @@ class Directory(Generic[C]):
             return self._shards[shard]
         except KeyError:
             raise ValueError(f"shard={shard!r}; one of {list(self._shards)!r} is allowed") from None
+
+    def replicas(self, shard: str) -> dict[str, str]:
+        """Return the replicas of a shard by address, each with why it is not read from at present; empty if it is.
+
+        ValueError if there is no shard with this name. What Sentinel knows is known after the first read.
+        """
+        self.on(shard)
+        return self._servers.replicas(shard)
+
+    def with_options(
+        self, *, read_from: ReadFrom | None = None, min_replicas: int | None = None, wait_timeout: float | None = None
+    ) -> Self:
+        """Return the same client with other options, as ``with_options(read_from="replica").get("k")``.
+
+        What is not given stays as it is. The two share connections and what is known of the replicas, and closing one
+        closes both. Raises ValueError and TypeError as the constructor does.
+        """
+        terms = self._options.changed(read_from, min_replicas, wait_timeout)
+        other = copy.copy(self)
+        other._options = terms  # noqa: SLF001  it is one of us
+        other._ways = self._servers.ways(terms)  # noqa: SLF001  see above
+        return other
 
     def explain(self, *command: Any) -> Explanation:
         """Say where a command would go and why, as ``explain("MGET", "a", "b")``; nothing is sent."""
@@ -189,7 +237,7 @@ class Directory(Generic[C]):
 
     def _pieces(self) -> list[Any]:
         """Return what is closed when a shard is no more: clients, and the ways to them."""
-        return [*self._ways.values(), *self._shards.values()]
+        return [*self._servers.all(), *self._ways.values()]
 
     def _terms(self) -> tuple[Any, ...]:
         """Return what all clients agree on: encoding, encoding_errors, decode_responses, protocol."""
@@ -244,22 +292,22 @@ def _check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type
     ways: dict[tuple[Any, ...], str] = {}
     for name, client in shards.items():
         if not isinstance(client, kind) or isinstance(client, other):
-            raise TypeError(f"shards[{name!r}]={client!r}; a {_named(kind)} client is allowed")
+            raise TypeError(f"{name}={client!r}; a {_named(kind)} client is allowed")
         for method in ("execute_command", "parse_response"):
             if _has_its_own(client, kind, method):
                 raise TypeError(
-                    f"shards[{name!r}]={client!r} overrides {method}, which splits and pipelines would bypass; "
+                    f"{name}={client!r} overrides {method}, which splits and pipelines would bypass; "
                     f"a {_named(kind)} client with redis-py's own {method} is allowed"
                 )
         first = seen.setdefault(id(client.connection_pool), name)
         if first != name:
-            raise ValueError(f"shards[{name!r}] and shards[{first!r}] are one client; each shard has its own")
+            raise ValueError(f"{name} and {first} are one client; each server has its own")
         ways.setdefault(_terms_of(client), name)
     if len(ways) > 1:
         (one, a), (two, b) = list(ways.items())[:2]
         raise ValueError(
-            f"shards[{a!r}] has (encoding, encoding_errors, decode_responses, protocol)={one!r} and shards[{b!r}] has "
-            f"{two!r}; the same for all shards is allowed"
+            f"{a} has (encoding, encoding_errors, decode_responses, protocol)={one!r} and {b} has {two!r}; the same "
+            "for all is allowed"
         )
 
 

@@ -87,6 +87,14 @@ def entries_of(info: Any) -> dict[str, str]:
     return entries
 
 
+def flags_of(info: Any) -> dict[str, set[str]]:
+    """Return the server's flags (``WRITE``, ``READONLY`` ...) of a command and of each of its subcommands."""
+    flags = {word(info[0]): {word(flag) for flag in info[2]}}
+    for subcommand in info[9] if len(info) > 9 else ():
+        flags.update(flags_of(subcommand))
+    return flags
+
+
 def _rule_of(info: Any) -> str:
     flags = {word(flag) for flag in info[2]}
     if len(info) < 9:  # before 7.0: first, last and step only

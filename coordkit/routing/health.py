@@ -28,14 +28,85 @@ class Picker(Protocol):
     def update(self) -> Callable[..., None]: ...
 
 
-class _Aside:
-    """A node that failed."""
+class _Failure:
+    """What is known of a node that failed."""
 
     __slots__ = ("pause", "until")
 
     def __init__(self) -> None:
         self.pause = 0.0
         self.until = 0.0  # when it is to be tried again
+
+
+class Aside(Generic[N]):
+    """Who is set aside, for how long: ``pause`` seconds at first, doubled at each further failure up to ``longest``."""
+
+    def __init__(self, pause: float, longest: float, clock: Callable[[], float]) -> None:
+        for name, value in (("pause", pause), ("longest", longest)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name}={value!r}; a number of seconds above 0 is allowed")
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value!r}; a finite number of seconds above 0 is allowed")
+        self._pause = pause
+        self._longest = max(pause, longest)
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._failures: dict[N, _Failure] = {}
+        self._nodes: frozenset[N] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._failures)
+
+    def out(self) -> set[N]:
+        """Return who is set aside, those that are being tried again included."""
+        with self._mutex:
+            return set(self._failures)
+
+    def due(self, exclude: Collection[N] = ()) -> set[N]:
+        """Return who may be tried again, and have nobody else try it meanwhile."""
+        now = self._clock()
+        with self._mutex:
+            due = set()
+            for node, failure in self._failures.items():
+                if failure.until <= now and node not in exclude:
+                    failure.until = now + failure.pause  # or for ever, if the try is never given back
+                    due.add(node)
+            return due
+
+    def next_due(self) -> float:
+        """Return when the next of them may be tried again; infinity if there is none."""
+        with self._mutex:
+            return min((failure.until for failure in self._failures.values()), default=math.inf)
+
+    def untried(self, nodes: Iterable[N]) -> None:
+        """Say that ``due`` gave these, and that they were not tried."""
+        now = self._clock()
+        with self._mutex:
+            for node in nodes:
+                if node in self._failures:
+                    self._failures[node].until = now
+
+    def worked(self, node: N) -> None:
+        """Say that ``node`` answered: it counts again."""
+        if self._failures:
+            with self._mutex:
+                self._failures.pop(node, None)
+
+    def failed(self, node: N) -> None:
+        """Say that ``node`` did not answer: it is set aside, longer than the last time."""
+        with self._mutex:
+            if self._nodes is not None and node not in self._nodes:
+                return
+            failure = self._failures.setdefault(node, _Failure())
+            failure.pause = min(self._longest, failure.pause * 2 or self._pause)
+            failure.until = self._clock() + failure.pause
+
+    def update(self, nodes: Iterable[N]) -> None:
+        """Say which nodes there are: one that is gone is forgotten, and well if it returns."""
+        with self._mutex:
+            self._nodes = frozenset(nodes)
+            for node in self._failures.keys() - self._nodes:
+                del self._failures[node]
 
 
 class SetAside(Generic[N]):
@@ -53,71 +124,33 @@ class SetAside(Generic[N]):
         longest: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name, value in (("pause", pause), ("longest", longest)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}={value!r}; a number of seconds above 0 is allowed")
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value!r}; a finite number of seconds above 0 is allowed")
+        self._aside: Aside[N] = Aside(pause, longest, clock)
         self.picker = picker
-        self._pause = pause
-        self._longest = max(pause, longest)
-        self._clock = clock
-        self._mutex = threading.Lock()
-        self._aside: dict[N, _Aside] = {}
-        self._nodes: frozenset[N] | None = None
 
     def pick(self, *args: Any, exclude: Collection[N] = ()) -> N:
         """Return a node that is well, or due to be tried again; ``args`` are the picker's. Raises NoNodes."""
-        due = self._due(exclude)
+        due = self._aside.due(exclude)
         try:
-            node: N = self.picker.pick(*args, exclude={*exclude, *self._out()} - due)
+            node: N = self.picker.pick(*args, exclude={*exclude, *self._aside.out()} - due)
         except NoNodes:
             node = self.picker.pick(*args, exclude=exclude)
-        now = self._clock()
-        with self._mutex:
-            for each in due - {node}:
-                if each in self._aside:
-                    self._aside[each].until = now
+        self._aside.untried(due - {node})
         return node
-
-    def _due(self, exclude: Collection[N]) -> set[N]:
-        """Return what may be tried again, and have nobody else try it meanwhile."""
-        now = self._clock()
-        with self._mutex:
-            due = set()
-            for node, aside in self._aside.items():
-                if aside.until <= now and node not in exclude:
-                    aside.until = now + aside.pause  # or for ever, if the pick is never given back
-                    due.add(node)
-            return due
-
-    def _out(self) -> list[N]:
-        with self._mutex:
-            return list(self._aside)
 
     def worked(self, node: N) -> None:
         """Say that ``node`` answered: it counts again."""
         self._over(node)
-        if self._aside:
-            with self._mutex:
-                self._aside.pop(node, None)
+        self._aside.worked(node)
 
     def failed(self, node: N) -> None:
         """Say that ``node`` did not answer: it is set aside, longer than the last time."""
         self._over(node)
-        with self._mutex:
-            if self._nodes is not None and node not in self._nodes:
-                return
-            aside = self._aside.setdefault(node, _Aside())
-            aside.pause = min(self._longest, aside.pause * 2 or self._pause)
-            aside.until = self._clock() + aside.pause
+        self._aside.failed(node)
 
     def given_up(self, node: N) -> None:
         """Say that nothing was learnt of ``node``: a cancelled call, say."""
         self._over(node)
-        with self._mutex:
-            if node in self._aside:
-                self._aside[node].until = self._clock()
+        self._aside.untried({node})
 
     def _over(self, node: N) -> None:
         done = getattr(self.picker, "done", None)
@@ -126,7 +159,7 @@ class SetAside(Generic[N]):
 
     def aside(self) -> set[N]:
         """Return the nodes that are set aside, those that are being tried again included."""
-        return set(self._out())
+        return self._aside.out()
 
     def update(self, nodes: Iterable[N] | Mapping[N, int]) -> None:
         """Replace the nodes (or weights), for the next pick on; one that is gone is forgotten, and well if it returns.
@@ -135,7 +168,4 @@ class SetAside(Generic[N]):
         """
         given = nodes if isinstance(nodes, Mapping) else list(nodes)
         self.picker.update(given)
-        with self._mutex:
-            self._nodes = frozenset(given)
-            for node in self._aside.keys() - self._nodes:
-                del self._aside[node]
+        self._aside.update(given)

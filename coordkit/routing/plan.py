@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from coordkit.errors import CoordError, PartialFailure, StoreRefused, StoreUnavailable
+from coordkit.errors import CoordError, PartialFailure, StoreRefused, StoreUnavailable, TooFewReplicas
 
 Join = Callable[[Sequence[Any]], Any]
 
@@ -68,6 +68,8 @@ class Plan(NamedTuple):
         ) from errors[0]
 
     def _settle_alike(self, errors: Sequence[Exception]) -> None:
+        if any(isinstance(error, TooFewReplicas) for error in errors):
+            return  # something was done
         for kind, what in ((StoreUnavailable, "answered"), (StoreRefused, "carried it out")):
             if all(isinstance(error, kind) for error in errors):
                 why = f"none of its {len(errors)} shards {what}: {'; '.join(map(str, errors))}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from coordkit.errors import CrossShardError
 from coordkit.routing import command_table
-from coordkit.routing.commands import ASK, entries_of, key_positions, sort_patterns, wire_arguments, word
+from coordkit.routing.commands import ASK, entries_of, flags_of, key_positions, sort_patterns, wire_arguments, word
 from coordkit.routing.keyless import (
     CONNECTION,
     PUBLISHING,
@@ -23,6 +23,7 @@ from coordkit.routing.keyless import (
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.slot_map import SlotMap
 from coordkit.routing.plan import Explanation, Part, Plan, Question
+from coordkit.routing.reads import OTHER, Kinds
 from coordkit.routing.scanning import scan_plan
 from coordkit.routing.slots import BRACE, tagged
 
@@ -51,6 +52,7 @@ class Router:
         self._rules = {name: rule for rule, names in command_table.RULES.items() for name in names.split()}
         self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
         self._of_first_key = {name for name, rule in self._rules.items() if rule == "1:0:1"}
+        self._kinds = Kinds()
 
     def bytes_of(self, key: Any) -> bytes:
         """Return the bytes of ``key`` on the wire."""
@@ -111,6 +113,12 @@ class Router:
             return self.route(args[1])
         return None
 
+    def kind_of(self, args: Sequence[Any]) -> str:
+        """Return whether a command is a READ, a WRITE or OTHER, as `reads` has them."""
+        name = args[0]
+        kind = self._kinds.of(name) if type(name) is str else None
+        return kind or self._kinds.of(self._name(wire_arguments(args))) or OTHER
+
     def plan(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan | Question:
         """Say what is done with a command; raise CrossShardError if it is refused, ValueError if it is malformed.
 
@@ -154,6 +162,7 @@ class Router:
             if not reply or reply[0] is None:
                 return None
             learned = entries_of(reply[0])
+            self._kinds.learn(flags_of(reply[0]))
             self._containers.update(name.partition("|")[0] for name in learned if "|" in name)
             self._rules.update(learned)
             self._of_first_key.update(name for name, rule in learned.items() if rule == "1:0:1")

@@ -44,6 +44,7 @@ class Way(Lines):
         pool = client.connection_pool
         self.name = name
         self.breaker = breaker or Breaker()
+        self.connected = 0  # connections that were made so far
         self._greet = greet
         self._patience: float = pool.connection_kwargs.get("socket_timeout") or math.inf
         self._most: float = getattr(pool, "max_connections", None) or math.inf
@@ -130,9 +131,9 @@ class Way(Lines):
             self._close(wire)
         return self._checked(self._connected(present, None), decided)
 
-    def give_back(self, wire: Wire) -> None:
-        """Keep a connection on which no reply is on its way."""
-        self._keep(wire, bounded=False)
+    def give_back(self, wire: Wire, *, bounded: bool = False) -> None:
+        """Keep a connection on which no reply is on its way; ``bounded`` says that it waits another time than usual."""
+        self._keep(wire, bounded=bounded)
 
     def lost(self, wire: Wire, error: BaseException, *, quick: bool) -> BaseException:
         """Close a connection on which a reply may still be on its way; return what the error means.
@@ -214,6 +215,7 @@ class Way(Lines):
             connection.connect()
             wire = (wire_on if speaks_plainly(connection) else Wire)(connection, began, self._patience)
             wire.bound(self._patience)
+            self.connected += 1
             if self._greet is not None:
                 wire.epoch = self._greet(_Asking(self, wire))
         except BaseException as error:

@@ -49,6 +49,7 @@ class Way(Lines):
         kwargs = client.connection_pool.connection_kwargs
         self.name = name
         self.breaker = breaker or Breaker()
+        self.connected = 0  # connections that were made so far
         self._greet = greet
         self._patience = kwargs.get("socket_timeout") or math.inf
         self._hurry = max(kwargs.get("socket_connect_timeout") or _redis.PATIENCE, _redis.patience(client))
@@ -186,12 +187,13 @@ class Way(Lines):
         *,
         undecoded: bool = False,
         quick: bool = False,
+        longer: float = 0.0,
     ) -> list[Any]:
         """Send commands on a connection that was taken, return the replies, and give it back; ``came`` as for `end`.
 
         ``quick`` says that the reply should be there at once: a late one then counts for the breaker.
         """
-        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick)
+        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick, longer=longer)
         self.give_back(wire)
         return replies
 
@@ -204,10 +206,11 @@ class Way(Lines):
         *,
         undecoded: bool = False,
         quick: bool = False,
+        longer: float = 0.0,
     ) -> list[Any]:
         """Send commands on a connection that was taken and still is after it, unless there is an error."""
         home = self._home()
-        until = now() + self._patience
+        until = now() + self._patience + longer
         if until < math.inf:
             home.watch.begin(wire, until)
         try:
@@ -300,6 +303,7 @@ class Way(Lines):
             raise
         home.used = now()
         wire = (wire_on if speaks_plainly(connection) else Wire)(connection, home.used)
+        self.connected += 1
         if self._greet is not None:
             home.watch.begin(wire, home.used + _redis.patience(self._client))
             try:

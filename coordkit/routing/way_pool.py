@@ -35,6 +35,8 @@ def way_of(name: str, client: Any, breaker: Breaker | None = None) -> Way | Pool
 class PoolWay:
     """What `Way` is, through the client and its pool; there is no epoch that its connections would have seen."""
 
+    connected = 0
+
     def __init__(self, name: str, client: Any, *, breaker: Breaker | None = None) -> None:
         self.name = name
         self.breaker = breaker or Breaker()
@@ -141,7 +143,9 @@ class PoolSending(Delivery):
         self._way.heard()
 
     def _missed(self, error: Exception) -> None:
-        self._way.missed(error, sent=self._sent, quick=all(args[0] in QUICK for args, _ in self._batch))
+        self._way.missed(
+            error, sent=self._sent, quick=not self._behind and all(args[0] in QUICK for args, _ in self._batch)
+        )
         self._fail(error)
 
     def give_back(self) -> None:

@@ -32,6 +32,8 @@ def way_of(name: str, client: Any, breaker: Breaker | None = None) -> Way | Pool
 class PoolWay:
     """What `Way` is, through the client and its pool; there is no epoch that its connections would have seen."""
 
+    connected = 0
+
     def __init__(self, name: str, client: Any, *, breaker: Breaker | None = None) -> None:
         self.name = name
         self.breaker = breaker or Breaker()
@@ -140,13 +142,15 @@ class PoolSending(Delivery):
         self._way.heard()
 
     async def awaited_replies(self) -> list[Any]:
-        replies = self.replies()
-        if not self._transaction:  # redis-py's parse_response has awaited them
-            return replies
-        return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
+        replies = self._unjudged()
+        if self._transaction:  # else redis-py's parse_response has awaited them
+            replies = [await reply if inspect.isawaitable(reply) else reply for reply in replies]
+        return self._judged(replies)
 
     def _missed(self, error: Exception) -> None:
-        self._way.missed(error, sent=self._sent, quick=all(args[0] in QUICK for args, _ in self._batch))
+        self._way.missed(
+            error, sent=self._sent, quick=not self._behind and all(args[0] in QUICK for args, _ in self._batch)
+        )
         self._fail(error)
 
     async def give_back(self) -> None:

@@ -45,6 +45,8 @@ class Sending(Delivery):
             return
         self._sent, self._in_step = True, False
         try:
+            if self._longer:
+                wire.bound(wire.patience + self._longer)
             wire.send(self._packed)
         except NO_ANSWER as error:
             self._lost(wire, error)
@@ -56,7 +58,7 @@ class Sending(Delivery):
             return
         spent = now() - began
         if spent > _PROMPT:
-            wire.bound(max(_PROMPT, wire.patience - spent))
+            wire.bound(max(_PROMPT, wire.patience - spent) + self._longer)
         replies: list[Any] = []
         undecoded = self._is_undecoded()
         try:
@@ -76,11 +78,11 @@ class Sending(Delivery):
         if wire is None:
             return
         if self._in_step:
-            self._way.give_back(wire)
+            self._way.give_back(wire, bounded=bool(self._longer))
         else:  # replies that nobody will read must not be taken for those of the next command
             self._way.abandon(wire)
 
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
-        quick = all(args[0] in QUICK for args, _ in self._batch)
+        quick = not self._behind and all(args[0] in QUICK for args, _ in self._batch)
         self._stands(self._way.lost(wire, error, quick=quick))

@@ -38,7 +38,7 @@ class Sending(Delivery):
         way, batch = self._way, self._batch
         self._packed = way.packed(self._words())
         self._undecoded = self._is_undecoded()
-        self._quick = QUICK.issuperset([args[0] for args, _ in batch])
+        self._quick = not self._behind and QUICK.issuperset([args[0] for args, _ in batch])
         self._little = self._quick and len(batch) <= _FEW and len(self._packed) <= _LITTLE and not self._undecoded
         try:
             self._shared = way.shared_now(self._decided) if self._little else None
@@ -77,7 +77,13 @@ class Sending(Delivery):
             elif own is not None:
                 self._sent = True
                 replies = await self._way.ask_alone(
-                    own, self._packed, self._owed, came, undecoded=self._undecoded, quick=self._quick
+                    own,
+                    self._packed,
+                    self._owed,
+                    came,
+                    undecoded=self._undecoded,
+                    quick=self._quick,
+                    longer=self._longer,
                 )
             else:
                 return
@@ -88,10 +94,10 @@ class Sending(Delivery):
         self._parse(self._decoded(replies) if self._undecoded else replies)
 
     async def awaited_replies(self) -> list[Any]:
-        replies = self.replies()
+        replies = self._unjudged()
         if self._called:
-            return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
-        return replies
+            replies = [await reply if inspect.isawaitable(reply) else reply for reply in replies]
+        return self._judged(replies)
 
     async def give_back(self) -> None:
         own, self._own = self._own, None

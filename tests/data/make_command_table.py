@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from coordkit.routing.commands import entries_of
+from coordkit.routing.commands import entries_of, flags_of
 
 HEADER = '''"""Where the keys of each Redis command stand: the rule, and the commands that follow it.
 
@@ -36,15 +36,23 @@ def main(host: str, port: str) -> None:
     version = client.info("server")["redis_version"]
     commands = raw_commands(client)
     by_rule: dict[str, list[str]] = defaultdict(list)
+    by_flag: dict[str, list[str]] = defaultdict(list)
     for info in commands:
         for name, rule in entries_of(info).items():
             by_rule[rule].append(name)
+        for name, flags in flags_of(info).items():
+            for flag in flags:
+                by_flag[flag].append(name)
     out = [HEADER.format(version=version)]
-    for rule in sorted(by_rule):
-        names = textwrap.wrap(" ".join(sorted(by_rule[rule])), 105, break_on_hyphens=False)
-        lines = "\n".join(f'        "{line} "' for line in names)
-        out.append(f'    "{rule}": (\n{lines}\n    ),\n')
-    sys.stdout.write("".join(out) + "}\n")
+    out += [f'    "{rule}": (\n{_lines(by_rule[rule], 8)}\n    ),\n' for rule in sorted(by_rule)]
+    out.append("}\n\n# The commands that the server flags so.\n")
+    out += [f"{flag} = (\n{_lines(by_flag[flag], 4)}\n)\n" for flag in ("READONLY", "WRITE", "BLOCKING")]
+    sys.stdout.write("".join(out))
+
+
+def _lines(names: list[str], indent: int) -> str:
+    lines = textwrap.wrap(" ".join(sorted(names)), 113 - indent, break_on_hyphens=False)
+    return "\n".join(f'{" " * indent}"{line} "' for line in lines)
 
 
 def raw_commands(client: redis.Redis) -> Any:

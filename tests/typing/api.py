@@ -245,6 +245,9 @@ async def zookeeper_locks_awaited(zk: object) -> None:
 def routing(a: redis.Redis, b: redis.Redis) -> None:
     shards = coordkit.ShardedRedis({"a": a, "b": b}, weights={"b": 2})
     assert_type(coordkit.ShardedRedis({"a": a, "b": b}, placement=shards.placement).placement.lookup(b"k"), str)
+    near = coordkit.ShardedRedis({"a": coordkit.ReplicaSet(a, [b])}, read_from="nearest", balance=coordkit.RoundRobin)
+    assert_type(near.with_options(min_replicas=1), coordkit.ShardedRedis)
+    assert_type(near.replicas("a"), dict[str, str])
     shards.set("k", 1)
     shards.mget(["k", "l"])
     assert_type(shards.shard_for("k"), str)
@@ -257,6 +260,8 @@ def routing(a: redis.Redis, b: redis.Redis) -> None:
 
 async def routing_awaited(a: redis.asyncio.Redis, b: redis.asyncio.Redis) -> None:
     shards = coordkit.aio.ShardedRedis({"a": a, "b": b})
+    near = coordkit.aio.ShardedRedis({"a": coordkit.aio.ReplicaSet(a, [b])}, read_from="replica", max_lag=5)
+    assert_type(near.with_options(read_from="primary"), coordkit.aio.ShardedRedis)
     await shards.set("k", 1)
     assert_type(shards.shard_for("k"), str)
     await shards.aclose()

@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.ShardDown("k", "down", shard="b"),
     errors.TopologyOutdated("k", "late", shard="b", seen=9, epoch=7),
     errors.BadTopology("/shards", "damaged"),
+    errors.TooFewReplicas("k", "1 of 2 replicas", replicas=1, reply=True),
     errors.StoreRefused("jobs", "read-only"),
     errors.TransactionFailed("/jobs", "step 1 was refused", step=0, path="/x"),
     errors.CrossShardError("MGET", "two shards", shards={"k": "a", "l": "b"}),

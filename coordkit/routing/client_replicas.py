@@ -1,0 +1,99 @@
+"""The servers of all shards of one client, and the ways to them on given terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from coordkit.routing.breaker import Breaker
+from coordkit.routing.health import Picker
+from coordkit.routing.lag import MaxLag
+from coordkit.routing.readers import Node, Readers
+from coordkit.routing.replica_set import ReplicaSet
+from coordkit.routing.replication import Terms, unbroken
+from coordkit.routing.sentinels import Followed, address_of
+
+
+def primary_of(given: Any) -> Any:
+    """Return the client of a shard's primary."""
+    return given.primary if isinstance(given, ReplicaSet) else given
+
+
+def servers_of(shards: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all clients, each by what it was given as."""
+    clients = {}
+    for name, given in shards.items():
+        if not isinstance(given, ReplicaSet):
+            clients[f"shards[{name!r}]"] = given
+            continue
+        clients[f"shards[{name!r}].primary"] = given.primary
+        clients.update({f"shards[{name!r}].replicas[{i}]": client for i, client in enumerate(given.replicas)})
+    return clients
+
+
+class Servers:
+    """What is spoken to: the primary of each shard, and its replicas where it has any.
+
+    A shard that is only its primary is spoken to by that one's way, with nothing in between; so is each shard where
+    reads go to the primary and no copies are waited for.
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[str, Any],
+        primaries: Mapping[str, Any],
+        way_of: Callable[[str, Any, Breaker], Any],
+        replicated: Callable[..., Any],
+        kind_of: Callable[[Sequence[Any]], str],
+    ) -> None:
+        self._shards = shards
+        self._primaries = primaries
+        self._way_of = way_of
+        self._replicated = replicated
+        self._kind_of = kind_of
+        self._made: dict[str, Any] = {}
+
+    def read_by(self, balance: Callable[[], Picker], max_lag: MaxLag | None) -> None:
+        """Say by what replicas are picked, and how far they may lag."""
+        self._balance, self._max_lag = balance, max_lag
+        for name, given in self._shards.items():
+            if isinstance(given, ReplicaSet) and given.has_replicas:
+                self._made[name] = self._make(name, given)
+
+    def ways(self, terms: Terms) -> dict[str, Any]:
+        """Return the way to each shard on these terms; ValueError for reads from replicas that a shard has not."""
+        return {name: self._way(name, terms) for name in self._primaries}
+
+    def _way(self, name: str, terms: Terms) -> Any:
+        given = self._shards[name]
+        has_replicas = isinstance(given, ReplicaSet) and given.has_replicas
+        if terms.read_from == "replica" and not has_replicas:
+            raise ValueError(
+                f"read_from='replica', and shards[{name!r}] has no replicas: give it a ReplicaSet with some"
+            )
+        if not terms.min_replicas and (terms.read_from == "primary" or not has_replicas):
+            return self._primaries[name]
+        if name not in self._made:
+            self._made[name] = self._make(name, ReplicaSet(primary_of(given)))
+        return self._made[name].on(terms)
+
+    def _make(self, name: str, given: ReplicaSet[Any]) -> Any:
+        primary = Node(address_of(given.primary), given.primary, self._primaries[name], is_primary=True)
+        replicas: list[Node] = []
+        for client, weight in zip(given.replicas, given.weights, strict=True):
+            address = address_of(client, among=[node.address for node in replicas])
+            replicas.append(
+                Node(address, client, self._way_of(f"{name} at {address}", client, unbroken()), weight=weight)
+            )
+        readers = Readers(name, primary, replicas, self._balance, max_lag=self._max_lag)
+        followed = Followed(given.primary) if given.followed else None
+        return self._replicated(readers, followed, self._kind_of)
+
+    def replicas(self, name: str) -> dict[str, str]:
+        """Return the replicas of a shard by address, with why each is not read from."""
+        return self._made[name].readers.told() if name in self._made else {}
+
+    def all(self) -> list[Any]:
+        """Return what is to be closed, the clients first."""
+        clients = list(servers_of(self._shards).values())
+        return [*clients, *self._primaries.values(), *self._made.values()]
