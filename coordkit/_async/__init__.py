@@ -10,8 +10,8 @@ from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
 from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
-from coordkit._async.roles import Backup, Primary, Roles
 from coordkit._async.reshard import Reshard
+from coordkit._async.roles import Backup, Primary, Roles
 from coordkit._async.rwlock import ReadWriteLock
 from coordkit._async.semaphore import Semaphore
 from coordkit._async.session import Guardian, SessionScope

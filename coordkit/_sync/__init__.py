@@ -10,8 +10,8 @@ from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
 from coordkit._sync.multi import MultiLease, MultiLock
 from coordkit._sync.quorum import Quorum, QuorumLock
-from coordkit._sync.roles import Backup, Primary, Roles
 from coordkit._sync.reshard import Reshard
+from coordkit._sync.roles import Backup, Primary, Roles
 from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
 from coordkit._sync.session import Guardian, SessionScope
