@@ -31,6 +31,8 @@ from redis.client import Pipeline
 from redis.commands import CoreCommands
 from redis.exceptions import NoScriptError, ResponseError
 
+from coordkit._run import run
+from coordkit._threads.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
@@ -39,6 +41,7 @@ from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.way import Way
 from coordkit.routing.way_pool import PoolWay, way_of
+from coordkit.routing.way_port import WayPort
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -73,6 +76,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     _other_types = (Pipeline,)
     _ways_of = staticmethod(way_of)
     _way_type = Way
+    _port_type = WayPort
+    _runtime = RUNTIME
 
     @classmethod
     def from_topology(
@@ -93,7 +98,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """
         from coordkit.routing.client_live import LiveShardedRedis  # it is one of us, so it cannot come first
 
-        live = LiveShardedRedis(connect, poll=poll, patience=patience)
+        live = LiveShardedRedis(connect, poll=poll, patience=patience, fenced=True)
         live.follow(source)
         return live
 
@@ -103,6 +108,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         if shard is not None:
             return self._send(shard, args, options)
         plan = self._plan(args, options)
+        if self._touch is not None:
+            run(self._bring(plan.keys()))
         if len(plan.parts) == 1:
             part = plan.parts[0]
             return self._send(part.shard, part.args, part.options)
@@ -227,6 +234,7 @@ class ShardedPipeline(Queue[Plan], CoreCommands):  # type: ignore[misc]  # as re
         gathering = self._gather(commands)
         if self.transaction:
             gathering.check_one_shard()
+        run(self._shards._bring(gathering.keys()))  # noqa: SLF001  its own client's
         sent = self._exchange(gathering)
         replies = list(gathering.settle(sent))
         return without_errors(commands, replies) if raise_on_error else replies

@@ -18,6 +18,7 @@ from redis.asyncio.client import Pipeline
 from redis.commands import AsyncCoreCommands
 from redis.exceptions import NoScriptError, ResponseError
 
+from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
@@ -26,6 +27,7 @@ from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.way_aio import Way
 from coordkit.routing.way_pool_aio import PoolWay, way_of
+from coordkit.routing.way_port_aio import WayPort
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -60,6 +62,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     _other_types = (Pipeline,)
     _ways_of = staticmethod(way_of)
     _way_type = Way
+    _port_type = WayPort
+    _runtime = RUNTIME
 
     @classmethod
     async def from_topology(
@@ -80,7 +84,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         """
         from coordkit.routing.client_live_aio import LiveShardedRedis  # it is one of us, so it cannot come first
 
-        live = LiveShardedRedis(connect, poll=poll, patience=patience)
+        live = LiveShardedRedis(connect, poll=poll, patience=patience, fenced=True)
         await live.follow(source)
         return live
 
@@ -90,6 +94,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         if shard is not None:
             return await self._send(shard, args, options)
         plan = await self._plan(args, options)
+        if self._touch is not None:
+            await self._bring(plan.keys())
         if len(plan.parts) == 1:
             part = plan.parts[0]
             return await self._send(part.shard, part.args, part.options)
@@ -216,6 +222,7 @@ class ShardedPipeline(Queue[Awaitable[Plan]], AsyncCoreCommands):  # type: ignor
         gathering = await self._gather(commands)
         if self.transaction:
             gathering.check_one_shard()
+        await self._shards._bring(gathering.keys())  # noqa: SLF001  its own client's
         sent = await self._exchange(gathering)
         replies = list(gathering.settle(sent))
         return without_errors(commands, replies) if raise_on_error else replies

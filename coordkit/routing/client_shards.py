@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import redis.exceptions
 
+from coordkit import _redis
+from coordkit._ports import Runtime
 from coordkit.errors import CrossShardError
+from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.plan import Explanation, Plan, Question
@@ -30,6 +33,9 @@ class Directory(Generic[C]):
     _other_types: ClassVar[tuple[type[Any], ...]]
     _ways_of: ClassVar[Any]  # a function of the flavour: from a name and a client to the way to that shard
     _way_type: ClassVar[type[Any]]  # of the flavour, over connections of our own
+    _port_type: ClassVar[type[Any]]  # of the flavour, over such a way
+    _runtime: ClassVar[Runtime]
+    _touch: FirstTouch | None = None  # what brings the keys of slots that move
     _topology: Topology | None = None  # that it was made for, in a client whose topology is live
     _epoch = 0  # by which it routes
 
@@ -134,23 +140,47 @@ class Directory(Generic[C]):
         """Refuse, as `watch` does."""
         raise _one_shard("UNWATCH", "it belongs to one connection: use client_for(key).pipeline()")
 
-    def _made_for(self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None) -> None:
+    def _made_for(
+        self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None, *, fenced: bool
+    ) -> None:
         """Take a topology, and the connections of the client of the one before, where its shards are the same.
 
-        ``greet`` gives, by shard, what its new connections are greeted with.
+        ``greet`` gives, by shard, what its new connections are greeted with; ``fenced`` says that the shards know the
+        epoch, and keys of slots that move are brought before they are used.
         """
         self._topology, self._epoch = topology, topology.epoch
         if greet is not None:
             self._ways = {name: self._greeted(name, client, greet(name)) for name, client in self._shards.items()}
-        if before is None:
-            return
-        mine, theirs = self._terms(), before._terms()  # noqa: SLF001  one class
+        if before is not None:
+            self._take_ways(before)
+        if fenced and topology.moves:
+            self._bring_keys(topology)
+
+    def _bring_keys(self, topology: Topology) -> None:
+        encoder, ways, port_type = self._encoder, self._ways, self._port_type
+        patience = {name: _redis.patience(client) for name, client in self._shards.items()}
+        router = MovingRouter(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
+        router.moving = frozenset(topology.moving)
+        self._router = router
+
+        def port(name: str, decided: Topology) -> Any:
+            return port_type(ways[name], decided.epoch, patience[name])
+
+        self._touch = FirstTouch(self._runtime, port)
+
+    async def _bring(self, keys: Sequence[Any]) -> None:
+        """Bring those of ``keys`` that are of slots that move; awaits ports only."""
+        if self._touch is not None and self._topology is not None:
+            await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
+
+    def _take_ways(self, before: Directory[C]) -> None:
+        mine, theirs = self._terms(), before._terms()
         if mine != theirs:
             raise ValueError(
                 f"connect made clients with (encoding, encoding_errors, decode_responses, protocol)={mine!r}, and "
                 f"earlier with {theirs!r}; the same for all shards is allowed"
             )
-        for name, way in before._ways.items():  # noqa: SLF001  one class
+        for name, way in before._ways.items():
             if self._shards.get(name) is before.on(name):
                 self._ways[name] = way
 

@@ -11,13 +11,26 @@ it is being brought at neither or both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from coordkit._ports import Runtime
 from coordkit.routing.moving import Carrier
+from coordkit.routing.router import Router
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import slot_of
 from coordkit.routing.topology import Topology
+
+
+class MovingRouter(Router):
+    """Routes by a topology in which slots move: a command on a key of theirs is planned, so that its keys are known."""
+
+    moving: frozenset[int] = frozenset()
+
+    def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
+        """Return the shard of a command that goes there as it is; None for any other."""
+        shard = super().shard_of_first_key(args)
+        return None if shard is not None and self.slot(args[1]) in self.moving else shard
 
 
 class FirstTouch:
