@@ -262,9 +262,9 @@ class Carrier:
 
     async def close(self) -> int:
         """Close it, when nothing is left at the source, and before the topology says so; return how many it touched."""
-        touched = await self._asked(self._target, Call(_CLOSE, (self._moves, self._marks), (self.move.number,)))
+        touched = await self._asked(self._target, Call(_CLOSE, (self._moves, self._marks), (self.move.number, "1")))
         if self._former is not None:
-            call = Call(_CLOSE, (self._moves, self._former), (self.move.undoes,))
+            call = Call(_CLOSE, (self._moves, self._former), (self.move.undoes, ""))
             await self._asked(self._source, call)
         return int(touched)
 
