@@ -23,3 +23,8 @@ def answers(shard: str, replies: list[Any]) -> list[Any]:
 def must_be_taught(reply: Any) -> bool:
     """Return whether the server does not know the script."""
     return isinstance(reply, Exception) and isinstance(reply.__cause__, exceptions.NoScriptError)
+
+
+def unnamed(reply: Any) -> Any:
+    """Return a refusal as the client told it, a reply as it is."""
+    return reply.__cause__ or reply if isinstance(reply, CoordError) else reply

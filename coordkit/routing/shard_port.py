@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from coordkit._ports import Call
+from coordkit._ports import Call, Confirm
 
 Word = bytes | str | int
 Command = tuple[Word, ...]
@@ -38,4 +38,16 @@ class ShardPort(Protocol):
 
     async def run(self, call: Call) -> Any:
         """Run one script; raises StoreRefused if the answer is no."""
+        ...
+
+
+class ScriptPort(ShardPort, Protocol):
+    """The same, for those who run scripts that many share: locks."""
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts in one pipeline; a refusal stands in the list in its place."""
+        ...
+
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
+        """Run one script and wait for its copies; returns and raises what `Store.run_confirmed` does."""
         ...

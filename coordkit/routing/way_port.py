@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coordkit import _redis
-from coordkit._ports import Call
+from coordkit._ports import Call, Confirm
 from coordkit.routing.client_shards import RAW
 from coordkit.routing.fence import Greeting
-from coordkit.routing.port_replies import answers, must_be_taught
+from coordkit.routing.port_replies import answers, must_be_taught, unnamed
 from coordkit.routing.shard_port import Command
 from coordkit.routing.way import Way
 
@@ -42,12 +42,26 @@ class WayPort:
         return answers(self.shard, delivery.replies())
 
     async def run(self, call: Call) -> Any:
-        [reply] = await self.ask([_redis.evalsha(call)])
-        if must_be_taught(reply):
-            [reply] = await self.ask(_redis.evals([call]))
+        [reply] = await self.run_many([call])
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        replies = await self.ask([_redis.evalsha(call) for call in calls])
+        if unknown := [i for i, reply in enumerate(replies) if must_be_taught(reply)]:
+            taught = await self.ask(_redis.evals([calls[i] for i in unknown]))
+            for i, reply in zip(unknown, taught, strict=True):
+                replies[i] = reply
+        return replies
+
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
+        replies: list[Any] = []
+        for command in (_redis.evalsha(call), *_redis.evals([call])):
+            replies = await self.ask(_redis.confirming(command, confirm))
+            if not must_be_taught(replies[0]):
+                break
+        return _redis.confirmed([unnamed(reply) for reply in replies], confirm, name, f"shard {self.shard}")
 
     def close(self) -> None:
         """Close its connections."""
