@@ -38,17 +38,21 @@ class Pair:
 
 
 class Between:
-    """A port before each request of which something else happens, once."""
+    """A port before (or after) a request of which something else happens, once."""
 
-    def __init__(self, port: Any, before: Any, what: bytes) -> None:
-        self._port, self._before, self._what = port, before, what
+    def __init__(self, port: Any, before: Any, what: bytes, after: Any = None) -> None:
+        self._port, self._before, self._what, self._after = port, before, what, after
         self.shard, self.patience = port.shard, port.patience
 
     async def ask(self, commands: Any) -> Any:
         if commands[0][0] == self._what and self._before is not None:
             before, self._before = self._before, None
             await before()
-        return await self._port.ask(commands)
+        replies = await self._port.ask(commands)
+        if commands[0][0] == self._what and self._after is not None:
+            after, self._after = self._after, None
+            await after()
+        return replies
 
     async def run(self, call: Any) -> Any:
         if call.script.name.encode() == self._what and self._before is not None:
@@ -138,7 +142,7 @@ async def test_more_keys_than_one_script_takes_and_one_that_is_large(pair: Pair,
     assert await maybe(pair.a.exists(*keys, large)) == 0
 
 
-@pytest.mark.parametrize("step", ["DUMP", "move_take", ""])
+@pytest.mark.parametrize("step", ["before DUMP", "after DUMP", "before move_take", ""])
 async def test_a_time_to_live_is_neither_extended_nor_lost(pair: Pair, maybe: Any, flavour: Any, step: str) -> None:
     """Whoever brings it is paused between two steps. Never earlier: a lock's holder counts on that."""
     long, short, none = pair.key("long"), pair.key("short"), pair.key("none")
@@ -150,7 +154,9 @@ async def test_a_time_to_live_is_neither_extended_nor_lost(pair: Pair, maybe: An
     async def pause() -> None:
         await flavour.sleep(0.4)
 
-    ports = {name: Between(port, pause, step.encode()) for name, port in pair.ports.items()}
+    before, after = (pause if step.startswith(when) else None for when in ("before", "after"))
+    what = step.partition(" ")[2].encode()
+    ports = {name: Between(port, before, what, after) for name, port in pair.ports.items()}
     carrier = pair.carrier(Move(2, "a", "b"), **ports)
     await carrier.begin()
     await carrier.bring([long, short, none])

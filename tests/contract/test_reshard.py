@@ -143,6 +143,30 @@ async def test_wherever_it_ends_another_goes_on(cluster: Cluster, step: str, end
     cluster.check()
 
 
+async def test_a_rollback_finds_what_was_left_at_the_source_of_keys_that_are_gone(cluster: Cluster) -> None:
+    """A client took a key and ended before it removed it; it was deleted since: the copy must not come to life."""
+
+    def at_step(name: str) -> None:
+        if name == "close":
+            raise Killed
+
+    first = cluster.reshard(on_step=at_step, batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(100):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    with pytest.raises(Killed):
+        await first.run()
+    move = cluster.ledger.now.moves[0]
+    gone = next(key for key in cluster.keys(100) if slot_of(key) in set(move.slots))
+    assert cluster.plain[move.target].delete(gone)
+    cluster.plain[move.source].set(gone, 1)
+    del cluster.expected[gone]
+    await cluster.reshard().roll_back()
+    cluster.check()
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_rebalancer_that_was_paused_changes_nothing_more(cluster: Cluster, step: str) -> None:
     """While it is stopped in front of a step, another finishes the move, and takes the slots back."""
