@@ -1,10 +1,10 @@
-"""Redis as people run it: standalone, behind Sentinels, as a Cluster; a client of each, in both flavours."""
+"""Redis as people run it: standalone, behind Sentinels, as a Cluster, as shards; a client of each, in both flavours."""
 
 from __future__ import annotations
 
 from typing import Any
 
-KINDS = ("standalone", "sentinel", "cluster")
+KINDS = ("standalone", "sentinel", "cluster", "shards")
 
 
 class Deployed:
@@ -34,6 +34,10 @@ class Deployed:
         client: Any = sentinel.master_for(self.servers.service_name, **options)
         self._flavour.on_exit(client.connection_pool.disconnect)  # before redis-py 5.0.1 its own `close` leaves it open
         return self._flavour.closing(client)
+
+    def _shards(self, options: dict[str, Any]) -> Any:
+        clients = {name: self._flavour.redis(one.url, **options) for name, one in zip("abc", self.servers, strict=True)}
+        return self._flavour.closing(self._flavour.ShardedRedis(clients))
 
     def _cluster(self, options: dict[str, Any]) -> Any:
         if self._flavour.is_async:

@@ -22,8 +22,9 @@ class Lock(Inspected, Holdable):
     A ``Lock`` is a description and a ``Lease`` a possession: share one ``Lock`` between tasks as you like, and
     build it before there is an event loop if that suits you.
 
-    :param redis: a ``redis.asyncio.Redis``, ``RedisCluster``, or a Sentinel's master. It is not closed. coordkit opens
-        connections of its own by the recipe of its pool, at most 32 for all that is asked at the same time.
+    :param redis: a ``redis.asyncio.Redis``, ``RedisCluster``, a Sentinel's master, or a ``ShardedRedis``, on which it
+        lies on the shard of its name. It is not closed. coordkit opens connections of its own by the recipe of its
+        pool, at most 32 for all that is asked at the same time.
     :param name: what is locked; it becomes part of the keys ``coordkit:1:{name}:*``.
     :param ttl: seconds, 0.05 or more, that the server keeps the lease without news from us: how long others wait
         after a crash. Longer than your longest pause, or the lease is lost in it.

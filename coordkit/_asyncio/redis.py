@@ -16,6 +16,8 @@ from coordkit._asyncio.runtime import RUNTIME
 from coordkit._inbox import Told
 from coordkit._ports import Call, Confirm, Form
 from coordkit.core.keeper import Keeper
+from coordkit.core.shards import ShardedStore
+from coordkit.routing.live_store import LiveStore
 
 
 class RedisStore:
@@ -139,12 +141,21 @@ class RedisStore:
         return line or self._nodes.setdefault(node.name, Lines(node))
 
 
-def store_for(client: Any) -> RedisStore:
+def store_for(client: Any) -> RedisStore | ShardedStore:
     """Return the store of an asyncio client: one for all locks on it, so that they share connections and a keeper."""
     _redis.check_client(client, flavour="asyncio")
-    known: RedisStore | None = vars(client).get(_ATTRIBUTE)
-    store: RedisStore = known or vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with it
-    return store
+    known: RedisStore | ShardedStore | None = vars(client).get(_ATTRIBUTE)
+    return known or vars(client).setdefault(_ATTRIBUTE, _made(client))  # lives and dies with it
+
+
+def _made(client: Any) -> RedisStore | ShardedStore:
+    if not hasattr(client, "store_client"):
+        return RedisStore(client)
+    if hasattr(client, "_live"):
+        return LiveStore(RUNTIME, client, store_for)
+    # Where a sharded client names itself, it is spoken to as it is, without connections of our own.
+    through = RedisStore(client)
+    return ShardedStore(RUNTIME, client, lambda one: through if one is client else store_for(one))
 
 
 _ATTRIBUTE = "_coordkit_store"

@@ -22,8 +22,9 @@ class Lock(Inspected, Holdable):
 
     A ``Lock`` is a description and a ``Lease`` a possession: share one ``Lock`` between threads as you like.
 
-    :param redis: a ``redis.Redis``, ``RedisCluster``, or a Sentinel's master. It is not closed. coordkit opens
-        connections of its own by the recipe of its pool, one for each thread that is asking at the same time.
+    :param redis: a ``redis.Redis``, ``RedisCluster``, a Sentinel's master, or a ``ShardedRedis``, on which it lies on
+        the shard of its name. It is not closed. coordkit opens connections of its own by the recipe of its pool,
+        one for each thread that is asking at the same time.
     :param name: what is locked; it becomes part of the keys ``coordkit:1:{name}:*``.
     :param ttl: seconds, 0.05 or more, that the server keeps the lease without news from us: how long others wait
         after a crash. Longer than your longest pause, or the lease is lost in it.

@@ -52,13 +52,13 @@ class Line:
         self.heard = self.used = now()
         self.pinged = False
         self._parser = _reader.reader_for(connection)
-        self._sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
-        self._sock.settimeout(patience)  # whoever connected may have been in a hurry
-        if getattr(type(self._sock), "recv", None) is not socket.SocketType.recv or not hasattr(select, "poll"):
+        self.sock = connection._sock  # noqa: SLF001  redis-py has no other name for it, from 5 to 8
+        self.sock.settimeout(patience)  # whoever connected may have been in a hurry
+        if getattr(type(self.sock), "recv", None) is not socket.SocketType.recv or not hasattr(select, "poll"):
             self._parser = None  # TLS, gevent and what else only looks like a socket wait in their own way
         else:
             self._poll = select.poll()
-            self._poll.register(self._sock, select.POLLIN)
+            self._poll.register(self.sock, select.POLLIN)
         self._nothing = self._parser.gets() if self._parser is not None else None
 
     def send(self, *words: str) -> None:
@@ -77,7 +77,7 @@ class Line:
                 return [error]
         if not self._poll.poll(timeout * 1000):
             return []
-        data = self._sock.recv(65536)
+        data = self.sock.recv(65536)
         if not data:
             raise exceptions.ConnectionError("the server closed the connection")
         self._parser.feed(data)

@@ -13,6 +13,8 @@ from coordkit._threads.inbox import Inbox
 from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core.keeper import Keeper
+from coordkit.core.shards import ShardedStore
+from coordkit.routing.live_store import LiveStore
 
 
 class RedisStore:
@@ -136,12 +138,21 @@ class RedisStore:
         return line or self._nodes.setdefault(node.name, Lines(self._client.get_redis_connection(node)))
 
 
-def store_for(client: Any) -> RedisStore:
+def store_for(client: Any) -> RedisStore | ShardedStore:
     """Return the store of a blocking client: one for all locks on it, so that they share connections and a keeper."""
     _redis.check_client(client, flavour="blocking")
-    known: RedisStore | None = vars(client).get(_ATTRIBUTE)
-    store: RedisStore = known or vars(client).setdefault(_ATTRIBUTE, RedisStore(client))  # lives and dies with it
-    return store
+    known: RedisStore | ShardedStore | None = vars(client).get(_ATTRIBUTE)
+    return known or vars(client).setdefault(_ATTRIBUTE, _made(client))  # lives and dies with it
+
+
+def _made(client: Any) -> RedisStore | ShardedStore:
+    if not hasattr(client, "store_client"):
+        return RedisStore(client)
+    if hasattr(client, "_live"):
+        return LiveStore(RUNTIME, client, store_for)
+    # Where a sharded client names itself, it is spoken to as it is, without connections of our own.
+    through = RedisStore(client)
+    return ShardedStore(RUNTIME, client, lambda one: through if one is client else store_for(one))
 
 
 _ATTRIBUTE = "_coordkit_store"

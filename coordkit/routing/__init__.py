@@ -4,6 +4,7 @@ Read `slots` (a key's slot), `placement` and `placements/` (a key's shard), `com
 `router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards; what
 both share is in `client_shards`, `client_batch`, `client_pipeline` and `client_errors`. Each shard is reached by a
 `way` (`way_aio`), or by a `way_pool` where the client itself must be used; `replies` is what redis-py makes of replies.
+Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`. WATCH: `client_held`.
 `balance` picks among equals, `health` sets aside who failed; `shares` shares work out. `topology` (with
 `topology_parts`, `topology_form`) is a list of shards that changes while it is in use.
 

@@ -1,9 +1,11 @@
 """`ShardedRedis`: redis-py's commands over many shards, blocking.
 
-Every method of redis.Redis that names keys works, because all of them end in `execute_command`, which is all that is
+Every command method of redis.Redis is here, because all of them end in `execute_command`, which is all that is
 overridden. A command goes to the shard of its keys; MGET, MSET, DEL, UNLINK, EXISTS and TOUCH are split when their keys
-are on several; PING, DBSIZE, KEYS and SCRIPT LOAD / EXISTS / FLUSH ask all shards; everything else raises
-`CrossShardError`. What a user asks of one shard is asked of a plain client: ``on(name)``, ``client_for(key)``.
+are on several, and any other is refused then, by `CrossShardError`, which names each key and its shard. What becomes of
+each command without a key (merged, done by all, told by shard, refused) is a table in `coordkit.routing.keyless`.
+What a user asks of one shard is asked of a plain client: ``on(name)``, ``client_for(key)``. That is where what is about
+one server or connection is: `client`, `monitor`, Sentinel's commands, the objects of modules (``json()``, ``ft()``).
 
 Promised: a split command or a pipeline goes to all its shards before any reply is read, replies keep the order of the
 calls, and nothing is ever sent twice. A shard that does not answer fails its own keys only.
@@ -21,7 +23,8 @@ A client whose class has its own ``execute_command`` or ``parse_response`` is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,14 +32,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import redis
 from redis.client import Pipeline
 from redis.commands import CoreCommands
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError, WatchError
 
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
-from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
-from coordkit.routing.client_pipeline import Queue, Script
+from coordkit.routing.client_errors import without_errors
+from coordkit.routing.client_held import WatchingQueue
+from coordkit.routing.client_pipeline import Script
+from coordkit.routing.client_pubsub import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.way import Way
@@ -112,7 +117,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             run(self._bring(plan.keys()))
         if len(plan.parts) == 1:
             part = plan.parts[0]
-            return self._send(part.shard, part.args, part.options)
+            return plan.join([self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
         return only(gathering.settle(exchange(self._ways, gathering, decided=self._epoch)))
@@ -134,23 +139,37 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             raise ValueError(f"shard_hint={shard_hint!r}; None is allowed: shards follow from the keys")
         return ShardedPipeline(self, self._router, self._plan, transaction=transaction)
 
+    def transaction(
+        self,
+        func: Callable[[ShardedPipeline], Any],
+        *watches: Any,
+        shard_hint: None = None,
+        value_from_callable: bool = False,
+        watch_delay: float | None = None,
+    ) -> Any:
+        """Call ``func`` with a pipeline that watches keys of one shard, and execute it; again while they change.
+
+        Return the replies, or what ``func`` returned. As redis-py's; ``watch_delay`` is in seconds.
+        """
+        with self.pipeline(True, shard_hint) as pipe:
+            while True:
+                try:
+                    if watches:
+                        pipe.watch(*watches)
+                    value = func(pipe)
+                    replies = pipe.execute()
+                except WatchError:
+                    time.sleep(watch_delay or 0)
+                else:
+                    return value if value_from_callable else replies
+
+    def pubsub(self, *, ignore_subscribe_messages: bool = False) -> ShardedPubSub:
+        """Return an object to subscribe with: channels on the shards of their names, patterns on all."""
+        return ShardedPubSub(self, ignore_subscribe_messages=ignore_subscribe_messages)
+
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # redis-py's own Script loads on one server
         """Return a script to call with keys and args; it runs on the shard of its keys and is loaded where needed."""
         return ShardedScript(self, script)
-
-    def scan_iter(
-        self, match: Any = None, count: int | None = None, _type: str | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        """Yield the keys of all shards, one shard after the other; SCAN's own promises hold for each of them."""
-        for shard, client in self._shards.items():
-            try:
-                yield from client.scan_iter(match=match, count=count, _type=_type, **kwargs)
-            except ResponseError as error:
-                if refusal := refused(shard, error):
-                    raise refusal from error
-                raise
-            except NO_ANSWER as error:
-                raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     def close(self) -> None:
         """Close all the clients that were passed in, also if closing one raises, which is raised in the end.
@@ -199,7 +218,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         raise last
 
 
-class ShardedPipeline(Queue[Plan], CoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
+class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
     """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
 
     Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
@@ -226,22 +245,28 @@ class ShardedPipeline(Queue[Plan], CoreCommands):  # type: ignore[misc]  # as re
         The first error is raised, after all replies were read; with ``raise_on_error=False`` every error stands in
         the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
         PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
-        that was not to blame.
+        that was not to blame. After `watch`: WatchError if a watched key changed, and nothing was carried out.
         """
-        commands, self.command_stack = self.command_stack, []
-        if not commands:
+        commands, transaction = self.command_stack, self.transaction or self.explicit_transaction
+        if not commands and self._held is None:
             return []
-        gathering = self._gather(commands)
-        if self.transaction:
-            gathering.check_one_shard()
-        run(self._shards._bring(gathering.keys()))  # noqa: SLF001  its own client's
-        sent = self._exchange(gathering)
-        replies = list(gathering.settle(sent))
+        try:
+            gathering = self._gather(commands)
+            if transaction or self._held is not None:
+                gathering.check_one_shard(self._watched)
+            self._bring(gathering.keys())
+            if self._held is not None:
+                replies = self._execute_watched(self._held, gathering)
+            else:
+                sent = self._exchange(gathering, transaction=transaction)
+                replies = list(gathering.settle(sent))
+        finally:
+            self.reset()
         return without_errors(commands, replies) if raise_on_error else replies
 
-    def _exchange(self, gathering: Gathering) -> dict[str, list[Any]]:
+    def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
         ways, epoch = self._shards._ways, self._shards._epoch  # noqa: SLF001  its own client's
-        return exchange(ways, gathering, transaction=self.transaction, decided=epoch)
+        return exchange(ways, gathering, transaction=transaction, decided=epoch)
 
     def _gather(self, commands: Batch) -> Gathering:
         gathering, router = Gathering(), self._router

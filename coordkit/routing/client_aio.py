@@ -8,7 +8,8 @@ has a connection to itself. ``max_connections`` is for each event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import redis.asyncio as redis
 from redis.asyncio.client import Pipeline
 from redis.commands import AsyncCoreCommands
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError, WatchError
 
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
-from coordkit.routing.client_errors import NO_ANSWER, may_have_been_sent, refused, unanswered, without_errors
-from coordkit.routing.client_pipeline import Queue, Script
+from coordkit.routing.client_errors import without_errors
+from coordkit.routing.client_held_aio import WatchingQueue
+from coordkit.routing.client_pipeline import Script
+from coordkit.routing.client_pubsub_aio import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.plan import Plan, Question
 from coordkit.routing.way_aio import Way
@@ -98,7 +101,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             await self._bring(plan.keys())
         if len(plan.parts) == 1:
             part = plan.parts[0]
-            return await self._send(part.shard, part.args, part.options)
+            return plan.join([await self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
         return only(gathering.settle(await exchange(self._ways, gathering, decided=self._epoch)))
@@ -120,24 +123,39 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             raise ValueError(f"shard_hint={shard_hint!r}; None is allowed: shards follow from the keys")
         return ShardedPipeline(self, self._router, self._plan, transaction=transaction)
 
+    async def transaction(
+        self,
+        func: Callable[[ShardedPipeline], Any],
+        *watches: Any,
+        shard_hint: None = None,
+        value_from_callable: bool = False,
+        watch_delay: float | None = None,
+    ) -> Any:
+        """Call ``func`` with a pipeline that watches keys of one shard, and execute it; again while they change.
+
+        Return the replies, or what ``func`` returned. As redis-py's; ``watch_delay`` is in seconds.
+        """
+        async with self.pipeline(True, shard_hint) as pipe:
+            while True:
+                try:
+                    if watches:
+                        await pipe.watch(*watches)
+                    value = func(pipe)
+                    if inspect.isawaitable(value):
+                        value = await value
+                    replies = await pipe.execute()
+                except WatchError:
+                    await asyncio.sleep(watch_delay or 0)
+                else:
+                    return value if value_from_callable else replies
+
+    def pubsub(self, *, ignore_subscribe_messages: bool = False) -> ShardedPubSub:
+        """Return an object to subscribe with: channels on the shards of their names, patterns on all."""
+        return ShardedPubSub(self, ignore_subscribe_messages=ignore_subscribe_messages)
+
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # redis-py's own Script loads on one server
         """Return a script to call with keys and args; it runs on the shard of its keys and is loaded where needed."""
         return ShardedScript(self, script)
-
-    async def scan_iter(  # type: ignore[override]  # redis-py's mixin overrides its blocking one in the same way
-        self, match: Any = None, count: int | None = None, _type: str | None = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        """Yield the keys of all shards, one shard after the other; SCAN's own promises hold for each of them."""
-        for shard, client in self._shards.items():
-            try:
-                async for key in client.scan_iter(match=match, count=count, _type=_type, **kwargs):
-                    yield key
-            except ResponseError as error:
-                if refusal := refused(shard, error):
-                    raise refusal from error
-                raise
-            except NO_ANSWER as error:
-                raise unanswered(shard, error, sent=may_have_been_sent(error)) from error
 
     async def aclose(self) -> None:
         """Close all the clients that were passed in, also if closing one raises, which is raised in the end.
@@ -187,7 +205,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         raise last
 
 
-class ShardedPipeline(Queue[Awaitable[Plan]], AsyncCoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
+class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
     """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
 
     Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
@@ -202,7 +220,7 @@ class ShardedPipeline(Queue[Awaitable[Plan]], AsyncCoreCommands):  # type: ignor
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.reset()
+        await self.reset()
 
     def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # as in ShardedRedis
         """Return a script that queues itself in this pipeline when it is called."""
@@ -214,22 +232,28 @@ class ShardedPipeline(Queue[Awaitable[Plan]], AsyncCoreCommands):  # type: ignor
         The first error is raised, after all replies were read; with ``raise_on_error=False`` every error stands in
         the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
         PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
-        that was not to blame.
+        that was not to blame. After `watch`: WatchError if a watched key changed, and nothing was carried out.
         """
-        commands, self.command_stack = self.command_stack, []
-        if not commands:
+        commands, transaction = self.command_stack, self.transaction or self.explicit_transaction
+        if not commands and self._held is None:
             return []
-        gathering = await self._gather(commands)
-        if self.transaction:
-            gathering.check_one_shard()
-        await self._shards._bring(gathering.keys())  # noqa: SLF001  its own client's
-        sent = await self._exchange(gathering)
-        replies = list(gathering.settle(sent))
+        try:
+            gathering = await self._gather(commands)
+            if transaction or self._held is not None:
+                gathering.check_one_shard(self._watched)
+            await self._bring(gathering.keys())
+            if self._held is not None:
+                replies = await self._execute_watched(self._held, gathering)
+            else:
+                sent = await self._exchange(gathering, transaction=transaction)
+                replies = list(gathering.settle(sent))
+        finally:
+            await self.reset()
         return without_errors(commands, replies) if raise_on_error else replies
 
-    async def _exchange(self, gathering: Gathering) -> dict[str, list[Any]]:
+    async def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
         ways, epoch = self._shards._ways, self._shards._epoch  # noqa: SLF001  its own client's
-        return await exchange(ways, gathering, transaction=self.transaction, decided=epoch)
+        return await exchange(ways, gathering, transaction=transaction, decided=epoch)
 
     async def _gather(self, commands: Batch) -> Gathering:
         gathering, router = Gathering(), self._router

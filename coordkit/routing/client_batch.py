@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from redis.connection import ConnectionPool
-from redis.exceptions import ConnectionError, ExecAbortError, ResponseError  # noqa: A004  redis-py's own
+from redis.exceptions import ConnectionError, ExecAbortError, ResponseError, WatchError  # noqa: A004  redis-py's own
 
 from coordkit.errors import CrossShardError, StoreRefused
 from coordkit.routing.client_errors import answered, unanswered
@@ -52,11 +52,15 @@ class Gathering:
         """Return the keys of the commands that were planned; of one that goes to one shard as it is, none."""
         return [key for asked in self._asked if not isinstance(asked, str) for key in asked.keys()]  # noqa: SIM118  a Plan's own
 
-    def check_one_shard(self) -> None:
-        """Raise CrossShardError, naming each key, if the commands go to more shards than one."""
-        if len(self.batches) < 2:
+    def check_one_shard(self, watched: Mapping[Any, str] | None = None) -> None:
+        """Raise CrossShardError, naming each key, if the commands go to more shards than one.
+
+        ``watched`` are keys whose shard it has to be as well.
+        """
+        where: dict[Any, str] = dict(watched or {})
+        shards = {*self.batches, *where.values()}
+        if len(shards) < 2:
             return
-        where: dict[Any, str] = {}
         sent = {shard: iter(batch) for shard, batch in self.batches.items()}
         for asked in self._asked:
             if isinstance(asked, str):
@@ -68,7 +72,7 @@ class Gathering:
                 next(sent[part.shard])
                 where.update(dict.fromkeys(part.names, part.shard))
         named = ", ".join(f"{name!r} on {shard}" for name, shard in where.items())
-        why = f"its keys are on {len(self.batches)} shards: {named}. Give them one {{tag}}, or use transaction=False"
+        why = f"its keys are on {len(shards)} shards: {named}. Give them one {{tag}}, or use transaction=False"
         raise CrossShardError("transaction", why, shards=where)
 
     def settle(self, replies: Mapping[str, list[Any]]) -> Iterator[Any]:
@@ -108,6 +112,16 @@ class Delivery:
     def replies(self) -> list[Any]:
         """Return the reply to each command of the batch; what the shard did not answer is an error in its place."""
         return self._of_transaction() if self._transaction else self._answers
+
+    @property
+    def discarded(self) -> bool:
+        """Whether the server did not carry out a transaction because a key that was watched had changed."""
+        return self._transaction and len(self._answers) == self._owed and self._answers[-1] is None
+
+    @property
+    def carried_out(self) -> bool:
+        """Whether the server answered a transaction with replies, so that it watches nothing any more."""
+        return self._transaction and len(self._answers) == self._owed and isinstance(self._answers[-1], list)
 
     def _words(self) -> list[tuple[Any, ...]]:
         words = [args for args, _ in self._batch]
@@ -173,6 +187,8 @@ class Delivery:
             outcome.__cause__ = opened
         if isinstance(outcome, Exception):
             return [outcome] * len(queued)
+        if outcome is None:
+            return [WatchError("Watched variable changed.")] * len(queued)
         return [self._parsed(command, reply) for command, reply in zip(self._batch, outcome, strict=True)]
 
     def _parsed(self, command: Command, reply: Any) -> Any:

@@ -7,7 +7,7 @@ planned anew. Nothing that may have been sent is sent again.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -39,7 +39,7 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):
     by that one. ``topology`` and ``epoch`` say what is adopted, ``adopt`` adopts a newer one from elsewhere.
 
     Not compared with the epoch, and so for looking only: what goes through the plain clients of ``on``, ``client_for``
-    and ``shards``, and `scan_iter`. Get them anew for each use: a client whose shard is gone is closed.
+    and ``shards``. Get them anew for each use: a client whose shard is gone is closed.
     """
 
     def __init__(
@@ -94,13 +94,7 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):
     def pipeline(self, transaction: bool = False, shard_hint: None = None) -> ShardedPipeline:
         """Return a pipeline that is routed when it is executed."""
         self._live.now.pipeline(transaction=transaction, shard_hint=shard_hint)  # refuses what it refuses
-        return LivePipeline(self, self._router, self._plan, transaction=transaction)
-
-    def scan_iter(
-        self, match: Any = None, count: int | None = None, _type: str | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        """Yield the keys of all shards of the present topology, as `ShardedRedis.scan_iter` does."""
-        yield from self._live.now.scan_iter(match=match, count=count, _type=_type, **kwargs)
+        return LivePipeline(self, self._live, transaction=transaction)
 
     def close(self) -> None:
         """Close all clients that were made, and follow the topology no more."""
@@ -112,20 +106,62 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):
 
 
 class LivePipeline(ShardedPipeline):
-    """A pipeline over a live topology: routed as a whole when it is executed, by one epoch."""
+    """A pipeline over a live topology: routed as a whole when it is executed, by one epoch.
+
+    While it watches keys it belongs to the moment at which it began to: if the keys' owner changes meanwhile, the
+    connection is lost, and the WATCH with it.
+    """
+
+    def __init__(self, client: LiveShardedRedis, live: Live[ShardedRedis], *, transaction: bool) -> None:
+        moment = live.now
+        super().__init__(moment, moment._router, moment._plan, transaction=transaction)  # noqa: SLF001  they are one
+        self._client = client
+        self._live = live
+        self._is_of(client)
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what is queued, once, as `ShardedPipeline.execute` does."""
-        commands, self.command_stack = self.command_stack, []
-        live: Live[ShardedRedis] = self._shards._live  # type: ignore[attr-defined]  # noqa: SLF001  its own client's
-        moment = live.now
+        if self._held is not None:
+            return super().execute(raise_on_error)
+        moment = self._live.now
+        commands, explicit = self.command_stack, self.explicit_transaction
+        try:
+            while True:
+                pipeline = moment.pipeline(transaction=self.transaction or explicit)
+                pipeline.command_stack = list(commands)
+                try:
+                    return pipeline.execute(raise_on_error)
+                except Outdated as outdated:
+                    moment = run(self._live.newer(outdated))
+        finally:
+            self.reset()
+
+    def watch(self, *names: Any) -> Any:
+        """Watch keys of one shard, as `ShardedPipeline.watch` does."""
+        if self._held is not None:
+            return super().watch(*names)
+        moment = self._live.now
         while True:
-            pipeline = moment.pipeline(transaction=self.transaction)
-            pipeline.command_stack = list(commands)
+            self._is_of(moment)
             try:
-                return pipeline.execute(raise_on_error)
+                return super().watch(*names)
             except Outdated as outdated:
-                moment = run(live.newer(outdated))
+                self.reset()
+                moment = run(self._live.newer(outdated))
+
+    def unwatch(self) -> Any:
+        """Watch nothing any more, and queue commands from here on."""
+        reply = super().unwatch()
+        self._is_of(self._client)
+        return reply
+
+    def reset(self) -> None:  # type: ignore[override]  # as redis-py's own pipeline's, it is no command
+        """Forget the queued commands and what is watched."""
+        super().reset()
+        self._is_of(self._client)
+
+    def _is_of(self, shards: ShardedRedis) -> None:
+        self._shards, self._router, self._plan = shards, shards._router, shards._plan  # noqa: SLF001  they are one
 
 
 def _pieces(moment: ShardedRedis) -> list[Any]:

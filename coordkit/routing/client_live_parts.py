@@ -11,6 +11,7 @@ from coordkit.routing.fence import Greeting
 from coordkit.routing.live import Live
 from coordkit.routing.placement import Placement
 from coordkit.routing.plan import Explanation
+from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
 
 C = TypeVar("C")
@@ -78,6 +79,11 @@ class LiveDirectory(Directory[C]):
         placement: Placement = self._live.now.placement
         return placement
 
+    def router(self) -> Router:
+        """Return what decides where a command goes now."""
+        router: Router = self._live.now.router()
+        return router
+
     def shards(self) -> Mapping[str, C]:
         """Return the plain client of each shard by name, of the present moment."""
         shards: Mapping[str, C] = self._live.now.shards()
@@ -102,6 +108,10 @@ class LiveDirectory(Directory[C]):
         """Return the plain client of the shard that serves ``key``."""
         client: C = self._live.now.client_for(key)
         return client
+
+    def store_client(self, key: Any) -> Any:  # noqa: ARG002  it is the same for all
+        """Return this client itself: what locks send goes by the topology, as everything else."""
+        return self
 
     def on(self, shard: str) -> C:
         """Return the plain client of the shard with this name."""

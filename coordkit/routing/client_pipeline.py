@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from redis.exceptions import RedisError
+
+from coordkit.errors import CrossShardError
 from coordkit.routing.client_batch import Command
 from coordkit.routing.client_shards import Directory
-from coordkit.routing.router import Router
+from coordkit.routing.plan import Plan
+from coordkit.routing.router import Router, named
 
 P = TypeVar("P")
 
@@ -25,7 +29,9 @@ class Queue(Generic[P]):
         self._router = router
         self._plan = plan
         self.transaction = transaction
+        self.explicit_transaction = False  # after `multi`
         self.command_stack: list[Command] = []
+        self._watched: dict[Any, str] = {}  # keys and their shard, which is one
 
     def __len__(self) -> int:
         return len(self.command_stack)
@@ -38,17 +44,40 @@ class Queue(Generic[P]):
         self.command_stack.append((args, options))
         return self
 
-    def reset(self) -> None:
-        """Forget the queued commands. (As redis-py's own Pipeline does, it hides the command RESET.)"""
-        self.command_stack = []
+    def multi(self) -> None:
+        """Queue what comes after `watch` for one transaction, which `execute` sends."""
+        if self.explicit_transaction:
+            raise RedisError("Cannot issue nested calls to MULTI")
+        if self.command_stack:
+            raise RedisError("Commands without an initial WATCH have already been issued")
+        self.explicit_transaction = True
 
-    def watch(self, *names: Any) -> Any:
-        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
-        self._shards.watch(*names)
+    @property
+    def watching(self) -> bool:
+        """Whether keys are watched."""
+        return bool(self._watched)
 
-    def unwatch(self) -> Any:
-        """Refuse, as `watch` does."""
-        self._shards.unwatch()
+    def _to_watch(self, names: Sequence[Any]) -> str:
+        """Return the shard of keys that are to be watched, and of those that are; take note of them."""
+        if self.explicit_transaction:
+            raise RedisError("Cannot issue a WATCH after a MULTI")
+        if not names:
+            raise ValueError("WATCH: no keys; at least one is allowed")
+        keys = [*self._watched, *names]
+        shard = self._router.one_shard("WATCH", keys)
+        self._watched = dict.fromkeys(named(keys), shard)
+        return shard
+
+    def _check_watched(self, plan: Plan) -> None:
+        """Raise CrossShardError if a command goes elsewhere than to the shard of the keys that are watched."""
+        where = {**self._watched, **{name: part.shard for part in plan.parts for name in part.names}}
+        if len(set(where.values())) > 1:
+            said = ", ".join(f"{name!r} on {shard}" for name, shard in where.items())
+            why = f"it is not on the shard of the keys that are watched: {said}. Send it through the client itself"
+            raise CrossShardError(plan.command.replace("|", " "), why, shards=where)
+
+    def _forget(self) -> None:
+        self.command_stack, self.explicit_transaction, self._watched = [], False, {}
 
     def get_encoder(self) -> Any:
         """Return the encoder of the clients, as redis.Redis does."""

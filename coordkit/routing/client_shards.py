@@ -77,6 +77,10 @@ class Directory(Generic[C]):
         """Return what says which shard owns a key."""
         return self._router.placement
 
+    def router(self) -> Router:
+        """Return what decides where a command goes now; a placement that is swapped brings another."""
+        return self._router
+
     def shards(self) -> Mapping[str, C]:
         """Return the plain client of each shard by name, read-only, in the order of the names."""
         return self._shards
@@ -97,6 +101,13 @@ class Directory(Generic[C]):
         """Return the plain client of the shard that owns ``key``; what is sent through it is not routed."""
         return self._shards[self._router.route(key)]
 
+    def store_client(self, key: Any) -> Any:
+        """Return the client over which coordkit's locks speak about ``key``: chosen here, anew for each request.
+
+        That of a shard: over connections of its own. This sharded client itself: through `execute_command`.
+        """
+        return self.client_for(key)
+
     def on(self, shard: str) -> C:
         """Return the plain client of the shard with this name; ValueError if there is none."""
         try:
@@ -116,29 +127,31 @@ class Directory(Generic[C]):
         """Return what the clients have in common of their connections' options, for redis-py's own methods."""
         return {name: getattr(self._encoder, name) for name in ("encoding", "encoding_errors", "decode_responses")}
 
-    def pubsub(self, **_: Any) -> NoReturn:
-        """Refuse: a subscription lives on one shard, ``on(shard).pubsub()``."""
-        raise _one_shard("pubsub", "a channel belongs to no shard: use on(shard).pubsub(), and publish on the same one")
+    def set_response_callback(self, command: str, callback: Any) -> None:
+        """Have the replies to a command parsed by ``callback``, on every shard's client."""
+        for client in self._shards.values():
+            one: Any = client
+            one.set_response_callback(command, callback)
+
+    def client(self) -> NoReturn:
+        """Refuse: one connection is one shard's, ``on(shard).client()``."""
+        raise _one_shard("client", "it is one connection, to one shard: use on(shard).client()")
 
     def monitor(self) -> NoReturn:
         """Refuse: one server is watched at a time, ``on(shard).monitor()``."""
         raise _one_shard("monitor", "it watches one server: use on(shard).monitor()")
 
     def lock(self, name: Any, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: redis-py's lock has no fencing token; use coordkit's, on ``client_for(name)``."""
-        raise _one_shard("lock", f"use coordkit.Lock(client_for({name!r}), {name!r}), whose token fences late writers")
-
-    def transaction(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: the callable could touch keys of other shards; use ``client_for(key).transaction(...)``."""
-        raise _one_shard("transaction", "it stays on one shard: use client_for(key).transaction(...)")
+        """Refuse: redis-py's lock has no fencing token; use coordkit's ``Lock``, on this client."""
+        raise _one_shard("lock", f"use coordkit's Lock(shards, {name!r}, ...), whose token fences late writers")
 
     def watch(self, *_: Any) -> NoReturn:
-        """Refuse: WATCH belongs to one connection, ``client_for(key).pipeline()``."""
-        raise _one_shard("WATCH", "it belongs to one connection: use client_for(key).pipeline()")
+        """Refuse: WATCH belongs to one connection, that of a `pipeline`."""
+        raise _one_shard("WATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def unwatch(self) -> NoReturn:
         """Refuse, as `watch` does."""
-        raise _one_shard("UNWATCH", "it belongs to one connection: use client_for(key).pipeline()")
+        raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def _made_for(
         self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None, *, fenced: bool
@@ -157,16 +170,16 @@ class Directory(Generic[C]):
             self._bring_keys(topology)
 
     def _bring_keys(self, topology: Topology) -> None:
-        encoder, ways, port_type = self._encoder, self._ways, self._port_type
-        patience = {name: _redis.patience(client) for name, client in self._shards.items()}
+        encoder = self._encoder
         router = MovingRouter(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
         router.moving = frozenset(topology.moving)
         self._router = router
+        ports = {name: self._port(name) for name in self._shards}  # and not ourselves, which have what this is for
+        self._touch = FirstTouch(self._runtime, lambda name, _: ports[name])
 
-        def port(name: str, decided: Topology) -> Any:
-            return port_type(ways[name], decided.epoch, patience[name])
-
-        self._touch = FirstTouch(self._runtime, port)
+    def _port(self, shard: str) -> Any:
+        """Return the way to a shard for scripts and for keys that are brought, as this client's topology decides."""
+        return self._port_type(self._ways[shard], self._epoch, _redis.patience(self._shards[shard]))
 
     async def _bring(self, keys: Sequence[Any]) -> None:
         """Bring those of ``keys`` that are of slots that move; awaits ports only."""

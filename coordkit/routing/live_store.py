@@ -37,6 +37,10 @@ class LiveStore(ShardedStore):
         super().__init__(runtime, shards, store_of)
         self._live = shards._live  # noqa: SLF001  its own client's
 
+    def at(self, key: Any) -> Store:
+        """Return the store of the plain client that has ``key`` now: for inboxes, which only listen."""
+        return self._store_of(self._live.now.client_for(key))
+
     async def run(self, name: str, call: Call) -> Any:
         return await self._at(name, call, lambda port: port.run(call))
 

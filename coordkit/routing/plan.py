@@ -1,7 +1,8 @@
 """What is sent where for one command, and what the replies to it mean: the words in which `Router` says so.
 
-A command is *routed* to the one shard of its keys, *split* where each key stands for itself, *broadcast* where an
-answer of all shards is clearly what was asked for, or *refused* with CrossShardError. None goes silently to one shard.
+A command is *routed* to the one shard of its keys, *split* where each key stands for itself, *broadcast* where each
+shard has something to do or to say, *merged* where their replies are one, or *refused* with CrossShardError. None goes
+silently to one shard: ``keyless`` has the rule for each that has no key.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Plan(NamedTuple):
     """What is sent, to which shards, and how their replies become one."""
 
     command: str
-    action: Literal["route", "split", "broadcast", "reply"]
+    action: Literal["route", "split", "broadcast", "merge", "reply"]
     parts: tuple[Part, ...]
     join: Join = first
 
@@ -64,7 +65,7 @@ class Plan(NamedTuple):
                     ok[name] = reply[i] if self.action == "split" and self.command == "MGET" else reply
         raise PartialFailure(
             self.command.replace("|", " "),
-            f"{len(failed)} of {len(ok) + len(failed)} {'shards' if self.action == 'broadcast' else 'keys'} failed "
+            f"{len(failed)} of {len(ok) + len(failed)} {'keys' if self.action == 'split' else 'shards'} failed "
             f"(first: {errors[0]}); nothing was sent again: look at .ok and .failed and repeat what may be repeated",
             ok=ok,
             failed=failed,
@@ -91,6 +92,6 @@ class Explanation(NamedTuple):
     """What would be done with a command: see `Router.explain`."""
 
     command: str
-    action: Literal["route", "split", "broadcast", "reply", "refuse", "ask"]
+    action: Literal["route", "split", "broadcast", "merge", "reply", "refuse", "ask"]
     shards: dict[Any, str]
     why: str

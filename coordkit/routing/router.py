@@ -9,41 +9,25 @@ from typing import Any
 from coordkit.errors import CrossShardError
 from coordkit.routing import command_table
 from coordkit.routing.commands import ASK, entries_of, key_positions, sort_patterns, wire_arguments, word
+from coordkit.routing.keyless import (
+    CONNECTION,
+    PUBLISHING,
+    SUBSCRIPTION,
+    TOGETHER,
+    TRANSACTION,
+    WAITS,
+    by_shard,
+    joined,
+    refused,
+)
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.slot_map import SlotMap
-from coordkit.routing.plan import Explanation, Join, Part, Plan, Question, first
+from coordkit.routing.plan import Explanation, Part, Plan, Question
+from coordkit.routing.scanning import scan_plan
 from coordkit.routing.slots import BRACE, tagged
 
 # Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
 SPLIT = {"MGET": 1, "MSET": 2, "DEL": 1, "UNLINK": 1, "EXISTS": 1, "TOUCH": 1}
-
-_TRANSACTION = {"MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"}
-_SUBSCRIPTION = {"PSUBSCRIBE", "PUNSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE"}
-_CHANNELS = {*_SUBSCRIPTION, "PUBLISH", "SPUBLISH"}
-# These change what one connection is, or take it over; sent once through a pool, they would befall some later command.
-_CONNECTION = {
-    "ASKING", "AUTH", "HELLO", "MONITOR", "PSYNC", "QUIT", "READONLY", "READWRITE", "REPLCONF", "RESET", "SELECT",
-    "SYNC", "CLIENT|CACHING", "CLIENT|NO-EVICT", "CLIENT|NO-TOUCH", "CLIENT|REPLY", "CLIENT|SETINFO", "CLIENT|SETNAME",
-    "CLIENT|TRACKING", "SCRIPT|DEBUG",
-}  # fmt: skip
-
-
-def _concatenated(replies: Sequence[Any]) -> list[Any]:
-    return [item for reply in replies for item in reply]
-
-
-def _everywhere(replies: Sequence[Any]) -> list[bool]:
-    return [all(flags) for flags in zip(*replies, strict=True)]
-
-
-BROADCAST: dict[str, Join] = {
-    "PING": first,
-    "DBSIZE": sum,
-    "KEYS": _concatenated,
-    "SCRIPT|LOAD": first,
-    "SCRIPT|EXISTS": _everywhere,
-    "SCRIPT|FLUSH": first,
-}
 
 
 class Router:
@@ -87,6 +71,13 @@ class Router:
             return self.placement.lookup(self.placed(key))
         return self._table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF]
 
+    def one_shard(self, name: str, keys: Sequence[Any]) -> str:
+        """Return the shard of all these keys; CrossShardError, naming each, if a command's keys are on several."""
+        shards = [self.route(key) for key in keys]
+        if len(set(shards)) > 1:
+            raise self._crossing(name, keys, shards)
+        return shards[0]
+
     def placed(self, key: bytes) -> bytes:
         """Return what the placement is asked for ``key``: the key, or the tag of a key of coordkit's own.
 
@@ -107,14 +98,16 @@ class Router:
         """
         wire = wire_arguments(args)
         name = self._name(wire)
-        if name in _CONNECTION:
-            raise _refused(name)
+        if name in CONNECTION or name in TRANSACTION or name in SUBSCRIPTION:
+            raise refused(name)
         rule = self._rules.get(name)
         if rule is None:
             return Question(("COMMAND", "INFO", name.lower()), tuple(args), dict(options))
         if rule == ASK and len(wire) > 1:
             return Question(("COMMAND", "GETKEYS", *wire), tuple(args), dict(options))
-        if rule in {"", ASK} or name in _TRANSACTION or name in _CHANNELS:
+        if name in PUBLISHING:
+            return self._routed(name, wire[1:2], args, options)
+        if rule in {"", ASK}:
             return self._without_key(name, args, options)
         if name in SPLIT:
             return self._split(name, wire, args, options)
@@ -126,10 +119,11 @@ class Router:
     def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         """Say what is sent to put a command to each shard as it is; CrossShardError if it is about a connection."""
         name = self._name(wire_arguments(args))
-        if name in _CONNECTION or name in _TRANSACTION or name in _SUBSCRIPTION:
-            raise _refused(name)
+        if name in CONNECTION or name in TRANSACTION or name in SUBSCRIPTION or name in WAITS:
+            raise refused(name)
         shards = self.placement.shards
-        return self._broadcast(name, args, options, lambda replies: dict(zip(shards, replies, strict=True)))
+        parts = [Part(shard, tuple(args), dict(options), (shard,)) for shard in shards]
+        return Plan(name, "broadcast", tuple(parts), by_shard(shards))
 
     def answer(self, question: Question, reply: Any) -> Plan | Question | None:
         """Take a server's reply to a question and say what is done with the command; None if the server knows it not.
@@ -161,23 +155,27 @@ class Router:
             why = f"the table does not have it; a server is asked {' '.join(map(str, plan.ask[:2]))}"
             return Explanation(word(wire_arguments(args)[0]), "ask", {}, why)
         shards = {name: part.shard for part in plan.parts for name in part.names}
+        together = TOGETHER.get(plan.command)
         why = {
             "route": "all keys are on one shard",
             "split": "each key stands for itself; each shard is sent its keys, all before any reply is read",
-            "broadcast": "the question is put to all shards, and their replies become one",
+            "broadcast": together.why if together else "",
+            "merge": together.why if together else "one shard after the other; the cursor says which",
             "reply": "there is nothing to send",
         }[plan.action]
         return Explanation(plan.command, plan.action, shards, why)
 
     def _without_key(self, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
-        join = BROADCAST.get(name)
-        if join is None:
-            raise _refused(name)
-        return self._broadcast(name, args, options, join)
-
-    def _broadcast(self, name: str, args: Sequence[Any], options: Mapping[str, Any], join: Join) -> Plan:
-        parts = [Part(shard, tuple(args), dict(options), (shard,)) for shard in self.placement.shards]
-        return Plan(name, "broadcast", tuple(parts), join)
+        shards = self.placement.shards
+        if name == "SCAN":
+            return scan_plan(shards, wire_arguments(args), options)
+        together = TOGETHER.get(name)
+        if together is None:
+            raise refused(name, container=name in self._containers)
+        # A random key counts by how many its shard has.
+        questions: list[tuple[Any, ...]] = [("DBSIZE",), tuple(args)] if name == "RANDOMKEY" else [tuple(args)]
+        parts = [Part(shard, words, dict(options), (shard,)) for shard in shards for words in questions]
+        return Plan(name, together.action, tuple(parts), joined(together, shards))
 
     def _name(self, wire: Sequence[Any]) -> str:
         name = word(wire[0])
@@ -188,14 +186,11 @@ class Router:
             if name == "MIGRATE" or len(args) < 2:
                 raise ValueError(f"{name}: args={tuple(args)!r} have no key; at least one is allowed")
             return self._without_key(name, args, options)
-        shards = [self.route(key) for key in keys]
-        if len(set(shards)) > 1:
-            raise self._crossing(name, keys, shards)
-        return Plan(name, "route", (Part(shards[0], tuple(args), dict(options), _names(keys)),))
+        return Plan(name, "route", (Part(self.one_shard(name, keys), tuple(args), dict(options), named(keys)),))
 
     def _split(self, name: str, wire: Sequence[Any], args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         width = SPLIT[name]
-        keys = _names(wire[1::width])
+        keys = named(wire[1::width])
         if not keys and "EMPTY_RESPONSE" in options:  # redis-py's mget([])
             return Plan(name, "reply", (), lambda _: options["EMPTY_RESPONSE"])
         if not keys or (len(wire) - 1) % width:
@@ -223,8 +218,8 @@ class Router:
             before, _, _ = self.bytes_of(pattern).partition(b"*")
             # Only a tag that closes before the star says where the keys are that the pattern will name.
             known = self.placement.hash_tags and tagged(before) != before
-            shards = {key: self.route(key) for key in _names(keys)}
-            shards[_names([pattern])[0]] = self.route(pattern) if known else "any shard"
+            shards = {key: self.route(key) for key in named(keys)}
+            shards[named([pattern])[0]] = self.route(pattern) if known else "any shard"
             if len(set(shards.values())) > 1:
                 raise CrossShardError(
                     name,
@@ -234,11 +229,11 @@ class Router:
                 )
 
     def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
-        where = dict(zip(_names(keys), shards, strict=True))
-        named = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
+        where = dict(zip(named(keys), shards, strict=True))
+        said = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
         return CrossShardError(
             name.replace("|", " "),
-            f"its keys are on {len(set(shards))} shards and it cannot be split: {named}. "
+            f"its keys are on {len(set(shards))} shards and it cannot be split: {said}. "
             + ("Give the keys one {tag}, or send" if self.placement.hash_tags else "Send")
             + " a command for each shard",
             shards=where,
@@ -249,24 +244,10 @@ def _buffer(key: Any) -> bytes:
     return memoryview(key).tobytes()  # and not bytes(), which takes 5 for five zeros
 
 
-def _names(keys: Sequence[Any]) -> tuple[Any, ...]:
+def named(keys: Sequence[Any]) -> tuple[Any, ...]:
+    """Return keys as they are named in errors and explanations."""
     # Names stand in dicts, where a bytearray, or a memoryview of one, may not.
     return tuple([bytes(key) if isinstance(key, (bytearray, memoryview)) else key for key in keys])
-
-
-def _refused(name: str) -> CrossShardError:
-    if name in _CONNECTION:
-        why = (
-            "it changes one connection, and each client has many: set it on the clients that you pass in, or use "
-            "on(shard).client(), which keeps one connection"
-        )
-    elif name in _TRANSACTION:
-        why = "a transaction stays on one shard: use pipeline(transaction=True), or client_for(key).pipeline()"
-    elif name in _CHANNELS:
-        why = "a channel belongs to no shard: name one with on(shard), the same for publisher and subscriber"
-    else:
-        why = "without a key it belongs to no shard: name one with on(shard), or ask each with on_all(...)"
-    return CrossShardError(name.replace("|", " "), why, shards={})
 
 
 def _in_order(parts: Sequence[Part], replies: Sequence[Any], length: int) -> list[Any]:

@@ -97,6 +97,8 @@ class Topology:
     @cached_property
     def serving(self) -> SlotMap:
         """Where the commands on each slot's keys run: its owner, or for a slot that moves the target."""
+        if not self.moves:
+            return self.owners
         table = list(self.owners.table)
         for slot, move in self.moving.items():
             table[slot] = move.target

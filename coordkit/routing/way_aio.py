@@ -146,6 +146,14 @@ class Way(Lines):
         self, wire: Wire, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
     ) -> list[Any]:
         """Send commands on a connection that was taken, and give it back; the rest is as for `ask_shared`."""
+        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded)
+        self.give_back(wire)
+        return replies
+
+    async def ask_held(
+        self, wire: Wire, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+    ) -> list[Any]:
+        """Send commands on a connection that was taken and still is after it, unless there is an error."""
         home = self._home()
         until = now() + self._patience
         if until < math.inf:
@@ -158,7 +166,7 @@ class Way(Lines):
                 came += wire.came()
             await lost(home, wire, error)
             raise
-        self.give_back(wire)
+        home.watch.end(wire)
         return replies
 
     def give_back(self, wire: Wire) -> None:
@@ -167,6 +175,13 @@ class Way(Lines):
         home.busy -= 1
         home.watch.end(wire)
         home.keep(wire)
+
+    async def abandon(self, wire: Wire) -> None:
+        """Close a connection that was taken."""
+        home = self._home()
+        home.busy -= 1
+        home.watch.end(wire)
+        await wire.close()
 
     async def heed(self, error: ResponseError) -> None:
         """Ask Sentinel anew for the master where it turns out to be a replica now."""

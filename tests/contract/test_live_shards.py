@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import redis
 
 import coordkit
 from coordkit.errors import BadTopology, StoreUnavailable, TopologyOutdated
@@ -19,9 +20,13 @@ from coordkit.testing.servers import ZooKeeperEnsemble
 NAMES = ("a", "b", "c")
 
 
-@pytest.fixture(params=["one", "three"])
+@pytest.fixture
 def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
-    return request.getfixturevalue("coordkit_zk_server" if request.param == "one" else "coordkit_zk_ensemble")
+    three = getattr(request, "param", "one") == "three"
+    return request.getfixturevalue("coordkit_zk_ensemble" if three else "coordkit_zk_server")
+
+
+one_and_three = pytest.mark.parametrize("zk_servers", ["one", "three"], indirect=True)
 
 
 @pytest.fixture
@@ -32,8 +37,6 @@ def urls(coordkit_redis_shards: Any) -> dict[str, str]:
 @pytest.fixture
 def direct(urls: dict[str, str]) -> Any:
     """Give a blocking client of each server, to look at keys with."""
-    import redis
-
     clients = {name: redis.Redis.from_url(url, decode_responses=True) for name, url in urls.items()}
     yield clients
     for each in clients.values():
@@ -114,6 +117,7 @@ def owned(topology: Topology, shard: str, prefix: str) -> str:
     return next(key for key in (f"{prefix}:{i}" for i in range(10_000)) if topology.serving.lookup(key) == shard)
 
 
+@one_and_three
 async def test_it_follows_the_topology(
     flavour: Any, zk_client: Any, path: str, first: Topology, urls: dict[str, str], direct: Any, coordkit_namespace: str
 ) -> None:
@@ -224,6 +228,7 @@ async def drop_connections(flavour: Any, shards: Any) -> None:
         await flavour.maybe(way.close())
 
 
+@one_and_three
 async def test_what_a_shard_refuses_is_planned_anew(
     flavour: Any, zk_client: Any, path: str, first: Topology, urls: dict[str, str], direct: Any, coordkit_namespace: str
 ) -> None:
@@ -469,4 +474,71 @@ async def test_a_client_of_other_terms_is_refused(flavour: Any, first: Topology,
     with pytest.raises(ValueError, match="decode_responses"):
         shards.adopt(first.with_shard("c", Shard(urls["c"])))
     assert shards.epoch == 1
+    await closing(flavour, shards)
+
+
+async def test_watched_keys_over_a_swap(
+    flavour: Any, first: Topology, direct: Any, coordkit_namespace: str, urls: dict[str, str]
+) -> None:
+    """WATCH begins on the present owner, by its epoch; transaction() does, and plain pipelines go on as before."""
+    epoch_key = f"{coordkit_namespace}:epoch"
+    shards = live_of(flavour)(Clients(flavour), poll=100, patience=10, greet=greeting(flavour, epoch_key))
+    await flavour.maybe(shards.follow(first))
+    key = owned(first, "a", coordkit_namespace)
+    await flavour.maybe(shards.set(key, "1"))
+    early = shards.pipeline(transaction=True)
+    begun = first.begin_move([slot_of(key)], "a", "b")
+    for each in direct.values():
+        each.set(epoch_key, begun.epoch)
+    await drop_connections(flavour, shards)
+    direct["b"].set(key, "5")
+
+    async def watch() -> Any:
+        await flavour.maybe(early.watch(key))
+        return await flavour.maybe(early.get(key))
+
+    watching = flavour.spawn(watch)
+    await flavour.until(lambda: shards._live._waiting)
+    assert shards.adopt(begun)
+    assert await watching.result() == "5", "it was told by the shard, waited, and watches on the new owner"
+    assert early.watching
+    early.multi()
+    early.incr(key)
+    direct["b"].set(key, "7")
+    with pytest.raises(redis.WatchError):
+        await flavour.maybe(early.execute())
+    assert not early.watching
+    early.incr(key)
+    assert await flavour.maybe(early.execute()) == [8]
+
+    def increment(pipe: Any) -> Any:
+        pipe.multi()
+        pipe.incr(key)
+
+    async def increment_awaited(pipe: Any) -> Any:
+        increment(pipe)
+
+    work = increment_awaited if flavour.is_async else increment
+    assert await flavour.maybe(shards.transaction(work, key)) == [9]
+    await flavour.maybe(early.watch(key))
+    assert await flavour.maybe(early.unwatch())
+    early.incr(key)
+    assert len(early) == 1
+    assert await flavour.maybe(early.execute()) == [10]
+    assert direct["a"].get(key) == "1"
+    await closing(flavour, shards)
+
+
+async def test_a_lock_goes_by_the_topology(flavour: Any, first: Topology, direct: Any, coordkit_namespace: str) -> None:
+    """It is spoken of through this client, by its epoch; a move of its keys is the fence's part."""
+    shards = live_of(flavour)(Clients(flavour), poll=100, patience=10)
+    await flavour.maybe(shards.follow(first))
+    name = next(
+        name for name in (f"{coordkit_namespace}:{i}" for i in range(999)) if first.owners.lookup(f"{{{name}}}") == "b"
+    )
+    lock = flavour.Lock(shards, name, ttl=5)
+    async with flavour.within(lock) as lease:
+        assert lease.token > 0
+        assert direct["b"].keys(f"coordkit:1:{{{name}}}*")
+        assert not direct["a"].keys(f"coordkit:1:{{{name}}}*")
     await closing(flavour, shards)

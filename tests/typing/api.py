@@ -147,6 +147,18 @@ def zookeeper(zk: object) -> None:
     share.run(lambda partition: partition.ending.wait())
     assert_type(share.held(), dict[str, coordkit.Partition])
     assert_type(share.owners(), dict[str, coordkit.Owner])
+    store = coordkit.TopologyStore(zk, "/shards")
+    topology = store.create(coordkit.Topology.first("users", {"a": "redis://a:6379"}))
+    assert_type(topology, coordkit.Topology)
+    with store.rebalancer("me") as leadership:
+        store.publish(topology.draining("a"), expected=topology, leadership=leadership)
+    with store.observe() as topologies:
+        assert_type(topologies.next(timeout=1), coordkit.Topology | None)
+    shards = coordkit.ShardedRedis.from_topology(store, lambda _, address: redis.Redis.from_url(address))
+    assert_type(shards, coordkit.LiveShardedRedis)
+    assert_type(shards.on("a"), redis.Redis)
+    assert_type(shards.adopt(topology), bool)
+    shards.set("k", 1)
 
 
 async def zookeeper_awaited(zk: object) -> None:
@@ -181,6 +193,17 @@ async def zookeeper_awaited(zk: object) -> None:
     share = group.share("me", ["p1", "p2"])
     assert_type(await share.owners(), dict[str, coordkit.Owner])
     await share.run(work)
+    store = coordkit.aio.TopologyStore(zk, "/shards")
+    topology = await store.create(coordkit.aio.Topology.first("users", {"a": "redis://a:6379"}))
+    async with store.rebalancer("me") as leadership:
+        await store.publish(topology.draining("a"), expected=topology, leadership=leadership)
+    async for each in store.observe():
+        assert_type(each, coordkit.Topology)
+    shards = await coordkit.aio.ShardedRedis.from_topology(
+        store, lambda _, address: redis.asyncio.Redis.from_url(address)
+    )
+    assert_type(shards, coordkit.aio.LiveShardedRedis)
+    await shards.set("k", 1)
 
 
 def zookeeper_locks(zk: object) -> None:

@@ -1,0 +1,198 @@
+"""One connection to one shard, held from WATCH to EXEC, asyncio; as `coordkit.routing.client_held`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+from redis.exceptions import WatchError
+
+from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_errors import Outdated
+from coordkit.routing.client_held import lost
+from coordkit.routing.client_pipeline import Queue
+from coordkit.routing.plan import Plan
+from coordkit.routing.way_aio import Sending, Way
+from coordkit.routing.way_pool_aio import PoolSending, PoolWay
+
+
+class WatchingQueue(Queue[Awaitable[Plan]]):
+    """A pipeline that may watch keys of one shard, and then sends at once until `multi`; as redis-py's."""
+
+    _held: Held | None = None
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Queue a command; return the pipeline, so that calls can be chained. While it watches, send it."""
+        if self._held is None or self.explicit_transaction:
+            return super().execute_command(*args, **options)
+        return self._immediately(self._held, args, options)
+
+    async def watch(self, *names: Any) -> Any:
+        """Watch keys of one shard, on which all commands have to be until `execute`; CrossShardError names keys."""
+        shard = self._to_watch(names)
+        await self._bring(names)
+        if self._held is None:
+            self._held = Held(self._shards._ways[shard], self._shards.epoch)  # noqa: SLF001  its own client's
+        self._held.watching = True
+        return await _only(self._held, ("WATCH", *names), {})
+
+    async def unwatch(self) -> Any:
+        """Watch nothing any more, and queue commands from here on."""
+        held = self._held
+        if held is None:
+            return True
+        reply = await _only(held, ("UNWATCH",), {})
+        held.watching, self._watched = False, {}
+        await self._let_go()
+        return reply
+
+    async def reset(self) -> None:
+        """Forget the queued commands and what is watched. (As redis-py's own, it hides the command RESET.)"""
+        self._forget()
+        await self._let_go()
+
+    async def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        plan = await self._plan(args, options)
+        self._check_watched(plan)
+        await self._bring(plan.keys())
+        return plan.settle([await _only(held, part.args, part.options) for part in plan.parts])
+
+    async def _bring(self, keys: Sequence[Any]) -> None:
+        """Bring those of ``keys`` that are of slots that move, before anything is sent about them."""
+        try:
+            await self._shards._bring(keys)  # noqa: SLF001  its own client's
+        except Outdated as outdated:
+            if self._held is None:
+                raise
+            raise lost(self._held.shard) from outdated
+
+    async def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
+        delivery, replies = await held.run(gathering.batches.get(held.shard, []), transaction=True)
+        if delivery.discarded:
+            held.watching = False
+            raise WatchError("Watched variable changed.")
+        held.watching = not delivery.carried_out
+        return list(gathering.settle({held.shard: replies}))
+
+    async def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            await held.release()
+
+
+async def _only(held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    _, [reply] = await held.run([(args, dict(options))])
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+class Held:
+    """A connection of a way that is one's own until `release`; it is taken with the first batch."""
+
+    def __init__(self, way: Way | PoolWay, decided: int = 0) -> None:
+        self.shard = way.name
+        self.watching = False  # the server watches keys for us
+        self._decided = decided
+        self._kept: _OfWay | _OfPool = _OfWay(way) if isinstance(way, Way) else _OfPool(way)
+
+    async def run(self, batch: Batch, *, transaction: bool = False) -> tuple[Delivery, list[Any]]:
+        """Send a batch; return it and its replies, in which an error stands for what was not answered."""
+        if self._kept.broken:
+            raise lost(self.shard)
+        kept: Any = self._kept  # as a way, as far as a sending needs one
+        sending: Sending | PoolSending
+        if isinstance(self._kept, _OfWay):
+            sending = Sending(kept, batch, transaction=transaction, decided=self._decided)
+        else:
+            sending = PoolSending(self.shard, kept, batch, transaction=transaction)
+        try:
+            await sending.take()
+            await sending.speak()
+        finally:
+            await sending.give_back()
+        return sending, await sending.awaited_replies()
+
+    async def release(self) -> None:
+        """Give it back; close it if the server still watches keys for it, which the next user would pay for."""
+        watching, self.watching = self.watching, False
+        await self._kept.let_go(keep=not watching)
+
+
+class _OfWay:
+    """What a `Sending` takes for its way: always the same connection."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._wire: Any = None
+        self._client = way._client  # noqa: SLF001  they are one
+        self.name = way.name
+        self.broken = False
+
+    def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
+        return self._way.packed(commands)
+
+    async def shared(self, _decided: int) -> None:
+        """Share nothing."""
+
+    async def take(self, decided: int) -> Any:
+        if self._wire is None:
+            self._wire = await self._way.take(decided)
+        return self._wire
+
+    async def ask_alone(
+        self, wire: Any, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+    ) -> list[Any]:
+        try:
+            return await self._way.ask_held(wire, data, count, came, undecoded=undecoded)
+        except BaseException:
+            self._wire, self.broken = None, True
+            raise
+
+    def give_back(self, wire: Any) -> None:
+        """Keep it."""
+
+    async def let_go(self, *, keep: bool) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None and keep:
+            self._way.give_back(wire)
+        elif wire is not None:
+            await self._way.abandon(wire)
+
+
+class _OfPool:
+    """What a `PoolSending` takes for its client: always the same connection of the pool."""
+
+    def __init__(self, way: PoolWay) -> None:
+        client = way._client  # noqa: SLF001  they are one
+        self._pool = client.connection_pool
+        self._connection: Any = None
+        self._stream: Any = None
+        self.connection_pool = self
+        self.parse_response = client.parse_response
+        self.response_callbacks = client.response_callbacks
+        self.get_encoder = client.get_encoder
+
+    @property
+    def broken(self) -> bool:
+        return self._connection is not None and self._connection._writer is not self._stream  # noqa: SLF001  redis-py has no other name for it
+
+    async def get_connection(self, *_: str) -> Any:
+        if self._connection is None:
+            self._connection = await self._pool.get_connection(*TAKE)
+            self._stream = self._connection._writer  # noqa: SLF001  see above
+            # A check of its health would connect anew, without a word and without the WATCH.
+            self._interval = getattr(self._connection, "health_check_interval", 0)
+            self._connection.health_check_interval = 0
+        return self._connection
+
+    async def release(self, _connection: Any) -> None:
+        """Keep it."""
+
+    async def let_go(self, *, keep: bool) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.health_check_interval = self._interval
+            if not keep:
+                await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
