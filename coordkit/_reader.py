@@ -24,6 +24,8 @@ _KNOWN = _parts(
 )
 _PUSH: Any = next(iter(_parts("hiredis:PushNotification")), None)  # from hiredis 3.2 on
 _NOTHING = object()
+PLAIN = frozenset({bytes, str, int, list, type(None), bool, float, dict, set})
+"""The exact types of replies that are neither an error, nor a push message, nor none yet."""
 
 
 def reader_for(connection: Any) -> Any | None:

@@ -174,7 +174,7 @@ class Lines:
         except Exception as error:
             if home.shared is wire:
                 home.shared = None
-            await lost(home, wire, error)
+            await _broken(home, wire, error)
             raise
         return reply
 
@@ -251,7 +251,7 @@ class Lines:
         try:
             replies = await work(wire)
         except BaseException as error:
-            await lost(home, wire, error)
+            await _broken(home, wire, error)
             raise
         home.watch.end(wire)
         home.keep(wire)
@@ -281,7 +281,7 @@ class Lines:
         return wire_on(connection, home.used)
 
 
-async def lost(home: Home, wire: Wire, error: BaseException) -> None:
+async def _broken(home: Home, wire: Wire, error: BaseException) -> None:
     """Close a connection on which a reply may still be on its way."""
     home.watch.end(wire)
     await wire.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from redis import exceptions
@@ -155,7 +155,12 @@ def _made(client: Any) -> RedisStore | ShardedStore:
         return LiveStore(RUNTIME, client, store_for)
     # Where a sharded client names itself, it is spoken to as it is, without connections of our own.
     through = RedisStore(client)
-    return ShardedStore(RUNTIME, client, lambda one: through if one is client else store_for(one))
+
+    def store_of(one: Any) -> RedisStore:
+        known: RedisStore | None = vars(one).get(_ATTRIBUTE) if one is not client else through
+        return known or cast("RedisStore", store_for(one))
+
+    return ShardedStore(RUNTIME, client, store_of)
 
 
 _ATTRIBUTE = "_coordkit_store"

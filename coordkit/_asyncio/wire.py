@@ -152,14 +152,17 @@ class PipedWire(Wire):
     def _took(self, reply: Any) -> None:
         self._replies.append(reply)
         if self._asked and len(self._replies) == self._asked[0][1]:
-            waiter, _, _ = self._asked.popleft()
-            replies, self._replies = self._replies, []
-            if self.shared:  # whoever comes next has a time of its own
-                self.until = self.due
-            if not waiter.done():
-                waiter.set_result(replies)
-            if self._retired and not self._asked:
-                life().spawn(self.close())
+            self._answered()
+
+    def _answered(self) -> None:
+        waiter, _, _ = self._asked.popleft()
+        replies, self._replies = self._replies, []
+        if self.shared:  # whoever comes next has a time of its own
+            self.until = self.due
+        if not waiter.done():
+            waiter.set_result(replies)
+        if self._retired and not self._asked:
+            life().spawn(self.close())
 
     def came(self, request: Any = None) -> list[Any]:
         return self._replies if request is None or request is self._cut else []
@@ -233,6 +236,11 @@ class FastWire(PipedWire, asyncio.Protocol):
                     reply = self._gets()
                 except UnicodeDecodeError as undecodable:
                     reply = undecodable  # one request's affair; the parser goes on with the next reply
+                if type(reply) in _reader.PLAIN:  # what nearly all are
+                    self._replies.append(reply)
+                    if self._asked and len(self._replies) == self._asked[0][1]:
+                        self._answered()
+                    continue
                 if reply is self._empty:
                     break
                 if isinstance(reply, exceptions.ConnectionError):  # e.g. the server is loading its data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis import exceptions
 
@@ -152,7 +152,12 @@ def _made(client: Any) -> RedisStore | ShardedStore:
         return LiveStore(RUNTIME, client, store_for)
     # Where a sharded client names itself, it is spoken to as it is, without connections of our own.
     through = RedisStore(client)
-    return ShardedStore(RUNTIME, client, lambda one: through if one is client else store_for(one))
+
+    def store_of(one: Any) -> RedisStore:
+        known: RedisStore | None = vars(one).get(_ATTRIBUTE) if one is not client else through
+        return known or cast("RedisStore", store_for(one))
+
+    return ShardedStore(RUNTIME, client, store_of)
 
 
 _ATTRIBUTE = "_coordkit_store"

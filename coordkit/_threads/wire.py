@@ -19,8 +19,7 @@ from coordkit import _reader
 
 _READ, _LITTLE = 65536, 4096
 _REPLY = 400  # bytes; nearly all replies are shorter, and Python has memory for so many at hand
-# What a reply is, if it is neither an error, a push message, nor none yet: the exact types, of which those are none.
-_PLAIN = frozenset({bytes, str, int, list, type(None), bool, float, dict, set})
+_PLAIN = _reader.PLAIN
 
 
 def wire_on(connection: Any, made: float, patience: float) -> Wire:

@@ -10,7 +10,7 @@ one server or connection is: `client`, `monitor`, Sentinel's commands, the objec
 Promised: a split command or a pipeline goes to all its shards before any reply is read, replies keep the order of the
 calls, and nothing is ever sent twice. A shard that does not answer fails its own keys only.
 Not promised: atomicity across shards, and one moment in time for what is read from several. A split that meets a dead
-shard waits for that client's own connect or socket timeout before it raises.
+shard waits for that client's own connect or socket timeout before it raises, until that shard's breaker opens.
 Commands go over connections of our own, made by the recipe of each client's pool (address, credentials, TLS, timeouts,
 name, database, Sentinel's present master; as many as its ``max_connections``, which do not count among the pool's) and
 kept while there is work. One that the server closed meanwhile is replaced before anything is sent; a failure after that
@@ -35,7 +35,7 @@ from redis.commands import CoreCommands
 from redis.exceptions import NoScriptError, ResponseError, WatchError
 
 from coordkit._run import run
-from coordkit._threads.runtime import RUNTIME
+from coordkit._threads.runtime import RUNTIME, now
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import without_errors
@@ -70,6 +70,9 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     stays redis-py's ResponseError. Redis-py's error is the cause. A split raises the like if no shard did its part;
     if some did, PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the whole
     shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
+    After ``failure_threshold`` attempts in a row that did not reach a shard (no connection, or a quick command's reply
+    too late) its commands fail at once with ShardDown, until a probe in the background, one at a time and not before
+    ``reset_timeout`` seconds have passed, finds it well. No key ever moves to another shard for that.
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`, or by the ``placement`` that is
     given instead of weights: any that `coordkit.routing` makes, of the same names. One without hash tags tears apart
     what belongs together by its ``{tag}``, coordkit's own keys excepted, and CrossShardError says so.
@@ -111,7 +114,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
         shard = self._router.shard_of_first_key(args)
         if shard is not None:
-            return self._send(shard, args, options)
+            return self._ways[shard].execute(args, options, self._epoch)
         plan = self._plan(args, options)
         if self._touch is not None:
             run(self._bring(plan.keys()))
@@ -270,6 +273,10 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
 
     def _gather(self, commands: Batch) -> Gathering:
         gathering, router = Gathering(), self._router
+        shards = router.shards_of_first_keys(commands)
+        if shards is not None:
+            gathering.add_all_simple(shards, commands)
+            return gathering
         for command in commands:
             args, options = command
             shard = router.shard_of_first_key(args)
@@ -317,8 +324,9 @@ def exchange(
             delivery.take()
         for delivery in deliveries:
             delivery.send()
+        began = now()
         for delivery in deliveries:
-            delivery.read()
+            delivery.read(began)
     finally:
         for delivery in deliveries:
             delivery.give_back()

@@ -54,6 +54,9 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     stays redis-py's ResponseError. Redis-py's error is the cause. A split raises the like if no shard did its part;
     if some did, PartialFailure: ``.ok`` maps keys to results (for the counting commands, to the count of the whole
     shard), ``.failed`` maps keys to (shard, error), both by shard instead if all shards were asked.
+    After ``failure_threshold`` attempts in a row that did not reach a shard (no connection, or a quick command's reply
+    too late) its commands fail at once with ShardDown, until a probe in the background, one at a time and not before
+    ``reset_timeout`` seconds have passed, finds it well. No key ever moves to another shard for that.
     Key to slot as in Redis Cluster; slot to shard by `coordkit.routing.rendezvous`, or by the ``placement`` that is
     given instead of weights: any that `coordkit.routing` makes, of the same names. One without hash tags tears apart
     what belongs together by its ``{tag}``, coordkit's own keys excepted, and CrossShardError says so.
@@ -95,7 +98,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         """Send a command to the shard or shards of its keys; return its reply. The module docstring has the rules."""
         shard = self._router.shard_of_first_key(args)
         if shard is not None:
-            return await self._send(shard, args, options)
+            return await self._ways[shard].execute(args, options, self._epoch)
         plan = await self._plan(args, options)
         if self._touch is not None:
             await self._bring(plan.keys())
@@ -257,6 +260,10 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
 
     async def _gather(self, commands: Batch) -> Gathering:
         gathering, router = Gathering(), self._router
+        shards = router.shards_of_first_keys(commands)
+        if shards is not None:
+            gathering.add_all_simple(shards, commands)
+            return gathering
         for command in commands:
             args, options = command
             shard = router.shard_of_first_key(args)
@@ -300,8 +307,12 @@ async def exchange(
         ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
     ]
     try:
-        await _together([delivery.take() for delivery in deliveries])
-        await _together([delivery.speak() for delivery in deliveries])
+        waiting = [delivery for delivery in deliveries if not delivery.take_now()]
+        await _together([delivery.take() for delivery in waiting])
+        # What is begun is sent; a task for the others, which need one to be spoken to beside each other.
+        await _together([delivery.speak() for delivery in deliveries if not delivery.begin()])
+        for delivery in deliveries:
+            await delivery.speak()
     finally:
         for delivery in deliveries:
             await delivery.give_back()
@@ -309,8 +320,9 @@ async def exchange(
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    if len(works) == 1:  # a task would cost more than the wait
-        await works[0]
+    if len(works) < 2:  # a task would cost more than the wait
+        for work in works:
+            await work
         return
     # Exceptions are awaited as results: none may leave while the others still use their connections.
     for outcome in await asyncio.gather(*works, return_exceptions=True):

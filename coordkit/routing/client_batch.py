@@ -9,6 +9,7 @@ from typing import Any
 from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError, ExecAbortError, ResponseError, WatchError  # noqa: A004  redis-py's own
 
+from coordkit._reader import PLAIN
 from coordkit.errors import CrossShardError, StoreRefused
 from coordkit.routing.client_errors import answered, unanswered
 from coordkit.routing.plan import Plan
@@ -41,6 +42,16 @@ class Gathering:
             self.batches[shard].append(command)
         else:
             self.batches[shard] = [command]
+
+    def add_all_simple(self, shards: Sequence[str], commands: Batch) -> None:
+        """Add commands, each of which goes to one shard as it is."""
+        self._asked += shards
+        batches = self.batches
+        for command, shard in zip(commands, shards, strict=True):
+            if shard in batches:
+                batches[shard].append(command)
+            else:
+                batches[shard] = [command]
 
     def add(self, plan: Plan) -> None:
         """Add a command as planned."""
@@ -106,6 +117,7 @@ class Delivery:
         self._packed: Any = None
         self._sent = False
         self._in_step = True  # the connection has no reply on its way
+        self._called = False  # whether a callback was, which for asyncio may have to be awaited
         self._answers: list[Any] = []
         self._owed = len(batch) + 2 if transaction else len(batch)  # replies
 
@@ -147,12 +159,12 @@ class Delivery:
 
     def _is_undecoded(self) -> bool:
         """Whether one of the commands wants its reply as bytes where the client decodes: then all are read so."""
-        return not self._transaction and any("NEVER_DECODE" in options for _, options in self._batch)
+        if self._transaction or not self._client.get_encoder().decode_responses:
+            return False
+        return any("NEVER_DECODE" in options for _, options in self._batch)
 
     def _decoded(self, replies: Sequence[Any]) -> list[Any]:
         encoder = self._client.get_encoder()
-        if not encoder.decode_responses:
-            return list(replies)
         return [
             reply if "NEVER_DECODE" in options else decoded(reply, encoder)
             for (_, options), reply in zip(self._batch, replies, strict=False)
@@ -163,10 +175,17 @@ class Delivery:
         if self._transaction:
             self._answers += [self._meant(reply) for reply in replies]
             return
-        callbacks = self._client.response_callbacks
+        callbacks, known, append = self._client.response_callbacks, dict[Any, Any](), self._answers.append
         for (args, options), reply in zip(self._batch, replies, strict=False):
+            name = args[0]
+            if name not in known:
+                known[name] = callback_of(callbacks, name)
+            if known[name] is None and type(reply) in PLAIN:  # what most are
+                append(reply)
+                continue
+            self._called = True
             try:
-                self._answers.append(parsed(callbacks, args, options, reply))
+                append(parsed(callbacks, args, options, reply))
             except ResponseError as error:
                 self._said(error)
 
@@ -198,4 +217,7 @@ class Delivery:
             return unanswered(self.shard, reply, sent=True)
         args, options = command
         callback = callback_of(self._client.response_callbacks, args[0])
-        return reply if callback is None else called(callback, reply, options)
+        if callback is None:
+            return reply
+        self._called = True
+        return called(callback, reply, options)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis.exceptions
-from redis.exceptions import ExecAbortError, MaxConnectionsError, ResponseError
+from redis.exceptions import BusyLoadingError, ExecAbortError, MaxConnectionsError, ResponseError
 
 from coordkit._redis import refusal
 from coordkit.errors import CoordError, ShardDown, StoreRefused, StoreUnavailable
@@ -23,6 +23,10 @@ from coordkit.errors import CoordError, ShardDown, StoreRefused, StoreUnavailabl
 NO_ANSWER = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 
 _POOL_IS_EMPTY = ("Too many connections", "No connection available")
+
+
+_TOO_LATE = (redis.exceptions.TimeoutError, TimeoutError)
+_OF_A_SERVER_THAT_IS_UP = (BusyLoadingError, MaxConnectionsError)
 
 
 class Outdated(Exception):
@@ -63,6 +67,31 @@ def unanswered(shard: str, error: Exception, *, sent: bool) -> CoordError:
         why = "the command was not sent; other shards are not affected"
         meant = ShardDown(shard, f"this shard cannot be reached ({error}); {why}", shard=shard)
     meant.__cause__ = error
+    return meant
+
+
+def is_unreached(error: BaseException, *, sent: bool, quick: bool) -> bool:
+    """Return whether ``error`` speaks for a shard that cannot be reached, for its breaker.
+
+    A connection that broke does not: to connect anew will tell. Nor does a late reply, unless the command is a quick
+    one; others may take their time.
+    """
+    if not isinstance(error, NO_ANSWER) or isinstance(error, _OF_A_SERVER_THAT_IS_UP) or refusal(error, "", ""):
+        return False
+    if not sent:
+        return not str(error).startswith(_POOL_IS_EMPTY)
+    return quick and isinstance(error, _TOO_LATE)
+
+
+def tripped(shard: str, why: str) -> ShardDown:
+    """Return the error for a command that is not sent because the shard's breaker is open."""
+    meant = ShardDown(
+        shard,
+        f"this shard cannot be reached (it was tried often enough, the last time: {why}; it is probed in the "
+        "background); the command was not sent; other shards are not affected",
+        shard=shard,
+    )
+    meant.__cause__ = redis.exceptions.ConnectionError(why)
     return meant
 
 

@@ -113,7 +113,7 @@ class Held:
         if isinstance(self._kept, _OfWay):
             sending = Sending(kept, batch, transaction=transaction, decided=self._decided)
         else:
-            sending = PoolSending(self.shard, kept, batch, transaction=transaction)
+            sending = PoolSending(kept, kept, batch, transaction=transaction)
         try:
             sending.take()
             sending.send()
@@ -158,9 +158,12 @@ class _OfWay:
         self._wire, self.broken = None, True
         self._way.abandon(wire)
 
-    def lost(self, wire: Any, error: BaseException) -> BaseException:
+    def lost(self, wire: Any, error: BaseException, *, quick: bool) -> BaseException:
         self._wire, self.broken = None, True
-        return self._way.lost(wire, error)
+        return self._way.lost(wire, error, quick=quick)
+
+    def heard(self) -> None:
+        self._way.heard()
 
     def let_go(self, *, keep: bool) -> None:
         wire, self._wire = self._wire, None
@@ -173,6 +176,8 @@ class _OfPool:
 
     def __init__(self, way: PoolWay) -> None:
         client = way._client  # noqa: SLF001  they are one
+        self.name = way.name
+        self.check, self.heard, self.missed = way.check, way.heard, way.missed
         self._pool = client.connection_pool
         self._connection: Any = None
         self._socket: Any = None

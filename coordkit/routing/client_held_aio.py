@@ -105,9 +105,10 @@ class Held:
         if isinstance(self._kept, _OfWay):
             sending = Sending(kept, batch, transaction=transaction, decided=self._decided)
         else:
-            sending = PoolSending(self.shard, kept, batch, transaction=transaction)
+            sending = PoolSending(kept, kept, batch, transaction=transaction)
         try:
-            await sending.take()
+            if not sending.take_now():
+                await sending.take()
             await sending.speak()
         finally:
             await sending.give_back()
@@ -132,6 +133,9 @@ class _OfWay:
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         return self._way.packed(commands)
 
+    def shared_now(self, _decided: int) -> None:
+        """Share nothing."""
+
     async def shared(self, _decided: int) -> None:
         """Share nothing."""
 
@@ -141,10 +145,17 @@ class _OfWay:
         return self._wire
 
     async def ask_alone(
-        self, wire: Any, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+        self,
+        wire: Any,
+        data: bytes,
+        count: int,
+        came: list[Any] | None = None,
+        *,
+        undecoded: bool = False,
+        quick: bool = False,
     ) -> list[Any]:
         try:
-            return await self._way.ask_held(wire, data, count, came, undecoded=undecoded)
+            return await self._way.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick)
         except BaseException:
             self._wire, self.broken = None, True
             raise
@@ -165,6 +176,8 @@ class _OfPool:
 
     def __init__(self, way: PoolWay) -> None:
         client = way._client  # noqa: SLF001  they are one
+        self.name = way.name
+        self.check, self.heard, self.missed = way.check, way.heard, way.missed
         self._pool = client.connection_pool
         self._connection: Any = None
         self._stream: Any = None

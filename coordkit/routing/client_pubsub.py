@@ -19,19 +19,15 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
 from redis.client import PubSubWorkerThread
-from redis.retry import Retry
 
-from coordkit import _redis
-from coordkit._inbox import AGAIN, QUIET
+from coordkit._inbox import AGAIN
 from coordkit._ports import Worker
-from coordkit._threads.line import Line
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.routing.client_errors import NO_ANSWER, answered
-from coordkit.routing.client_subscriptions import KEEPALIVE, Handler, Names, Orders, Subscriptions, meant
+from coordkit.routing.client_pubsub_line import Line, opened
+from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, meant
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -52,9 +48,10 @@ class ShardedPubSub(Names):
         self._down: dict[str, bool] = {}  # shards that are tried again; whether the user was told
         self._workers: dict[str, Worker] = {}
         self._guard = threading.RLock()
-        self._opening = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
         self._reading = threading.Lock()
         self._subscribed = threading.Event()
+        self._changed = threading.Event()  # wakes who waits while there is no connection
 
     @property
     def subscribed(self) -> bool:
@@ -197,24 +194,20 @@ class ShardedPubSub(Names):
     # -- connections
 
     def _open(self, shard: str) -> None:
-        with self._opening:
+        with self._opening.setdefault(shard, threading.Lock()):
             if shard in self._lines:
                 return
-            pool = self._shards.shards()[shard].connection_pool
-            kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection)
-            connection = pool.connection_class(**{**kwargs, "protocol": 2, "decode_responses": False})
-            connection.connect()
+            line = opened(shard, self._shards.shards()[shard].connection_pool)
             with self._guard:
                 self._down.pop(shard, None)
-                self._lines[shard] = Line(shard, connection, kwargs["socket_timeout"])
+                self._lines[shard] = line
                 self._send(shard, self._wanted.opened(shard))
                 self._settle()  # perhaps it is not wanted any more
+            self._changed.set()
 
     def _send(self, shard: str, commands: list[tuple[Any, ...]]) -> None:
-        line = self._lines[shard]
         try:
-            with line.writing:
-                line.connection.send_packed_command(line.connection.pack_commands(commands), check_health=False)
+            self._lines[shard].order(commands)
         except NO_ANSWER:
             self._broken(shard)
 
@@ -249,6 +242,7 @@ class ShardedPubSub(Names):
                 with self._guard:
                     if not self._down.get(shard, True):
                         self._came.append(meant(shard, error))
+                        self._changed.set()
                     if shard in self._down:
                         self._try_later(shard, told=True)
 
@@ -271,22 +265,15 @@ class ShardedPubSub(Names):
                 with contextlib.suppress(ValueError):  # it was closed meanwhile
                     selector.register(line.sock, selectors.EVENT_READ, (shard, line))
             if not lines:
-                self._subscribed.wait(seconds)
+                self._changed.clear()
+                self._changed.wait(seconds)
             elif seconds > 0:
                 for key, _ in selector.select(seconds):
                     self._took(*key.data)
 
     def _took(self, shard: str, line: Line) -> bool:
         try:
-            replies = line.replies(0)
-            present = now()
-            if replies:
-                line.heard, line.pinged = present, False
-            elif present - line.heard > QUIET + line.patience:
-                raise exceptions.TimeoutError(f"no answer within {line.patience} s")
-            elif present - line.heard > QUIET and not line.pinged:
-                line.pinged = True
-                line.send("PING", KEEPALIVE)
+            replies = line.came()
         except NO_ANSWER:
             if self._lines.get(shard) is line:
                 self._broken(shard)

@@ -18,7 +18,7 @@ from coordkit._asyncio.wire import hang_up
 from coordkit._inbox import AGAIN
 from coordkit._threads.runtime import now
 from coordkit.routing.client_errors import NO_ANSWER, answered
-from coordkit.routing.client_pubsub_line import Bell, Line, opened
+from coordkit.routing.client_pubsub_line_aio import Bell, Line, opened
 from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, meant
 
 if TYPE_CHECKING:
@@ -242,12 +242,14 @@ class ShardedPubSub(Names):
                     message = self._wanted.heard(shard, reply)
                     if message is not None:
                         self._tell([message])
+                if self._wanted.is_idle(shard):
+                    return
         except NO_ANSWER:
             if self._lines.get(shard) is line:
                 await self._lost(shard)
         finally:
             watching.cancel()
-            if self._lines.get(shard) is line:  # the event loop ends
+            if self._lines.get(shard) is line:  # nothing is wanted of it, or the event loop ends
                 await self._hang_up(shard)
 
     def _tell(self, came: Any) -> None:

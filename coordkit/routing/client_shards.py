@@ -11,6 +11,7 @@ import redis.exceptions
 from coordkit import _redis
 from coordkit._ports import Runtime
 from coordkit.errors import CrossShardError
+from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.rendezvous import rendezvous
@@ -31,7 +32,7 @@ class Directory(Generic[C]):
 
     _client_type: ClassVar[type[Any]]
     _other_types: ClassVar[tuple[type[Any], ...]]
-    _ways_of: ClassVar[Any]  # a function of the flavour: from a name and a client to the way to that shard
+    _ways_of: ClassVar[Any]  # a function of the flavour: from name, client and breaker to the way to a shard
     _way_type: ClassVar[type[Any]]  # of the flavour, over connections of our own
     _port_type: ClassVar[type[Any]]  # of the flavour, over such a way
     _runtime: ClassVar[Runtime]
@@ -45,6 +46,8 @@ class Directory(Generic[C]):
         *,
         weights: Mapping[str, float] | None = None,
         placement: Placement | None = None,
+        failure_threshold: int = 5,
+        reset_timeout: float = 1.0,
     ) -> None:
         if not isinstance(shards, Mapping):
             raise TypeError(f"shards={shards!r}; a mapping of names to {_named(self._client_type)} is allowed")
@@ -54,7 +57,12 @@ class Directory(Generic[C]):
             _check_placement(placement, shards, weights)
         _check_clients(shards, self._client_type, self._other_types)
         self._shards: Mapping[str, C] = MappingProxyType({name: shards[name] for name in sorted(placement.shards)})
-        self._ways: dict[str, Any] = {name: self._ways_of(name, client) for name, client in self._shards.items()}
+        breakers = {
+            name: Breaker(failure_threshold=failure_threshold, reset_timeout=reset_timeout) for name in self._shards
+        }
+        self._ways: dict[str, Any] = {
+            name: self._ways_of(name, client, breakers[name]) for name, client in self._shards.items()
+        }
         anyone: Any = next(iter(self._shards.values()))
         self._encoder = anyone.get_encoder()
         self._router = Router(placement, self._encoder.encode, self._encoder.encoding, self._encoder.encoding_errors)
@@ -84,6 +92,10 @@ class Directory(Generic[C]):
     def shards(self) -> Mapping[str, C]:
         """Return the plain client of each shard by name, read-only, in the order of the names."""
         return self._shards
+
+    def breakers(self) -> dict[str, State]:
+        """Return the state of each shard's breaker: "closed", "open" (its commands fail at once) or "half-open"."""
+        return {name: way.breaker.state for name, way in self._ways.items()}
 
     def slot(self, key: Any) -> int:
         """Return the slot (0 to 16383) of ``key`` as it goes on the wire: that of Redis Cluster and of a `SlotMap`."""
@@ -203,7 +215,7 @@ class Directory(Generic[C]):
                 f"connect({name!r}, ...) returned {client!r}, which keeps coordkit from making connections itself (a "
                 "customised pool, a cache, a tracer); a plain client is allowed: only so the epoch is compared"
             )
-        return self._way_type(name, client, greet=greet)
+        return self._way_type(name, client, greet=greet, breaker=self._ways[name].breaker)
 
     def _pieces(self) -> list[Any]:
         """Return what is closed when a shard is no more: clients, and the ways to them."""

@@ -32,6 +32,14 @@ class MovingRouter(Router):
         shard = super().shard_of_first_key(args)
         return None if shard is not None and self.slot(args[1]) in self.moving else shard
 
+    def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
+        """Return the shards of commands that all go there as they are; None if one does not."""
+        shards = super().shards_of_first_keys(commands)
+        moving = self.moving
+        if shards is not None and any(self.slot(args[1]) in moving for args, _ in commands):
+            return None
+        return shards
+
 
 class FirstTouch:
     """Brings keys by the topology that a command was planned by; one for each client, safe for many at once.

@@ -171,18 +171,18 @@ class Carrier:
 
     async def _found(self, keys: Sequence[bytes]) -> list[_Read] | None:
         """Look, and read what is not marked; None if the move is over. The module's docstring says why twice."""
-        now = self._runtime.now
-        for _ in range(_TRIES):
+        tries = 0
+        while True:
             looked = await self._look(keys)
             if looked is None:
                 return None
             sent, time, marked = looked
             read = await self._read([key for key, mark in zip(keys, marked, strict=True) if not mark])
-            took = now() - sent
-            if took <= _SHARP:
-                break
-        present = time + math.ceil(took * 1000)
-        return [each._replace(ends=present + each.ends if each.ends >= 0 else 0) for each in read]
+            took = self._runtime.now() - sent
+            tries += 1
+            if took <= _SHARP or tries == _TRIES:
+                present = time + math.ceil(took * 1000)
+                return [each._replace(ends=present + each.ends if each.ends >= 0 else 0) for each in read]
 
     async def _look(self, keys: Sequence[bytes]) -> tuple[float, int, list[int]] | None:
         """Return when we asked, the target's time in ms, and which keys are marked; None if the move is over."""
@@ -218,8 +218,8 @@ class Carrier:
         )
         found = []
         for key, value, left in zip(keys, replies[::2], replies[1::2], strict=True):
-            gone = value is None or left == -2 or key in kept  # between the two it may have ended
-            found.append(_Read(key, b"" if gone else bytes(value), int(left), kept=key in kept))
+            gone = left == -2 or key in kept  # between the two it may have ended
+            found.append(_Read(key, b"" if gone or value is None else bytes(value), int(left), kept=key in kept))
         return found
 
     async def _kept(self, keys: Sequence[bytes]) -> set[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from itertools import chain
 from types import FunctionType
 from typing import Any
 
@@ -38,6 +39,11 @@ BY_CLIENT = frozenset({"HIMPORT"})
 
 _SENT_BY = ("send_packed_command", "read_response", "pack_command", "pack_commands", "can_read")
 _PACKER: Any = getattr(import_module("redis.connection"), "HiredisRespSerializer", None)
+_SAME_IN_C = frozenset({bytes, str, int, float})
+try:
+    _IN_C: Any = import_module("hiredis").pack_command
+except (ImportError, AttributeError):  # hiredis is optional
+    _IN_C = None
 
 
 def is_kept(client: Any) -> bool:
@@ -65,30 +71,49 @@ def _is_redis_pys(method: Any) -> bool:
     return method is None or str(getattr(method, "__module__", "")).partition(".")[0] == "redis"
 
 
-def packer_of(connection: Any) -> Callable[[Sequence[Any]], bytes]:
-    """Return what packs a command as this connection of redis-py does, which need not be connected."""
-    theirs = connection.pack_command
+class Packer:
+    """Packs commands as a connection of redis-py does, which need not be connected; in C where that is the same."""
 
-    def pack(args: Sequence[Any]) -> bytes:
-        return b"".join(theirs(*args))
+    def __init__(self, connection: Any) -> None:
+        self._theirs = connection.pack_command
+        self._in_c: Any = None
+        self._types: frozenset[type] | None = None  # of arguments for which C does the same; None for all that it takes
+        if not speaks_plainly(connection) or _IN_C is None:
+            return
+        encoder = connection.encoder
+        if type(getattr(connection, "_command_packer", None)) is _PACKER:
+            self._in_c = _IN_C
+        elif (encoder.encoding, encoder.encoding_errors) == ("utf-8", "strict"):
+            self._in_c, self._types = _IN_C, _SAME_IN_C
 
-    if _PACKER is None or type(getattr(connection, "_command_packer", None)) is not _PACKER:
-        return pack
-    if not speaks_plainly(connection):
-        return pack
-    in_c = import_module("hiredis").pack_command
-
-    def pack_in_c(args: Sequence[Any]) -> bytes:
+    def one(self, args: tuple[Any, ...]) -> bytes:
+        """Return the bytes of a command; redis-py's DataError for what it does not take."""
         name = args[0]
-        if type(name) is str and name.isalpha():
+        if (
+            self._in_c is not None
+            and type(name) is str
+            and name.isalpha()  # "CONFIG GET" are two words
+            and (self._types is None or self._types.issuperset(map(type, args)))
+        ):
             try:
-                packed: bytes = in_c(args)
+                packed: bytes = self._in_c(args)
             except TypeError:  # redis-py turns some types into others first, and names what it refuses
-                return pack(args)
+                return b"".join(self._theirs(*args))
             return packed
-        return pack(args)  # "CONFIG GET" are two words
+        return b"".join(self._theirs(*args))
 
-    return pack_in_c
+    def many(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
+        """Return the bytes of several."""
+        in_c, types = self._in_c, self._types
+        if in_c is not None:
+            try:
+                if "".join([args[0] for args in commands]).isalpha() and (
+                    types is None or types.issuperset(map(type, chain.from_iterable(commands)))
+                ):
+                    return b"".join([in_c(args) for args in commands])
+            except TypeError:
+                pass
+        return b"".join([self.one(args) for args in commands])
 
 
 def callback_of(callbacks: Any, name: Any) -> Any:

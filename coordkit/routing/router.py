@@ -29,6 +29,8 @@ from coordkit.routing.slots import BRACE, tagged
 # Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
 SPLIT = {"MGET": 1, "MSET": 2, "DEL": 1, "UNLINK": 1, "EXISTS": 1, "TOUCH": 1}
 
+_NAMES = {str, bytes}  # the types of nearly all keys
+
 
 class Router:
     """Turn commands into plans, for one placement and one encoding of keys.
@@ -73,10 +75,28 @@ class Router:
 
     def one_shard(self, name: str, keys: Sequence[Any]) -> str:
         """Return the shard of all these keys; CrossShardError, naming each, if a command's keys are on several."""
-        shards = [self.route(key) for key in keys]
+        shards = self.route_many(keys)
         if len(set(shards)) > 1:
             raise self._crossing(name, keys, shards)
         return shards[0]
+
+    def route_many(self, keys: Sequence[Any]) -> list[str]:
+        """Return the shard of each key."""
+        table, encoding, errors = self._table, self._encoding, self._errors
+        if table is None:
+            return [self.route(key) for key in keys]
+        wire = [
+            key.encode(encoding, errors) if type(key) is str else key if type(key) is bytes else self.bytes_of(key)
+            for key in keys
+        ]
+        return [table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF] for key in wire]
+
+    def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
+        """Return the shard of each command as `shard_of_first_key` does; None if one of them is not such a command."""
+        names = [args[0] if len(args) > 1 else "" for args, _ in commands]
+        if not self._of_first_key.issuperset(names):
+            return None
+        return self.route_many([args[1] for args, _ in commands])
 
     def placed(self, key: bytes) -> bytes:
         """Return what the placement is asked for ``key``: the key, or the tag of a key of coordkit's own.
@@ -196,8 +216,11 @@ class Router:
         if not keys or (len(wire) - 1) % width:
             raise ValueError(f"{name}: {len(wire) - 1} arguments; a positive multiple of {width} is allowed")
         places: dict[str, list[int]] = {}
-        for i, key in enumerate(keys):
-            places.setdefault(self.route(key), []).append(i)
+        for i, shard in enumerate(self.route_many(keys)):
+            if shard in places:
+                places[shard].append(i)
+            else:
+                places[shard] = [i]
         if len(places) == 1:
             return Plan(name, "route", (Part(next(iter(places)), tuple(args), dict(options), keys),))
         parts = []
@@ -247,6 +270,8 @@ def _buffer(key: Any) -> bytes:
 def named(keys: Sequence[Any]) -> tuple[Any, ...]:
     """Return keys as they are named in errors and explanations."""
     # Names stand in dicts, where a bytearray, or a memoryview of one, may not.
+    if _NAMES.issuperset(map(type, keys)):
+        return tuple(keys)
     return tuple([bytes(key) if isinstance(key, (bytearray, memoryview)) else key for key in keys])
 
 

@@ -17,13 +17,17 @@ from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 from redis.retry import Retry
 
 from coordkit import _redis
+from coordkit._reader import PLAIN
 from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import now
 from coordkit._threads.wire import Wire, wire_on
 from coordkit.errors import CoordError
+from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch, Delivery
-from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, unanswered
-from coordkit.routing.replies import packer_of, parsed, speaks_plainly
+from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
+from coordkit.routing.replies import QUICK, Packer, callback_of, parsed, speaks_plainly
+
+_PROMPT = 0.05  # seconds within which a reply that is there is read for certain
 
 Ask = Callable[..., Any]
 Greet = Callable[[Ask], int]
@@ -37,27 +41,32 @@ class Way(Lines):
     of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent.
     """
 
-    def __init__(self, name: str, client: Any, *, greet: Greet | None = None) -> None:
+    def __init__(self, name: str, client: Any, *, greet: Greet | None = None, breaker: Breaker | None = None) -> None:
         pool = client.connection_pool
         self.name = name
+        self.breaker = breaker or Breaker()
         self._greet = greet
         self._patience: float = pool.connection_kwargs.get("socket_timeout") or math.inf
         self._most: float = getattr(pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(pool, "sentinel_manager")
-        self._packer: Callable[[Sequence[Any]], bytes] | None = None
+        self._packer: Packer | None = None
         super().__init__(client)
 
     def reset(self) -> None:
         super().reset()
         self._made = 0  # connections that are open
         self._counting = threading.Lock()
+        self.breaker.reset()
 
     def execute(self, args: tuple[Any, ...], options: Mapping[str, Any], decided: int = 0) -> Any:
         """Send one command and return its reply as the client would; ``decided`` is the epoch it was routed by.
 
         Raise ShardDown, StoreUnavailable or StoreRefused with the shard's name, redis-py's ResponseError, or Outdated.
         """
-        data = (self._packer or self._first_packer())(args)
+        data = (self._packer or self._first_packer()).one(args)
+        breaker = self.breaker
+        if breaker.is_open:
+            raise self._tripped()
         self._used = present = now()
         try:
             wire = self._idle.pop()
@@ -67,20 +76,22 @@ class Way(Lines):
             if wire.epoch > decided or present - wire.made >= _redis.MAX_AGE or wire.is_stale():
                 wire = self._instead(wire, decided)
         try:
-            if "NEVER_DECODE" in options:
-                [reply] = self._undecoded(wire, data)
-            else:
-                reply = wire.ask(data)
+            reply = self._undecoded(wire, data) if "NEVER_DECODE" in options else wire.ask(data)
         except BaseException as error:
-            meant = self.lost(wire, error)
+            meant = self.lost(wire, error, quick=args[0] in QUICK)
             if meant is error:
                 raise
             raise meant from meant.__cause__
+        if breaker.failures:
+            breaker.worked()
         self._idle.append(wire)
         if not self._sweeping:
             self._sweep_later()
+        callbacks = self._client.response_callbacks
+        if type(reply) in PLAIN and callback_of(callbacks, args[0]) is None:
+            return reply
         try:
-            return parsed(self._client.response_callbacks, args, options, reply)
+            return parsed(callbacks, args, options, reply)
         except ResponseError as error:
             self.heed(error)
             meant = answered(self.name, error)
@@ -100,10 +111,15 @@ class Way(Lines):
 
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return commands as they go on the wire; redis-py's DataError for what it does not take."""
-        return b"".join(map(self._packer or self._first_packer(), commands))
+        return (self._packer or self._first_packer()).many(commands)
 
     def take(self, decided: int) -> Wire:
-        """Return a connection that nobody else uses; give it back, or say that it is lost. Raise redis-py's errors."""
+        """Return a connection that nobody else uses; give it back, or say that it is lost.
+
+        Raise redis-py's errors, Outdated, and ShardDown while the breaker is open.
+        """
+        if self.breaker.is_open:
+            raise self._tripped()
         self._used = present = now()
         while True:
             try:
@@ -119,13 +135,23 @@ class Way(Lines):
         """Keep a connection on which no reply is on its way."""
         self._keep(wire, bounded=False)
 
-    def lost(self, wire: Wire, error: BaseException) -> BaseException:
-        """Close a connection on which a reply may still be on its way; return what the error means."""
+    def lost(self, wire: Wire, error: BaseException, *, quick: bool) -> BaseException:
+        """Close a connection on which a reply may still be on its way; return what the error means.
+
+        ``quick`` says that the reply should have been there: a late one then counts for the breaker.
+        """
         try:
             self._broken(wire, error)
         except redis.TimeoutError as late:
             error = late
+        if is_unreached(error, sent=True, quick=quick):
+            self.breaker.failed(str(error))
         return unanswered(self.name, error, sent=True) if isinstance(error, NO_ANSWER) else error
+
+    def heard(self) -> None:
+        """Take note that the shard answered."""
+        if self.breaker.failures:
+            self.breaker.worked()
 
     def abandon(self, wire: Wire) -> None:
         """Close a connection whose replies nobody reads."""
@@ -135,6 +161,26 @@ class Way(Lines):
         """Ask Sentinel anew for the master where it turns out to be a replica now."""
         if self._sentinel and isinstance(error, ReadOnlyError):
             self._drop_idle()
+
+    # -- the breaker
+
+    def _tripped(self) -> CoordError:
+        if self.breaker.begin_probe():
+            begin_probe(self.breaker, self._probe)
+        return tripped(self.name, self.breaker.why)
+
+    def _probe(self) -> None:
+        breaker, wire = self.breaker, None
+        try:
+            wire = self._connected(now(), None)
+            wire.ask(_redis.PING)  # an error is an answer as well
+        except Exception as error:  # noqa: BLE001  whatever it is, the shard was not reached
+            if wire is not None:
+                self._close(wire)
+            breaker.probe_failed(str(error))
+            return
+        breaker.worked()
+        self.give_back(wire)
 
     # -- connections
 
@@ -171,10 +217,12 @@ class Way(Lines):
             wire.bound(self._patience)
             if self._greet is not None:
                 wire.epoch = self._greet(_Asking(self, wire))
-        except BaseException:
+        except BaseException as error:
             self._count_closed()
             if connection is not None:
                 connection.disconnect()
+            if is_unreached(error, sent=False, quick=True):
+                self.breaker.failed(str(error))
             raise
         return wire
 
@@ -190,15 +238,23 @@ class Way(Lines):
         with self._counting:
             self._made -= 1
 
-    def _first_packer(self) -> Callable[[Sequence[Any]], bytes]:
-        self._packer = packer_of(self._connection())
+    def _first_packer(self) -> Packer:
+        self._packer = Packer(self._connection())
         return self._packer
 
-    def _undecoded(self, wire: Wire, data: bytes) -> list[Any]:
+    def _undecoded(self, wire: Wire, data: bytes) -> Any:
         replies: list[Any] = []
         wire.send(data)
         wire.read_into(replies, 1, decoding=False)
-        return replies
+        return replies[0]
+
+
+def begin_probe(breaker: Breaker, probe: Callable[[], None]) -> None:
+    """Run a probe in a thread of its own, so that nobody waits for it."""
+    try:
+        threading.Thread(target=probe, name="coordkit-probe", daemon=True).start()
+    except RuntimeError as error:  # too many threads
+        breaker.probe_failed(str(error))
 
 
 class _Asking:
@@ -243,10 +299,14 @@ class Sending(Delivery):
         except NO_ANSWER as error:
             self._lost(wire, error)
 
-    def read(self) -> None:
+    def read(self, began: float = math.inf) -> None:
+        """Read the replies; all that were asked at ``began`` together are waited for no longer than one would be."""
         wire = self._wire
         if wire is None:  # it failed already
             return
+        spent = now() - began
+        if spent > _PROMPT:
+            wire.bound(max(_PROMPT, wire.patience - spent))
         replies: list[Any] = []
         undecoded = self._is_undecoded()
         try:
@@ -256,6 +316,9 @@ class Sending(Delivery):
             self._parse(self._decoded(replies) if undecoded else replies)
             self._lost(wire, error)
             return
+        if spent > _PROMPT:
+            wire.bound(wire.patience)
+        self._way.heard()
         self._parse(self._decoded(replies) if undecoded else replies)
 
     def give_back(self) -> None:
@@ -269,4 +332,5 @@ class Sending(Delivery):
 
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
-        self._stands(self._way.lost(wire, error))
+        quick = all(args[0] in QUICK for args, _ in self._batch)
+        self._stands(self._way.lost(wire, error, quick=quick))

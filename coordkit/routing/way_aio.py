@@ -6,24 +6,30 @@ batch has a connection to itself, so that nobody waits behind it.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio
+from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 
 from coordkit import _redis
-from coordkit._asyncio.lines import Home, Lines, connect, lost
+from coordkit._asyncio.lines import Home, Lines, connect
+from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
+from coordkit._reader import PLAIN
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
+from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch, Delivery
-from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, unanswered
-from coordkit.routing.replies import QUICK, packer_of, parsed, speaks_plainly
+from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
+from coordkit.routing.replies import QUICK, Packer, callback_of, parsed, speaks_plainly
 
 Ask = Callable[..., Awaitable[Any]]
 Greet = Callable[[Ask], Awaitable[int]]
@@ -40,30 +46,34 @@ class Way(Lines):
     epoch of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent.
     """
 
-    def __init__(self, name: str, client: Any, *, greet: Greet | None = None) -> None:
+    def __init__(self, name: str, client: Any, *, greet: Greet | None = None, breaker: Breaker | None = None) -> None:
         super().__init__(client)
         kwargs = client.connection_pool.connection_kwargs
         self.name = name
+        self.breaker = breaker or Breaker()
         self._greet = greet
         self._patience = kwargs.get("socket_timeout") or math.inf
         self._hurry = max(kwargs.get("socket_connect_timeout") or _redis.PATIENCE, _redis.patience(client))
         self._most: float = getattr(client.connection_pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(client.connection_pool, "sentinel_manager")
-        self._packer: Callable[[Sequence[Any]], bytes] | None = None
+        self._packer: Packer | None = None
+        self._recent: tuple[weakref.ref[asyncio.AbstractEventLoop], Home] | None = None
 
     async def execute(self, args: tuple[Any, ...], options: Mapping[str, Any], decided: int = 0) -> Any:
         """Send one command and return its reply as the client would; ``decided`` is the epoch it was routed by.
 
         Raise ShardDown, StoreUnavailable or StoreRefused with the shard's name, redis-py's ResponseError, or Outdated.
         """
-        data = (self._packer or self._first_packer())(args)
-        undecoded = "NEVER_DECODE" in options
+        data = (self._packer or self._first_packer()).one(args)
+        undecoded, quick = "NEVER_DECODE" in options, args[0] in QUICK
         try:
-            wire = await self.shared(decided) if args[0] in QUICK and not undecoded else None
+            wire = None
+            if quick and not undecoded:
+                wire = self.shared_now(decided) or await self.shared(decided)
             if wire is not None:
-                asking = self.ask_shared(wire, data, 1)
+                asking = self.end(wire, self.begin(wire, data, 1))
             else:
-                asking = self.ask_alone(await self.take(decided), data, 1, undecoded=undecoded)
+                asking = self.ask_alone(await self.take(decided), data, 1, undecoded=undecoded, quick=quick)
         except ResponseError as error:  # in the handshake
             raise answered(self.name, error) from error
         except NO_ANSWER as error:
@@ -72,8 +82,11 @@ class Way(Lines):
             [reply] = await asking
         except NO_ANSWER as error:
             raise unanswered(self.name, error, sent=True) from error
+        callbacks = self._client.response_callbacks
+        if type(reply) in PLAIN and callback_of(callbacks, args[0]) is None:
+            return reply
         try:
-            value = parsed(self._client.response_callbacks, args, options, reply)
+            value = parsed(callbacks, args, options, reply)
             return await value if inspect.isawaitable(value) else value
         except ResponseError as error:
             await self.heed(error)
@@ -92,42 +105,66 @@ class Way(Lines):
 
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return commands as they go on the wire; redis-py's DataError for what it does not take."""
-        return b"".join(map(self._packer or self._first_packer(), commands))
+        return (self._packer or self._first_packer()).many(commands)
 
     # -- one connection for many
 
-    async def shared(self, decided: int) -> FastWire | None:
-        """Return the connection that all share; None where each request needs its own. Raise redis-py's errors."""
+    def shared_now(self, decided: int) -> FastWire | None:
+        """Return the connection that all share, if it is there; else `shared` makes it.
+
+        Raise Outdated, and ShardDown while the breaker is open.
+        """
+        if self.breaker.is_open:
+            raise self._tripped()
         home = self._home()
         home.used = present = now()
         wire = home.shared
         if wire is None or not wire.usable or present - wire.made >= _redis.MAX_AGE:
-            wire = await self._share(home)
+            return None
+        if wire.epoch > decided:
+            raise Outdated(self.name, wire.epoch, decided)
+        return wire
+
+    async def shared(self, decided: int) -> FastWire | None:
+        """Return the connection that all share, made now; None where each request needs its own.
+
+        Raise redis-py's errors and Outdated.
+        """
+        wire = await self._share(self._home())
         if wire is not None and wire.epoch > decided:
             raise Outdated(self.name, wire.epoch, decided)
         return wire
 
-    async def ask_shared(self, wire: FastWire, data: bytes, count: int, came: list[Any] | None = None) -> list[Any]:
-        """Send commands on it and return the replies; ``came`` gets those that came before an error."""
-        home = self._home()
+    def begin(self, wire: FastWire, data: bytes, count: int) -> asyncio.Future[list[Any]]:
+        """Send commands on the shared connection; hand what is returned to `end`, or cancel it."""
         until = now() + self._patience
         if wire.until == math.inf and until < math.inf:
-            home.watch.begin(wire, until)
-        request = wire.send(data, count, until)
+            self._home().watch.begin(wire, until)
+        return wire.send(data, count, until)
+
+    async def end(self, wire: FastWire, request: asyncio.Future[list[Any]], came: list[Any] | None = None) -> list[Any]:
+        """Return the replies to what was begun; ``came`` gets those that came before an error."""
         try:
-            return await request
+            replies = await request
         except Exception as error:
+            home = self._home()
             if came is not None:
                 came += wire.came(request)
             if home.shared is wire:
                 home.shared = None
-            await lost(home, wire, error)
+                self._count(error, sent=True)  # once for all who waited
+            await _lost(home, wire, error)
             raise
+        if self.breaker.failures:
+            self.breaker.worked()
+        return replies
 
     # -- a connection to oneself
 
     async def take(self, decided: int) -> Wire:
-        """Return a connection that nobody else uses, for `ask_alone`. Raise redis-py's errors."""
+        """Return a connection that nobody else uses, for `ask_alone`; raise what `shared` does."""
+        if self.breaker.is_open:
+            raise self._tripped()
         home = self._home()
         if home.busy >= self._most:
             raise MaxConnectionsError("Too many connections")
@@ -143,15 +180,32 @@ class Way(Lines):
         return wire
 
     async def ask_alone(
-        self, wire: Wire, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+        self,
+        wire: Wire,
+        data: bytes,
+        count: int,
+        came: list[Any] | None = None,
+        *,
+        undecoded: bool = False,
+        quick: bool = False,
     ) -> list[Any]:
-        """Send commands on a connection that was taken, and give it back; the rest is as for `ask_shared`."""
-        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded)
+        """Send commands on a connection that was taken, return the replies, and give it back; ``came`` as for `end`.
+
+        ``quick`` says that the reply should be there at once: a late one then counts for the breaker.
+        """
+        replies = await self.ask_held(wire, data, count, came, undecoded=undecoded, quick=quick)
         self.give_back(wire)
         return replies
 
     async def ask_held(
-        self, wire: Wire, data: bytes, count: int, came: list[Any] | None = None, *, undecoded: bool = False
+        self,
+        wire: Wire,
+        data: bytes,
+        count: int,
+        came: list[Any] | None = None,
+        *,
+        undecoded: bool = False,
+        quick: bool = False,
     ) -> list[Any]:
         """Send commands on a connection that was taken and still is after it, unless there is an error."""
         home = self._home()
@@ -164,9 +218,15 @@ class Way(Lines):
             home.busy -= 1
             if came is not None:
                 came += wire.came()
-            await lost(home, wire, error)
+            try:
+                await _lost(home, wire, error)
+            except exceptions.TimeoutError as late:
+                self._count(late, sent=True, quick=quick)
+                raise
             raise
         home.watch.end(wire)
+        if self.breaker.failures:
+            self.breaker.worked()
         return replies
 
     def give_back(self, wire: Wire) -> None:
@@ -188,7 +248,42 @@ class Way(Lines):
         if self._sentinel and isinstance(error, ReadOnlyError):
             await self.close()
 
+    # -- the breaker
+
+    def _count(self, error: Exception, *, sent: bool, quick: bool = True) -> None:
+        if is_unreached(error, sent=sent, quick=quick):
+            self.breaker.failed(str(error))
+
+    def _tripped(self) -> CoordError:
+        if self.breaker.begin_probe():
+            life().spawn(self._probe())
+        return tripped(self.name, self.breaker.why)
+
+    async def _probe(self) -> None:
+        breaker, home, wire = self.breaker, self._home(), None
+        try:
+            wire = await self._connected(home, self._hurry)
+            home.watch.begin(wire, now() + _redis.patience(self._client))
+            await wire.ask(_redis.PING, 1)  # an error is an answer as well
+        except BaseException as error:
+            breaker.probe_failed(str(error))
+            if wire is not None:
+                home.watch.end(wire)
+                await wire.close()
+            if not isinstance(error, Exception):
+                raise
+            return
+        breaker.worked()
+        home.watch.end(wire)
+        home.keep(wire)
+
     # -- connections
+
+    def _home(self) -> Home:
+        loop = asyncio.get_running_loop()
+        if self._recent is None or self._recent[0]() is not loop:
+            self._recent = (weakref.ref(loop), super()._home())
+        return self._recent[1]
 
     async def _connect_shared(self, home: Home) -> None:
         wire = self._usable(home)
@@ -200,7 +295,11 @@ class Way(Lines):
         await super()._connect_shared(home)
 
     async def _connected(self, home: Home, patience: float) -> Wire:  # noqa: ARG002  the client's bounds alone count
-        connection = await connect(self._client.connection_pool, self._hurry)
+        try:
+            connection = await connect(self._client.connection_pool, self._hurry)
+        except Exception as error:
+            self._count(error, sent=False)
+            raise
         home.used = now()
         wire = (wire_on if speaks_plainly(connection) else Wire)(connection, home.used)
         if self._greet is not None:
@@ -208,16 +307,26 @@ class Way(Lines):
             try:
                 wire.epoch = await self._greet(_Asking(self, wire))
             except BaseException as error:
-                await lost(home, wire, error)
+                if isinstance(error, Exception):
+                    self._count(error, sent=False)
+                await _lost(home, wire, error)
                 raise
             home.watch.end(wire)
         return wire
 
-    def _first_packer(self) -> Callable[[Sequence[Any]], bytes]:
+    def _first_packer(self) -> Packer:
         pool = self._client.connection_pool
         recipe = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
-        self._packer = packer_of(pool.connection_class(**recipe))
+        self._packer = Packer(pool.connection_class(**recipe))
         return self._packer
+
+
+async def _lost(home: Home, wire: Wire, error: BaseException) -> None:
+    """Close a connection on which a reply may still be on its way, and no other: those see for themselves."""
+    home.watch.end(wire)
+    await wire.close()
+    if wire.late and isinstance(error, Exception):
+        raise exceptions.TimeoutError("no answer in time") from error
 
 
 class _Asking:
@@ -240,16 +349,30 @@ class Sending(Delivery):
         super().__init__(way.name, way._client, batch, transaction=transaction)  # noqa: SLF001  they are one
         self._way = way
         self._decided = decided
+        self._undecoded = self._quick = self._little = False
         self._shared: FastWire | None = None
+        self._request: asyncio.Future[list[Any]] | None = None
         self._own: Wire | None = None
 
-    async def take(self) -> None:
-        """Pack the batch, so that nothing is sent anywhere if an argument cannot be; then take a connection."""
+    def take_now(self) -> bool:
+        """Pack the batch, so that nothing is sent anywhere if an argument cannot be; return whether `take` is done."""
         way, batch = self._way, self._batch
         self._packed = way.packed(self._words())
-        little = len(batch) <= _FEW and len(self._packed) <= _LITTLE and not self._is_undecoded()
+        self._undecoded = self._is_undecoded()
+        self._quick = QUICK.issuperset([args[0] for args, _ in batch])
+        self._little = self._quick and len(batch) <= _FEW and len(self._packed) <= _LITTLE and not self._undecoded
         try:
-            if little and all(args[0] in QUICK for args, _ in batch):
+            self._shared = way.shared_now(self._decided) if self._little else None
+        except CoordError as error:
+            self._stands(error)
+            return True
+        return self._shared is not None
+
+    async def take(self) -> None:
+        """Take a connection."""
+        way = self._way
+        try:
+            if self._little:
                 self._shared = await way.shared(self._decided)
             if self._shared is None:
                 self._own = await way.take(self._decided)
@@ -258,30 +381,42 @@ class Sending(Delivery):
         except (ResponseError, *NO_ANSWER) as error:
             self._fail(error)
 
+    def begin(self) -> bool:
+        """Send the batch, and return whether `speak` need only `finish`."""
+        if self._shared is not None:
+            self._sent = True
+            self._request = self._way.begin(self._shared, self._packed, self._owed)
+        return self._own is None
+
     async def speak(self) -> None:
-        shared, own, self._own = self._shared, self._own, None  # asking gives it back
-        if self._answers:
-            return
-        self._sent = True
-        undecoded = self._is_undecoded()
-        came: list[Any] = []
+        """Send the batch unless it is sent, and read the replies."""
+        shared, request, own, came = self._shared, self._request, self._own, list[Any]()
+        self._request = self._own = None  # the way gives it back
         try:
-            if shared is not None:
-                replies = await self._way.ask_shared(shared, self._packed, self._owed, came)
+            if shared is not None and request is not None:
+                replies = await self._way.end(shared, request, came)
             elif own is not None:
-                replies = await self._way.ask_alone(own, self._packed, self._owed, came, undecoded=undecoded)
+                self._sent = True
+                replies = await self._way.ask_alone(
+                    own, self._packed, self._owed, came, undecoded=self._undecoded, quick=self._quick
+                )
             else:
                 return
         except NO_ANSWER as error:
-            self._parse(self._decoded(came) if undecoded else came)
+            self._parse(self._decoded(came) if self._undecoded else came)
             self._fail(error)
             return
-        self._parse(self._decoded(replies) if undecoded else replies)
+        self._parse(self._decoded(replies) if self._undecoded else replies)
 
     async def awaited_replies(self) -> list[Any]:
-        return [await reply if inspect.isawaitable(reply) else reply for reply in self.replies()]
+        replies = self.replies()
+        if self._called:
+            return [await reply if inspect.isawaitable(reply) else reply for reply in replies]
+        return replies
 
     async def give_back(self) -> None:
         own, self._own = self._own, None
         if own is not None:
             self._way.give_back(own)
+        if self._request is not None and not self._request.cancel() and not self._request.cancelled():
+            self._request.exception()  # seen, by nobody who cares

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
 
 T = TypeVar("T")
+
+chance = random.SystemRandom()  # the other one may be seeded by a test, and then all processes choose the same
+_CLIENTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 # The child asks for its own death and becomes the server. A `preexec_fn` would run Python between fork and exec, which
 # may deadlock in a program with threads; this starts a small interpreter instead, for about 20 ms.
@@ -145,12 +149,34 @@ class LocalProcess(ABC):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return that many different free ports of 127.0.0.1; they are held together, and free when this returns."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Return that many different free ports, below those that this machine gives to clients.
+
+    One of those might be some client's a moment later, when the server wants it.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = chance.randrange(10_000, _first_of_clients())
+        if port not in found and is_free(port):
+            found.append(port)
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Return whether a server could listen at this port now."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))  # at all addresses, as a container's port is
+        except OSError:
+            return False
+        return True
+
+
+def _first_of_clients() -> int:
+    try:
+        first = int(_CLIENTS.read_text().split()[0])
+    except OSError:
+        first = 49_152  # as IANA has it
+    return first if first > 12_000 else 65_536
 
 
 def start_all(processes: Sequence[LocalProcess], timeout: float) -> None:

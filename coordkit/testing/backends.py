@@ -168,11 +168,11 @@ class Servers:
             self._zookeeper[nodes] = self._once(nodes, lambda: self._start_zookeeper(nodes))
         return self._zookeeper[nodes]
 
-    def replicated(self, role: str = "replicated", replicas: int = 2) -> ReplicatedRedis:
-        """Return the Redis primary with replicas of a role; raise Unavailable or ServerFailed."""
+    def replicated(self) -> ReplicatedRedis:
+        """Return the Redis primary with two replicas; raise Unavailable or ServerFailed."""
         from coordkit.testing.replicated import start_replicated  # here and below: only what was asked for is imported
 
-        return self._deployment(role, lambda site: start_replicated(replicas, site=site))
+        return self._deployment("replicated", lambda site: start_replicated(site=site))
 
     def sentinel(self, role: str = "sentinel", replicas: int = 2, sentinels: int = 3) -> SentinelRedis:
         """Return the Redis behind Sentinels of a role; raise Unavailable or ServerFailed."""

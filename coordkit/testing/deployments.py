@@ -8,15 +8,13 @@ what it was told to be last, and the deployment's own machinery corrects it.
 
 from __future__ import annotations
 
-import random
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from coordkit.testing import processes
-from coordkit.testing._process import LocalProcess, free_ports, start_all
+from coordkit.testing._process import LocalProcess, chance, free_ports, is_free, start_all
 from coordkit.testing.servers import RedisServer, ServerFailed, Several, scaled, serves_redis
 
 __all__ = ["Deployment", "LocalSite", "Member", "MemberProcess", "Silent", "Site", "bus_ports", "launched", "tell"]
@@ -190,16 +188,7 @@ def bus_ports(count: int) -> list[int]:
     """Return that many different free ports of 127.0.0.1 whose Cluster bus ports are free as well."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(10_500, 22_500)  # noqa: S311 - both below the ports that clients get
-        if port not in found and _is_free(port) and _is_free(port + _BUS):
+        port = chance.randrange(10_500, 22_500)  # both below the ports that clients get
+        if port not in found and is_free(port) and is_free(port + _BUS):
             found.append(port)
     return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

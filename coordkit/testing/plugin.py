@@ -9,7 +9,6 @@ coordkit_redis_shards                 session  three of them
 coordkit_redis_quorum                 session  five independent ones
 coordkit_redis_replicated             session  a primary with two replicas: ``.primary``, ``.promote(replica)`` ...
 coordkit_redis_sentinel               session  the same behind three Sentinels: ``.sentinels``, ``.failover()`` ...
-coordkit_redis_replicated_shards      session  three primaries with a replica each
 coordkit_redis_sentinel_shards        session  three primaries with a replica each, each pair behind a Sentinel
 coordkit_redis_cluster                session  a Cluster, three primaries with a replica each: ``.url``, ``.move_slot``
 coordkit_zk_server                    session  a standalone ZooKeeper: ``.hosts``, ``.nodes``
@@ -137,12 +136,6 @@ def coordkit_redis_replicated(coordkit_servers: Servers) -> ReplicatedRedis:
 def coordkit_redis_sentinel(coordkit_servers: Servers) -> SentinelRedis:
     """Give a Redis primary with two replicas behind three Sentinels."""
     return _get(coordkit_servers.sentinel)
-
-
-@pytest.fixture(scope="session")
-def coordkit_redis_replicated_shards(coordkit_servers: Servers) -> list[ReplicatedRedis]:
-    """Give three Redis primaries with a replica each, to be shards."""
-    return [_get(partial(coordkit_servers.replicated, f"shard {name}", 1)) for name in "abc"]
 
 
 @pytest.fixture(scope="session")

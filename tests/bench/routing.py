@@ -1,10 +1,11 @@
-"""What routing costs: `python tests/bench/routing.py [--rounds N]`.
+"""What routing costs: `python tests/bench/routing.py [--rounds N] [--realtime]`.
 
-GET, SET, a pipeline of 100 and MGET of 100 through ShardedRedis beside redis-py on one server, both flavours; what a
-lookup alone costs is in `placement.py`. It starts its own three servers on loopback. All rivals take turns in each
-round; a ratio is the median over the rounds of the ratio to redis-py in the same round. Client and servers are pinned
-to one core where the system lets them be, because loopback is bimodal across cores; read the ratios, the absolute
-values drift with the machine.
+GET, SET, a pipeline of 100 and MGET of 100 through ShardedRedis beside redis-py on one server, both flavours, and the
+floor: the same bytes over bare sockets to the three servers, all sent before any is read, each reply parsed by hiredis.
+What a lookup alone costs is in `placement.py`. It starts its own three servers on loopback. All rivals take turns in
+each round; a ratio is the median over the rounds of the ratio to redis-py in the same round. Client and servers are
+pinned to one core where the system lets them be, because loopback is bimodal across cores; read the ratios, the
+absolute values drift with the machine.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from statistics import median
 from typing import Any
 
+import hiredis
 import redis
 import redis.asyncio
 
-from coordkit.routing import client, client_aio
+from coordkit.routing import client, client_aio, rendezvous
 from coordkit.testing.processes import RedisProcess, start_redis_servers
 
 KEYS = [f"user:{i}:name" for i in range(100)]
@@ -31,11 +34,12 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--realtime", action="store_true", help="give client and servers a real-time priority")
+    rounds, realtime = vars(parser.parse_args()).values()
     print(f"redis-py {redis.__version__}")
     servers = start_redis_servers(3)
     try:
-        print(f"\nclient and servers: {pinned(servers)}")
+        print(f"\nclient and servers: {pinned(servers, realtime=realtime)}")
         blocking(servers, rounds)
         asyncio.run(aio(servers, rounds))
     finally:
@@ -43,14 +47,61 @@ def main() -> None:
             server.stop()
 
 
-def pinned(servers: list[RedisProcess]) -> str:
+def pinned(servers: list[RedisProcess], *, realtime: bool = False) -> str:
     """Pin this process and the servers to one core and say so."""
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned (this system cannot)"
     core = max(os.sched_getaffinity(0))
     for pid in (0, *(server.pid for server in servers)):
         os.sched_setaffinity(pid, {core})
-    return f"pinned to core {core}"
+        if realtime:
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(5))
+    return f"pinned to core {core}{', real-time' if realtime else ''}"
+
+
+class Floor:
+    """What no client can go below: bytes that were packed before, over one socket to each server."""
+
+    def __init__(self, servers: list[RedisProcess]) -> None:
+        placement = rendezvous([server.url for server in servers])
+        self._sockets = {server.url: socket.create_connection((server.host, server.port)) for server in servers}
+        self._readers = {server.url: hiredis.Reader() for server in servers}
+        for one in self._sockets.values():
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._shard = {key: placement.lookup(key) for key in KEYS}
+        self._gets = {key: hiredis.pack_command(("GET", key)) for key in KEYS}
+        self._sets = {key: hiredis.pack_command(("SET", key, "v" * 20)) for key in KEYS}
+        mine = {server.url: [key for key in KEYS if self._shard[key] == server.url] for server in servers}
+        self._mgets = {url: (hiredis.pack_command(("MGET", *keys)), 1) for url, keys in mine.items()}
+        self._pipelines = {url: (b"".join(self._gets[key] for key in keys), len(keys)) for url, keys in mine.items()}
+
+    def get(self, key: str) -> Any:
+        return self._ask({self._shard[key]: (self._gets[key], 1)})
+
+    def set(self, key: str, _: str) -> Any:
+        return self._ask({self._shard[key]: (self._sets[key], 1)})
+
+    def mget(self, _: list[str]) -> Any:
+        return self._ask(self._mgets)
+
+    def pipelined(self) -> Any:
+        return self._ask(self._pipelines)
+
+    def close(self) -> None:
+        for one in self._sockets.values():
+            one.close()
+
+    def _ask(self, what: dict[str, tuple[bytes, int]]) -> list[Any]:
+        for url, (data, _) in what.items():
+            self._sockets[url].sendall(data)
+        replies = []
+        for url, (_, count) in what.items():
+            reader = self._readers[url]
+            for _ in range(count):
+                while (reply := reader.gets()) is False:
+                    reader.feed(self._sockets[url].recv(65536))
+                replies.append(reply)
+        return replies
 
 
 def table(title: str, operations: dict[str, dict[str, list[float]]]) -> None:
@@ -71,9 +122,13 @@ def blocking(servers: list[RedisProcess], rounds: int) -> None:
         "ShardedRedis, three shards": client.ShardedRedis(
             {server.url: redis.Redis.from_url(server.url) for server in servers}
         ),
+        "bare sockets, three servers": Floor(servers),
     }
 
     def pipeline(one: Any) -> None:
+        if isinstance(one, Floor):
+            one.pipelined()
+            return
         pipe = one.pipeline(transaction=False)
         for key in KEYS:
             pipe.get(key)
@@ -94,7 +149,8 @@ def blocking(servers: list[RedisProcess], rounds: int) -> None:
     }
     times: dict[str, dict[str, list[float]]] = {name: {rival: [] for rival in rivals} for name in operations}
     for one in rivals.values():
-        one.mset(VALUES)
+        if not isinstance(one, Floor):
+            one.mset(VALUES)
     for _ in range(rounds):
         for name, (run, divisor) in operations.items():
             for rival, one in rivals.items():

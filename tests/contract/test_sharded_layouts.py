@@ -14,7 +14,7 @@ from coordkit.errors import StoreRefused, StoreUnavailable
 LAYOUTS = {
     "three": "coordkit_redis_shards",
     "five": "coordkit_redis_quorum",
-    "replicas": "coordkit_redis_replicated_shards",
+    "replicas": "coordkit_redis_sentinel_shards",  # without asking the Sentinels
     "sentinel": "coordkit_redis_sentinel_shards",
 }
 
@@ -34,7 +34,7 @@ class Layout:
 
     def _client(self, server: Any, options: dict[str, Any]) -> Any:
         kind = "sentinel" if self.kind == "sentinel" else "standalone"
-        return Deployed(self._flavour, kind, server.primary if self.kind == "replicas" else server).redis(**options)
+        return Deployed(self._flavour, kind, server.primary() if self.kind == "replicas" else server).redis(**options)
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -218,4 +218,4 @@ def test_the_layouts_are_what_they_say(request: Any) -> None:
         kind: [len(getattr(one, "nodes", [one])) for one in request.getfixturevalue(name)]
         for kind, name in LAYOUTS.items()
     }
-    assert sizes == {"three": [1] * 3, "five": [1] * 5, "replicas": [2] * 3, "sentinel": [3] * 3}
+    assert sizes == {"three": [1] * 3, "five": [1] * 5, "replicas": [3] * 3, "sentinel": [3] * 3}

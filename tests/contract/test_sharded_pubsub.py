@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 import redis.exceptions
 
+from coordkit import ShardedRedis
 from coordkit.errors import ShardDown, StoreRefused
 from coordkit.routing import slot_map
 from coordkit.routing.router import Router
@@ -127,7 +129,11 @@ async def test_a_pattern_is_heard_on_all_shards_and_confirmed_once(
     await maybe(pubsub.punsubscribe(pattern))
     assert await hear(flavour, pubsub, 1) == [("punsubscribe", None, wire, 0)]
     assert await maybe(pubsub.get_message(timeout=0.05)) is None
-    assert await connections(flavour, shards) == before
+
+    async def closed() -> bool:
+        return await connections(flavour, shards) == before
+
+    await flavour.until(closed)
 
 
 async def test_a_sharded_channel_is_heard_on_its_shard(
@@ -296,9 +302,7 @@ async def test_what_a_server_does_not_let_be_heard_is_told(
     flavour: Any, make: Any, channel_on: Any, hearing: Any, maybe: Any, coordkit_namespace: str
 ) -> None:
     admin, one, forbidden = make(), channel_on("a"), channel_on("b")
-    rules = {"commands": ["+@all"], "passwords": ["+x"], "channels": [one]}
-    if int((await maybe(admin.on("a").info("server")))["redis_version"].partition(".")[0]) < 7:
-        rules["channels"] = [f"{one}"]
+    rules = {"commands": ["+@all"], "passwords": ["+x"], "channels": [one], "reset_channels": True}
     await maybe(admin.acl_setuser(coordkit_namespace, True, keys=["*"], **rules))
     try:
         pubsub = hearing(make(username=coordkit_namespace, password="x", decode_responses=True))
@@ -342,3 +346,19 @@ async def test_bad_arguments_and_nothing_wanted(flavour: Any, make: Any, hearing
     await maybe(pubsub.unsubscribe("never"))
     assert await maybe(pubsub.get_message()) is None
     assert [message async for message in flavour.each(pubsub.listen())] == []
+
+
+def test_waiting_for_a_shard_that_is_away_does_not_spin(
+    coordkit_redis_shards: Any, coordkit_namespace: str, coordkit_faults: Any, monkeypatch: Any
+) -> None:
+    """Blocking only: nothing else is heard, so that there is no connection to wait on."""
+    with redis.Redis.from_url(coordkit_redis_shards[1].url, retry=None) as client:
+        pubsub, looks = ShardedRedis({"b": client}).pubsub(), []
+        read = pubsub._read
+        monkeypatch.setattr(pubsub, "_read", lambda seconds: (looks.append(seconds), read(seconds)))
+        coordkit_faults.kill(coordkit_redis_shards[1])
+        with pytest.raises(ShardDown):
+            pubsub.subscribe(coordkit_namespace)
+        assert pubsub.get_message(timeout=0.6) is None
+        assert 1 < len(looks) < 10
+        pubsub.close()

@@ -13,6 +13,7 @@ import redis
 
 from coordkit.errors import ShardDown, StoreUnavailable
 from coordkit.routing import client, client_aio, way, way_aio
+from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.way_pool import PoolWay
 from coordkit.routing.way_pool_aio import PoolWay as AsyncPoolWay
@@ -140,6 +141,36 @@ async def test_a_reply_that_is_late_is_never_taken_for_another(
             assert await maybe(shards.get(f"{name}:2")) == b"y"
 
 
+async def test_a_connection_that_breaks_takes_no_other_with_it(flavour: Any, url: str, coordkit_namespace: str) -> None:
+    """A reply is on its way on one connection while another one is closed by the server."""
+    name, maybe = coordkit_namespace, flavour.maybe
+    shards, looks = sharded(flavour, url, client_name=name), flavour.redis(url)
+    await maybe(shards.get(name))
+
+    async def blocked() -> Any:
+        return await maybe(shards.blpop([f"{name}:list"], timeout=9))
+
+    async def counted() -> Any:
+        return await maybe(shards.incr(name))
+
+    async def asking(command: str) -> list[str]:
+        return [one["addr"] for one in await ours(flavour, looks, name) if one["cmd"] == command]
+
+    broken = flavour.spawn(blocked)
+    await flavour.until(lambda: asking("blpop"))
+    await maybe(looks.execute_command("CLIENT PAUSE", 9000, "WRITE"))
+    try:
+        other = flavour.spawn(counted)
+        await flavour.until(lambda: asking("incrby"))
+        [address] = await asking("blpop")
+        await maybe(looks.client_kill(address))
+        with pytest.raises(StoreUnavailable, match="unknown"):
+            await broken.result()
+    finally:
+        await maybe(looks.execute_command("CLIENT UNPAUSE"))
+    assert await other.result() == 1
+
+
 async def test_without_a_socket_timeout_a_reply_is_waited_for(
     flavour: Any, url: str, coordkit_namespace: str, monkeypatch: Any
 ) -> None:
@@ -184,17 +215,10 @@ async def test_a_connection_is_greeted_once_and_not_used_by_an_older_decision(
     incr, slow = (("INCR", name), {}), (("EVAL", "return redis.call('INCR', KEYS[1])", 1, name), {})
 
     async def batch(decided: int, command: Any) -> Any:
-        delivery = way_.delivery([command], transaction=False, decided=decided)
-        try:
-            await maybe(delivery.take())
-            if flavour.is_async:
-                await delivery.speak()
-            else:
-                delivery.send()
-                delivery.read()
-        finally:
-            await maybe(delivery.give_back())
-        return delivery.replies()
+        gathering = Gathering()
+        gathering.add_simple("a", command)
+        exchange = client_aio.exchange if flavour.is_async else client.exchange
+        return (await maybe(exchange({"a": way_}, gathering, decided=decided)))["a"]
 
     assert await maybe(way_.execute(*incr, 0)) == 1
     assert await maybe(way_.execute(*slow, 0)) == 2
@@ -217,6 +241,34 @@ async def test_a_connection_is_greeted_once_and_not_used_by_an_older_decision(
     assert await batch(7, incr) == [5]
     assert greeted[0] == 0
     assert greeted[-1] == 7
+
+
+async def test_each_kind_of_operation_names_the_epoch_it_was_routed_by(
+    flavour: Any, url: str, coordkit_namespace: str
+) -> None:
+    def greet(_: Any) -> int:
+        return 7
+
+    async def greet_async(_: Any) -> int:
+        return 7
+
+    shards, maybe, name = sharded(flavour, url), flavour.maybe, coordkit_namespace
+    shards._ways = {"a": way_of(flavour, url, greet=greet_async if flavour.is_async else greet)}
+    operations = [
+        lambda: shards.get(name),
+        lambda: shards.mget(name, f"{name}:2"),
+        lambda: shards.eval("return 1", 1, name),
+        shards.ping,
+        lambda: shards.on_all("TIME"),
+        lambda: shards.pipeline().get(name).execute(),
+        lambda: shards.pipeline(transaction=True).get(name).execute(),
+    ]
+    for operation in operations:
+        shards._epoch = 7
+        await maybe(operation())
+        shards._epoch = 6
+        with pytest.raises(Outdated):
+            await maybe(operation())
 
 
 async def test_a_greeting_that_fails_is_not_said_to_have_sent_the_command(flavour: Any, url: str) -> None:

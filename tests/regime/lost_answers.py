@@ -207,9 +207,11 @@ def enumerate_faults(flavour: str, kind: str, operation: str, urls: list[str]) -
     if what.waits and SUBJECTS[kind].needs > 1:  # it asks again and again, and each time is like the one before
         requests, answers = min(requests, ROUNDS), min(answers, ROUNDS)
     scripts = names()
+    # Requests of a quorum, and of asyncio's tasks, are under way at once on one connection.
+    piped = SUBJECTS[kind].servers > 1 or flavour == "asyncio"
     each_of = (("hold",), ("hold",)) if what.held else (REQUEST_FAULTS, ANSWER_FAULTS)
     faults = [
-        Fault(PIPED.get(each, each) if SUBJECTS[kind].servers > 1 else each, of, n)
+        Fault(PIPED.get(each, each) if piped else each, of, n)
         for of, count, all_of_them in zip(("request", "answer"), (requests, answers), each_of, strict=True)
         for n in range(count)
         for each in all_of_them
