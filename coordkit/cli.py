@@ -44,7 +44,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     import argparse  # here, like the rest, so that the first tenths of a second can be interrupted without a traceback
 
     import coordkit
-    from coordkit import lock_command
+    from coordkit import lock_command, reshard_command
 
     parser = argparse.ArgumentParser(
         prog="coordkit", description="Locks with fencing tokens, leader election, membership and sharded Redis."
@@ -71,6 +71,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         help="play only these (1 to 5)",
     )
     lock_command.add(commands)
+    reshard_command.add(commands)
     # What follows `--` is a command, whatever it looks like.
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
@@ -80,6 +81,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 2
     if chosen.command == "lock":
         return lock_command.main(chosen, words[end + 1 :])
+    if chosen.command == "reshard":
+        return reshard_command.main(chosen)
 
     from coordkit.demo import command  # `coordkit --version` needs no redis client
 

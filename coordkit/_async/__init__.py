@@ -10,6 +10,7 @@ from coordkit._async.locks import Lock
 from coordkit._async.lost import Lost
 from coordkit._async.multi import MultiLease, MultiLock
 from coordkit._async.quorum import Quorum, QuorumLock
+from coordkit._async.reshard import Reshard
 from coordkit._async.roles import Backup, Primary, Roles
 from coordkit._async.rwlock import ReadWriteLock
 from coordkit._async.semaphore import Semaphore
@@ -59,6 +60,7 @@ from coordkit.routing import (
 )
 from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 from coordkit.routing.client_live_aio import LiveShardedRedis
+from coordkit.routing.progress import Progress
 from coordkit.routing.topology import Topology
 
 __all__ = [
@@ -101,10 +103,12 @@ __all__ = [
     "Pick",
     "Placement",
     "Primary",
+    "Progress",
     "Quorum",
     "QuorumLock",
     "Random",
     "ReadWriteLock",
+    "Reshard",
     "Roles",
     "RoundRobin",
     "Semaphore",

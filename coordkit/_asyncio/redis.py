@@ -17,6 +17,7 @@ from coordkit._inbox import Told
 from coordkit._ports import Call, Confirm, Form
 from coordkit.core.keeper import Keeper
 from coordkit.core.shards import ShardedStore
+from coordkit.routing.live_store import LiveStore
 
 
 class RedisStore:
@@ -150,6 +151,8 @@ def store_for(client: Any) -> RedisStore | ShardedStore:
 def _made(client: Any) -> RedisStore | ShardedStore:
     if not hasattr(client, "store_client"):
         return RedisStore(client)
+    if hasattr(client, "_live"):
+        return LiveStore(RUNTIME, client, store_for)
     # Where a sharded client names itself, it is spoken to as it is, without connections of our own.
     through = RedisStore(client)
 

@@ -10,6 +10,7 @@ from coordkit._sync.locks import Lock
 from coordkit._sync.lost import Lost
 from coordkit._sync.multi import MultiLease, MultiLock
 from coordkit._sync.quorum import Quorum, QuorumLock
+from coordkit._sync.reshard import Reshard
 from coordkit._sync.roles import Backup, Primary, Roles
 from coordkit._sync.rwlock import ReadWriteLock
 from coordkit._sync.semaphore import Semaphore
@@ -59,6 +60,7 @@ from coordkit.routing import (
 )
 from coordkit.routing.client import ShardedPipeline, ShardedRedis
 from coordkit.routing.client_live import LiveShardedRedis
+from coordkit.routing.progress import Progress
 from coordkit.routing.topology import Topology
 
 __all__ = [
@@ -101,10 +103,12 @@ __all__ = [
     "Pick",
     "Placement",
     "Primary",
+    "Progress",
     "Quorum",
     "QuorumLock",
     "Random",
     "ReadWriteLock",
+    "Reshard",
     "Roles",
     "RoundRobin",
     "Semaphore",

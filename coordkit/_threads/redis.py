@@ -14,6 +14,7 @@ from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core.keeper import Keeper
 from coordkit.core.shards import ShardedStore
+from coordkit.routing.live_store import LiveStore
 
 
 class RedisStore:
@@ -147,6 +148,8 @@ def store_for(client: Any) -> RedisStore | ShardedStore:
 def _made(client: Any) -> RedisStore | ShardedStore:
     if not hasattr(client, "store_client"):
         return RedisStore(client)
+    if hasattr(client, "_live"):
+        return LiveStore(RUNTIME, client, store_for)
     # Where a sharded client names itself, it is spoken to as it is, without connections of our own.
     through = RedisStore(client)
 

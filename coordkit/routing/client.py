@@ -34,7 +34,8 @@ from redis.client import Pipeline
 from redis.commands import CoreCommands
 from redis.exceptions import NoScriptError, ResponseError, WatchError
 
-from coordkit._threads.runtime import now
+from coordkit._run import run
+from coordkit._threads.runtime import RUNTIME, now
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import without_errors
@@ -46,6 +47,7 @@ from coordkit.routing.plan import Plan, Question
 from coordkit.routing.replicated import ReplicatedWay, replicated
 from coordkit.routing.way import Way
 from coordkit.routing.way_pool import PoolWay, way_of
+from coordkit.routing.way_port import WayPort
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -102,6 +104,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     _ways_of = staticmethod(way_of)
     _way_type = Way
     _replicated = staticmethod(replicated)
+    _port_type = WayPort
+    _runtime = RUNTIME
 
     @classmethod
     def from_topology(
@@ -122,7 +126,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """
         from coordkit.routing.client_live import LiveShardedRedis  # it is one of us, so it cannot come first
 
-        live = LiveShardedRedis(connect, poll=poll, patience=patience)
+        live = LiveShardedRedis(connect, poll=poll, patience=patience, fenced=True)
         live.follow(source)
         return live
 
@@ -132,6 +136,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         if shard is not None:
             return self._ways[shard].execute(args, options, self._epoch)
         plan = self._plan(args, options)
+        if self._touch is not None:
+            run(self._bring(plan.keys()))
         if len(plan.parts) == 1:
             part = plan.parts[0]
             return plan.join([self._send(part.shard, part.args, part.options)])
@@ -270,6 +276,7 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
             gathering = self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
+            self._bring(gathering.keys())
             if self._held is not None:
                 replies = self._execute_watched(self._held, gathering)
             else:

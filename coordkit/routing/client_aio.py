@@ -19,6 +19,7 @@ from redis.asyncio.client import Pipeline
 from redis.commands import AsyncCoreCommands
 from redis.exceptions import NoScriptError, ResponseError, WatchError
 
+from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import without_errors
@@ -30,6 +31,7 @@ from coordkit.routing.plan import Plan, Question
 from coordkit.routing.replicated_aio import ReplicatedWay, replicated
 from coordkit.routing.way_aio import Way
 from coordkit.routing.way_pool_aio import PoolWay, way_of
+from coordkit.routing.way_port_aio import WayPort
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -86,6 +88,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     _ways_of = staticmethod(way_of)
     _way_type = Way
     _replicated = staticmethod(replicated)
+    _port_type = WayPort
+    _runtime = RUNTIME
 
     @classmethod
     async def from_topology(
@@ -106,7 +110,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         """
         from coordkit.routing.client_live_aio import LiveShardedRedis  # it is one of us, so it cannot come first
 
-        live = LiveShardedRedis(connect, poll=poll, patience=patience)
+        live = LiveShardedRedis(connect, poll=poll, patience=patience, fenced=True)
         await live.follow(source)
         return live
 
@@ -116,6 +120,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         if shard is not None:
             return await self._ways[shard].execute(args, options, self._epoch)
         plan = await self._plan(args, options)
+        if self._touch is not None:
+            await self._bring(plan.keys())
         if len(plan.parts) == 1:
             part = plan.parts[0]
             return plan.join([await self._send(part.shard, part.args, part.options)])
@@ -257,6 +263,7 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
             gathering = await self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
+            await self._bring(gathering.keys())
             if self._held is not None:
                 replies = await self._execute_watched(self._held, gathering)
             else:

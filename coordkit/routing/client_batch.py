@@ -61,6 +61,10 @@ class Gathering:
         for part in plan.parts:
             self.batches.setdefault(part.shard, []).append((part.args, part.options))
 
+    def keys(self) -> list[Any]:
+        """Return the keys of the commands that were planned; of one that goes to one shard as it is, none."""
+        return [key for asked in self._asked if not isinstance(asked, str) for key in asked.keys()]  # noqa: SIM118  a Plan's own
+
     def check_one_shard(self, watched: Mapping[Any, str] | None = None) -> None:
         """Raise CrossShardError, naming each key, if the commands go to more shards than one.
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from redis.exceptions import WatchError
 
+from coordkit._run import run
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_errors import Outdated
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
 from coordkit.routing.replicated import ReplicatedWay
@@ -35,6 +37,7 @@ class WatchingQueue(Queue[Plan]):
     def watch(self, *names: Any) -> Any:
         """Watch keys of one shard, on which all commands have to be until `execute`; CrossShardError names keys."""
         shard = self._to_watch(names)
+        self._bring(names)
         if self._held is None:
             self._held = Held(self._shards._ways[shard], self._shards.epoch)  # noqa: SLF001  its own client's
         self._held.watching = True
@@ -58,7 +61,17 @@ class WatchingQueue(Queue[Plan]):
     def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         plan = self._plan(args, options)
         self._check_watched(plan)
+        self._bring(plan.keys())
         return plan.settle([_only(held, part.args, part.options) for part in plan.parts])
+
+    def _bring(self, keys: Sequence[Any]) -> None:
+        """Bring those of ``keys`` that are of slots that move, before anything is sent about them."""
+        try:
+            run(self._shards._bring(keys))  # noqa: SLF001  its own client's
+        except Outdated as outdated:
+            if self._held is None:
+                raise
+            raise lost(self._held.shard) from outdated
 
     def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
         delivery = held.run(gathering.batches.get(held.shard, []), transaction=True)

@@ -8,6 +8,7 @@ from typing import Any
 from redis.exceptions import WatchError
 
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
+from coordkit.routing.client_errors import Outdated
 from coordkit.routing.client_held import lost
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
@@ -31,6 +32,7 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
     async def watch(self, *names: Any) -> Any:
         """Watch keys of one shard, on which all commands have to be until `execute`; CrossShardError names keys."""
         shard = self._to_watch(names)
+        await self._bring(names)
         if self._held is None:
             self._held = Held(self._shards._ways[shard], self._shards.epoch)  # noqa: SLF001  its own client's
         self._held.watching = True
@@ -54,7 +56,17 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
     async def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         plan = await self._plan(args, options)
         self._check_watched(plan)
+        await self._bring(plan.keys())
         return plan.settle([await _only(held, part.args, part.options) for part in plan.parts])
+
+    async def _bring(self, keys: Sequence[Any]) -> None:
+        """Bring those of ``keys`` that are of slots that move, before anything is sent about them."""
+        try:
+            await self._shards._bring(keys)  # noqa: SLF001  its own client's
+        except Outdated as outdated:
+            if self._held is None:
+                raise
+            raise lost(self._held.shard) from outdated
 
     async def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
         delivery, replies = await held.run(gathering.batches.get(held.shard, []), transaction=True)

@@ -17,10 +17,11 @@ from coordkit._asyncio.runtime import RUNTIME
 from coordkit.core.adoption import Adoption
 from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 from coordkit.routing.client_errors import Outdated
-from coordkit.routing.client_live_parts import LiveDirectory, checked_source, connected
+from coordkit.routing.client_live_parts import LiveDirectory, checked_source, connected, greeting
 from coordkit.routing.live import Live
 from coordkit.routing.topology import Topology
 from coordkit.routing.way_aio import Greet
+from coordkit.routing.way_port_aio import greeted
 
 if TYPE_CHECKING:
     from coordkit._async.topology import TopologyStore
@@ -41,16 +42,19 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):  # type: ign
     and ``shards``. Get them anew for each use: a client whose shard is gone is closed.
     """
 
-    def __init__(self, connect: Connect, *, poll: float, patience: float, greet: GreetOf | None = None) -> None:
+    def __init__(
+        self, connect: Connect, *, poll: float, patience: float, greet: GreetOf | None = None, fenced: bool = False
+    ) -> None:
         checked_source(connect, poll, patience)
 
         def build(topology: Topology, before: ShardedRedis | None) -> ShardedRedis:
             clients: dict[str, redis.Redis] = connected(topology, before, connect)
             moment = ShardedRedis(clients, placement=topology.serving)
-            moment._made_for(topology, before, greet)  # noqa: SLF001  they are one
+            asked = (lambda name: greeted(greeting(live, topology.name, name))) if fenced else greet
+            moment._made_for(topology, before, asked, fenced=fenced)  # noqa: SLF001  they are one
             return moment
 
-        self._live = Live(RUNTIME, build, _pieces, _close, patience=patience)
+        self._live = live = Live(RUNTIME, build, _pieces, _close, patience=patience)
         self._following: Adoption | None = None
         self._poll = poll
 

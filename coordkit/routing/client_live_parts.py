@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordkit.core import checks
 from coordkit.routing.client_shards import Directory
+from coordkit.routing.fence import Greeting
 from coordkit.routing.live import Live
 from coordkit.routing.placement import Placement
 from coordkit.routing.plan import Explanation
@@ -40,6 +41,16 @@ def connected(topology: Topology, before: Directory[C] | None, connect: Callable
         else:
             clients[name] = connect(name, shard.primary)
     return clients
+
+
+def greeting(live: Live[Any], topology: str, shard: str) -> Greeting:
+    """Return what new connections to a shard ask, and by what is adopted then, whether it may be used."""
+
+    def floor() -> int:
+        known = live.topology.shards.get(shard)
+        return known.fenced if known is not None else 0
+
+    return Greeting(topology, shard, floor)
 
 
 class LiveDirectory(Directory[C]):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
 
 import redis.exceptions
 
+from coordkit import _redis
+from coordkit._ports import Runtime
 from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.client_replicas import Servers, primary_of, servers_of
+from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.placement import Placement
@@ -41,6 +44,9 @@ class Directory(Generic[C]):
     _other_types: ClassVar[tuple[type[Any], ...]]
     _ways_of: ClassVar[Any]  # a function of the flavour: from name, client and breaker to the way to a shard
     _way_type: ClassVar[type[Any]]  # of the flavour, over connections of our own
+    _port_type: ClassVar[type[Any]]  # of the flavour, over such a way
+    _runtime: ClassVar[Runtime]
+    _touch: FirstTouch | None = None  # what brings the keys of slots that move
     _topology: Topology | None = None  # that it was made for, in a client whose topology is live
     _epoch = 0  # by which it routes
     _replicated: ClassVar[Any]  # a function of the flavour: the way to a shard with replicas
@@ -207,23 +213,47 @@ class Directory(Generic[C]):
         """Refuse, as `watch` does."""
         raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
-    def _made_for(self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None) -> None:
+    def _made_for(
+        self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None, *, fenced: bool
+    ) -> None:
         """Take a topology, and the connections of the client of the one before, where its shards are the same.
 
-        ``greet`` gives, by shard, what its new connections are greeted with.
+        ``greet`` gives, by shard, what its new connections are greeted with; ``fenced`` says that the shards know the
+        epoch, and keys of slots that move are brought before they are used.
         """
         self._topology, self._epoch = topology, topology.epoch
         if greet is not None:
             self._ways = {name: self._greeted(name, client, greet(name)) for name, client in self._shards.items()}
-        if before is None:
-            return
-        mine, theirs = self._terms(), before._terms()  # noqa: SLF001  one class
+        if before is not None:
+            self._take_ways(before)
+        if fenced and topology.moves:
+            self._bring_keys(topology)
+
+    def _bring_keys(self, topology: Topology) -> None:
+        encoder = self._encoder
+        router = MovingRouter(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
+        router.moving = frozenset(topology.moving)
+        self._router = router
+        ports = {name: self._port(name) for name in self._shards}  # and not ourselves, which have what this is for
+        self._touch = FirstTouch(self._runtime, lambda name, _: ports[name])
+
+    def _port(self, shard: str) -> Any:
+        """Return the way to a shard for scripts and for keys that are brought, as this client's topology decides."""
+        return self._port_type(self._ways[shard], self._epoch, _redis.patience(self._shards[shard]))
+
+    async def _bring(self, keys: Sequence[Any]) -> None:
+        """Bring those of ``keys`` that are of slots that move; awaits ports only."""
+        if self._touch is not None and self._topology is not None:
+            await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
+
+    def _take_ways(self, before: Directory[C]) -> None:
+        mine, theirs = self._terms(), before._terms()
         if mine != theirs:
             raise ValueError(
                 f"connect made clients with (encoding, encoding_errors, decode_responses, protocol)={mine!r}, and "
                 f"earlier with {theirs!r}; the same for all shards is allowed"
             )
-        for name, way in before._ways.items():  # noqa: SLF001  one class
+        for name, way in before._ways.items():
             if self._shards.get(name) is before.on(name):
                 self._ways[name] = way
 

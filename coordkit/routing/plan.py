@@ -38,6 +38,10 @@ class Plan(NamedTuple):
     parts: tuple[Part, ...]
     join: Join = first
 
+    def keys(self) -> list[Any]:
+        """Return the keys that it is about, as they were given; none for a broadcast."""
+        return [name for part in self.parts for name in part.names] if self.action in {"route", "split"} else []
+
     def settle(self, replies: Sequence[Any]) -> Any:
         """Return the command's reply from those of its parts; an error among them stands in its place.
 

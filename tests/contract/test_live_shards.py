@@ -102,6 +102,13 @@ def live_of(flavour: Any) -> Any:
     return client_live_aio.LiveShardedRedis if flavour.is_async else client_live.LiveShardedRedis
 
 
+async def unfenced(flavour: Any, source: Any, connect: Any, *, poll: float = 30.0, patience: float = 5.0) -> Any:
+    """Return what from_topology does, but for shards that know no epoch."""
+    live = live_of(flavour)(connect, poll=poll, patience=patience)
+    await flavour.maybe(live.follow(source))
+    return live
+
+
 async def closing(flavour: Any, shards: Any) -> None:
     await flavour.maybe((getattr(shards, "aclose", None) or shards.close)())
 
@@ -119,7 +126,7 @@ async def test_it_follows_the_topology(
     zk = zk_client()
     store = flavour.TopologyStore(zk, path)
     await flavour.maybe(store.create(first))
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(store, connect))
+    shards = await flavour.maybe(unfenced(flavour, store, connect))
     assert isinstance(shards, flavour.ShardedRedis)
     assert (shards.epoch, shards.topology, list(shards.shards())) == (1, first, ["a", "b"])
     key = owned(first, "a", coordkit_namespace)
@@ -164,7 +171,7 @@ async def test_a_topology_without_a_store(
 ) -> None:
     """What is newer is told by hand; each kind of operation goes by what was adopted."""
     connect = Clients(flavour)
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(first, connect))
+    shards = await flavour.maybe(unfenced(flavour, first, connect))
     keys = [f"{coordkit_namespace}:{i}" for i in range(20)]
     assert await flavour.maybe(shards.mset(dict.fromkeys(keys, "1")))
     assert await flavour.maybe(shards.mget(keys)) == ["1"] * 20
@@ -315,7 +322,7 @@ async def test_an_operation_ends_before_its_client_is_closed(
 ) -> None:
     """A shard is forgotten while a command waits there; the client is closed after it has its reply."""
     connect = Clients(flavour)
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(first, connect))
+    shards = await flavour.maybe(unfenced(flavour, first, connect))
     key = owned(first, "a", coordkit_namespace)
 
     async def wait() -> Any:
@@ -352,7 +359,7 @@ async def test_it_serves_on_while_zookeeper_is_away(
     writer = flavour.TopologyStore(zk_client(), path)
     await flavour.maybe(writer.create(first))
     store = flavour.TopologyStore(zk_client(timeout=1.0, hosts=proxy.address), path)
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(store, Clients(flavour), poll=0.2))
+    shards = await flavour.maybe(unfenced(flavour, store, Clients(flavour), poll=0.2))
     caplog.set_level(logging.WARNING, "coordkit")
     proxy.cut()
     await flavour.until(lambda: said(caplog, "not followed for now, epoch 1 is served on"))
@@ -379,7 +386,7 @@ async def test_what_is_older_or_damaged_is_refused_and_reported(
     store = flavour.TopologyStore(zk_client(), path)
     await flavour.maybe(store.create(first))
     last = await publish(flavour, store, lambda topology: topology.reweighted("a", 2))
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(store, Clients(flavour), poll=0.1))
+    shards = await flavour.maybe(unfenced(flavour, store, Clients(flavour), poll=0.1))
     zk = zk_client()
     for document, message in [
         (first.to_bytes(), "it has epoch 1, and 2 was adopted: it is not adopted. The store was set back"),
@@ -410,9 +417,9 @@ async def test_a_shard_that_cannot_be_connected_to_is_tried_again(
     await flavour.maybe(store.create(first))
     connect.fails = OSError("no password yet")
     with pytest.raises(OSError, match="no password yet"):
-        await flavour.maybe(flavour.ShardedRedis.from_topology(store, connect))
+        await flavour.maybe(unfenced(flavour, store, connect))
     connect.fails = None
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(store, connect, poll=0.1))
+    shards = await flavour.maybe(unfenced(flavour, store, connect, poll=0.1))
     connect.fails = OSError("no password yet")
     await publish(flavour, store, lambda topology: topology.with_shard("c", urls["c"]))
     await flavour.until(lambda: said(caplog, "not adopted; epoch 1 is served on"))
@@ -428,7 +435,7 @@ async def test_nobody_need_close_it(flavour: Any, zk_client: Any, path: str, fir
     store = flavour.TopologyStore(zk, path)
     await flavour.maybe(store.create(first))
     session = store._core._session()
-    shards = await flavour.maybe(flavour.ShardedRedis.from_topology(store, Clients(flavour), poll=0.1))
+    shards = await flavour.maybe(unfenced(flavour, store, Clients(flavour), poll=0.1))
     await flavour.until(lambda: adopted(flavour, store, 1))
     del shards
     await flavour.until(lambda: gc.collect() is not None and not session._listeners)

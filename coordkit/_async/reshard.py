@@ -1,0 +1,168 @@
+"""Moving slots between the shards of a live topology, for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import redis.asyncio
+
+from coordkit import _redis
+from coordkit._async.leadership import Leadership
+from coordkit._async.topology import TopologyStore
+from coordkit._asyncio.runtime import RUNTIME
+from coordkit.core import checks
+from coordkit.core.rebalancing import Rebalancing
+from coordkit.routing import reshard
+from coordkit.routing.fence import Greeting
+from coordkit.routing.pace import Pace
+from coordkit.routing.progress import Progress
+from coordkit.routing.shard_port import ShardPort
+from coordkit.routing.topology import Topology
+from coordkit.routing.topology_parts import Shard
+from coordkit.routing.way_aio import Way
+from coordkit.routing.way_port_aio import WayPort, greeted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
+
+
+class Reshard:
+    """Move slots between the shards of a live topology while clients use them; ``async with`` closes its connections.
+
+    :param store: where the topology is kept.
+    :param leadership: that we are its rebalancer: of ``store.rebalancer(...)``.
+    :param connect: returns a new client for a shard, given its name and address; it adds the password.
+    :param keys_per_second: how many keys to move at most, None for no limit; as ``bytes_per_second``, of values as DUMP
+        gives them. Both shards serve others meanwhile; a limit is what keeps them quick.
+    :param batch: slots that move at once, 1 to 16384. Each batch drops, once, all connections of two shards.
+    :param big: bytes from which on a warning is logged before a key is moved: both servers stand still meanwhile.
+    :param lease: seconds; see below.
+    :param patience: seconds for which a shard that does not answer is asked again.
+    :param on_progress: called with a ``Progress`` at each step, many times a second; must be quick.
+    :raises ValueError, TypeError: for arguments that can only be mistakes.
+
+    While a batch moves, each key is brought to its new shard when it is first used, by whoever uses it, and in any case
+    by us. Promised: no acknowledged write is lost, whoever is paused, killed or cut off, as far as the servers keep
+    what they acknowledged. It may be stopped (``stop``) or killed at any point, and ``run`` resumes it, here or
+    elsewhere: its state is in the topology.
+
+    Needed: the right to ``CLIENT KILL`` on the shards. Where that is forbidden a warning is logged, and it waits until
+    all registered clients have adopted each change, and ``lease`` seconds longer: a client that is stopped for longer
+    may then lose what it writes. An eviction policy of ``noeviction`` or ``volatile-*``.
+    """
+
+    def __init__(
+        self,
+        store: TopologyStore,
+        leadership: Leadership,
+        connect: Callable[[str, str], redis.asyncio.Redis],
+        *,
+        keys_per_second: float | None = reshard.KEYS_PER_SECOND,
+        bytes_per_second: float | None = reshard.BYTES_PER_SECOND,
+        batch: int = reshard.BATCH,
+        big: int = reshard.BIG,
+        lease: float = 30.0,
+        patience: float = 60.0,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.leadership = leadership
+        self._connect = checks.check_callable("connect", connect)
+        self._ways: dict[tuple[str, str, bool], tuple[redis.asyncio.Redis, Way]] = {}
+        self._core = reshard.Reshard(
+            RUNTIME,
+            Rebalancing(store._core, leadership._core),  # noqa: SLF001  one facade
+            self._port,
+            pace=Pace(keys_per_second, bytes_per_second),
+            batch=reshard.check_batch(batch),
+            big=big,
+            lease=checks.check_delay("lease", lease),
+            patience=checks.check_delay("patience", patience),
+            on_progress=checks.check_callback("on_progress", on_progress),
+            on_step=self._still_leading,
+        )
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come: phase, keys, bytes, rates, time left."""
+        return self._core.progress
+
+    async def initialise(self) -> None:
+        """Tell each shard of a new topology its epoch, before the first client uses it; may be repeated.
+
+        Raises ``StoreRefused`` for a shard that moves have touched, and that has lost its epoch: see ``repair``.
+        """
+        await self._core.initialise()
+
+    async def add(self, name: str, shard: Shard | str) -> Topology:
+        """Add an empty shard, a ``Shard`` or its primary's address, and return the topology; ``run`` moves slots to it.
+
+        Raises ``CoordError`` if it has keys, ``ValueError`` if the name is taken.
+        """
+        return await self._core.add(name, shard)
+
+    async def drain(self, name: str) -> Topology:
+        """Have a shard own nothing, and return the topology; ``run`` moves its slots away and then forgets it."""
+        return await self._core.drain(name)
+
+    async def reweight(self, name: str, weight: float) -> Topology:
+        """Give a shard another weight, and return the topology; ``run`` moves what that makes too much."""
+        return await self._core.reweight(name, weight)
+
+    async def run(self) -> Progress:
+        """Finish the move that is under way, if there is one, then work off the plan of the topology.
+
+        Returns the progress, whose ``phase`` is "done", or "stopped" after ``stop()``. Raises ``LeadershipLost`` if we
+        lead no longer, ``StoreUnavailable`` if a shard or ZooKeeper did not answer for ``patience``, ``StoreRefused``
+        if one said no (out of memory, a version that cannot read the other's values). After any of these it can be
+        called again, here or by the next rebalancer.
+        """
+        return await self._core.run()
+
+    async def roll_back(self) -> Progress:
+        """Turn round the move that is under way and carry that out, in the same way; returns and raises as ``run``.
+
+        ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, or give
+        the old weight.
+        """
+        return await self._core.roll_back()
+
+    async def repair(self, name: str) -> None:
+        """Tell a shard its epoch again that has lost it: after a FLUSHALL, or a restore from a copy.
+
+        What else it lost is lost; until this is called, no client uses it.
+        """
+        await self._core.repair(name)
+
+    def stop(self) -> None:
+        """Have ``run`` return at its next step; from any thread, or a signal handler."""
+        self._core.stop()
+
+    async def aclose(self) -> None:
+        """Close the clients that ``connect`` returned."""
+        while self._ways:
+            client, way = self._ways.popitem()[1]
+            await way.close()
+            await (getattr(client, "aclose", None) or client.close)()  # aclose came with redis-py 5.0.1
+
+    def _still_leading(self, _step: str) -> None:
+        self.leadership.ensure()
+
+    def _port(self, name: str, shard: Shard, topology: Topology | None) -> ShardPort:
+        at = name, shard.primary, topology is not None
+        if at not in self._ways:
+            client = self._connect(name, shard.primary)
+            greet = None if topology is None else greeted(Greeting(topology.name, name))
+            self._ways[at] = client, Way(name, client, greet=greet)
+        client, way = self._ways[at]
+        return WayPort(way, topology.epoch if topology else 0, _redis.patience(client))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

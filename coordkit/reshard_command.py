@@ -1,0 +1,238 @@
+"""``coordkit reshard``: make, change and watch over a live topology of Redis shards, from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redis import Redis  # noqa: TID251  this is a program, which has to make a client
+
+    from coordkit import Progress, Reshard, Topology, TopologyStore
+
+UNAVAILABLE, ANOTHER, LOST = 3, 75, 76  # exit statuses; 75 is sysexits.h's "try again later"
+
+_ABOUT = """\
+Move keys between Redis shards while clients use them. What is to be where is
+kept in ZooKeeper; this program leads an election there, so that one at a time
+moves. It may be stopped with Ctrl-C, or killed, at any point: resume goes on,
+here or elsewhere. The user of --username needs CLIENT KILL on the shards.
+The password is read from COORDKIT_REDIS_PASSWORD.
+"""
+_STATUS = """\
+exit status: 0 done; 130 (Ctrl-C) or 143 (SIGTERM) stopped, to be resumed; 75 if
+another rebalancer leads, 76 if the leadership was lost, 3 if a server did not
+answer or said no, 2 if the command line is wrong.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add ``reshard`` and what belongs to it to a command line."""
+    reshard = commands.add_parser(
+        "reshard",
+        help="add, drain or reweight Redis shards while they are in use",
+        description=_ABOUT,
+        epilog=_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = reshard.add_subparsers(dest="action", metavar="ACTION", required=True)
+    status = actions.add_parser("status", help="say who owns how many slots, what moves, and what is planned")
+    init = actions.add_parser("init", help="make a topology of shards that hold no keys yet, or that are one shard")
+    init.add_argument("shards", nargs="+", metavar="NAME=ADDRESS", help="as a=redis://10.0.0.1:6379/0")
+    init.add_argument("--name", required=True, help="the topology's name, a part of its keys on the shards")
+    added = actions.add_parser("add", help="add an empty shard, and move its share of the slots to it")
+    added.add_argument("shard", metavar="NAME=ADDRESS")
+    added.add_argument("--weight", type=float, default=1.0, help="its share of the slots; default: %(default)s")
+    drain = actions.add_parser("drain", help="move all slots of a shard to the others, and forget it")
+    reweight = actions.add_parser("reweight", help="give a shard another share of the slots")
+    repair = actions.add_parser("repair", help="have a shard that lost its epoch serve again with what it has")
+    for parser in (drain, reweight, repair):
+        parser.add_argument("shard", metavar="NAME")
+    reweight.add_argument("weight", type=float)
+    resume = actions.add_parser("resume", help="go on with what was begun")
+    rollback = actions.add_parser("rollback", help="turn round the batch that is under way")
+    for parser in (status, init, added, drain, reweight, repair, resume, rollback):
+        parser.add_argument("--zookeeper", required=True, metavar="HOSTS", help="host:port,host:port/chroot")
+        parser.add_argument("--path", required=True, metavar="ZNODE", help="where the topology is, as /services/users")
+        parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
+    for parser in (init, added, drain, reweight, repair, resume, rollback):
+        parser.add_argument("--username", metavar="NAME", help="of the Redis user; default: none")
+    for parser in (added, drain, reweight, resume, rollback):
+        parser.add_argument("--keys-per-second", type=float, metavar="N", help="0 for no limit; default: 5000")
+        parser.add_argument("--bytes-per-second", type=float, metavar="N", help="0 for no limit; default: 32 MiB")
+        parser.add_argument("--batch", type=int, metavar="SLOTS", help="slots that move at once; default: 1024")
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Do what was chosen; return the exit status."""
+    from coordkit import CoordError, LeadershipLost, NotAcquired, TopologyStore
+
+    try:
+        with _zookeeper(chosen.zookeeper) as zk:
+            store = TopologyStore(zk, chosen.path)
+            return _status(store, as_json=chosen.json) if chosen.action == "status" else _change(store, chosen)
+    except (ValueError, TypeError) as error:
+        return _said(error, 2)
+    except CoordError as error:
+        known = {NotAcquired: ANOTHER, LeadershipLost: LOST}
+        return _said(error, next((known[kind] for kind in known if isinstance(error, kind)), UNAVAILABLE))
+
+
+@contextmanager
+def _zookeeper(hosts: str) -> Iterator[Any]:
+    from kazoo.client import KazooClient  # noqa: TID251  this is a program, which has to make a client
+    from kazoo.handlers.threading import KazooTimeoutError  # noqa: TID251  as above
+
+    from coordkit import StoreUnavailable
+
+    zk = KazooClient(hosts)
+    try:
+        zk.start(15)
+    except KazooTimeoutError as error:
+        raise StoreUnavailable(hosts, "no connection to ZooKeeper within 15 s: check --zookeeper") from error
+    try:
+        yield zk
+    finally:
+        zk.stop()
+        zk.close()
+
+
+def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
+    from coordkit import Reshard, Topology
+    from coordkit.reshard_display import display
+
+    if chosen.action == "init":
+        shards = dict(map(_named, chosen.shards))
+        if len(shards) < len(chosen.shards):
+            raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
+        store.create(Topology.first(chosen.name, shards))
+    limits: dict[str, Any] = {
+        name: value or None
+        for name in ("keys_per_second", "bytes_per_second")
+        if (value := getattr(chosen, name, None)) is not None
+    }
+    if getattr(chosen, "batch", None) is not None:
+        limits["batch"] = chosen.batch
+    with (
+        closing(display(as_json=chosen.json)) as shown,
+        store.rebalancer(f"coordkit reshard on {socket.gethostname()} ({os.getpid()})").lead(timeout=5) as leadership,
+        Reshard(store, leadership, _connect(chosen), on_progress=shown.show, **limits) as reshard,
+        _stopped_by_signals(reshard) as stopping,
+    ):
+        progress = _act(reshard, chosen)
+        if progress is None:
+            return 0
+        if progress.phase == "stopped":
+            print("stopped; everything is served as it is, and `coordkit reshard resume` goes on", file=sys.stderr)
+            return 128 + stopping[0]
+    return 0
+
+
+def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
+    from coordkit.routing import Shard
+
+    if chosen.action == "init":
+        reshard.initialise()
+        return None
+    if chosen.action == "repair":
+        reshard.repair(chosen.shard)
+        return None
+    if chosen.action == "rollback":
+        return reshard.roll_back()
+    if chosen.action == "add":
+        name, address = _named(chosen.shard)
+        reshard.add(name, Shard(address, weight=chosen.weight))
+    elif chosen.action == "drain":
+        reshard.drain(chosen.shard)
+    elif chosen.action == "reweight":
+        reshard.reweight(chosen.shard, chosen.weight)
+    return reshard.run()
+
+
+@contextmanager
+def _stopped_by_signals(reshard: Reshard) -> Iterator[list[int]]:
+    """Have Ctrl-C and SIGTERM stop it at its next step; the second one ends it at once, which is as safe."""
+    caught: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        reshard.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _connect(chosen: argparse.Namespace) -> Callable[[str, str], Redis]:
+    from redis import Redis  # noqa: TID251  this is a program, which has to make a client
+
+    password = os.environ.get("COORDKIT_REDIS_PASSWORD")
+
+    def connect(_name: str, address: str) -> Redis:
+        url = address if "://" in address else f"redis://{address}"
+        return Redis.from_url(url, username=chosen.username, password=password, socket_timeout=30)
+
+    return connect
+
+
+def _named(shard: str) -> tuple[str, str]:
+    name, equals, address = shard.partition("=")
+    if not name or not equals or not address:
+        raise ValueError(f"shard={shard!r}; NAME=ADDRESS, as a=redis://10.0.0.1:6379/0, is allowed")
+    return name, address
+
+
+def _status(store: TopologyStore, *, as_json: bool) -> int:
+    topology, clients = store.read(), store.clients()
+    if as_json:
+        print(json.dumps(_said_of(topology, clients)))
+        return 0
+    print(f"{topology.name}: epoch {topology.epoch}, checksum {topology.checksum()}")
+    for name, owned in topology.owners.counts().items():
+        shard = topology.shards[name]
+        state = "" if shard.state == "up" else f", {shard.state}"
+        print(f"  {name}: {owned} slots, weight {shard.weight:g}, {shard.primary}{state}")
+    for move in topology.moves:
+        print(f"  {move.state}: {len(move.slots)} slots from {move.source} to {move.target} (move {move.number})")
+    for (source, target), slots in topology.serving.moves(topology.goal()).items():
+        print(f"  planned: {len(slots)} slots from {source} to {target}")
+    behind = sorted(name for name, epoch in clients.items() if epoch < topology.epoch)
+    print(f"  clients: {len(clients)}, of which {len(behind)} have not adopted it yet {' '.join(behind)}".rstrip())
+    return 0
+
+
+def _said_of(topology: Topology, clients: dict[str, int]) -> dict[str, Any]:
+    planned = topology.serving.moves(topology.goal())
+    return {
+        "name": topology.name,
+        "epoch": topology.epoch,
+        "checksum": topology.checksum(),
+        "shards": {
+            name: {"slots": slots, **{part: getattr(topology.shards[name], part) for part in ("weight", "state")}}
+            for name, slots in topology.owners.counts().items()
+        },
+        "moves": [
+            {"number": m.number, "slots": len(m.slots), "source": m.source, "target": m.target, "state": m.state}
+            for m in topology.moves
+        ],
+        "planned": [{"slots": len(slots), "source": a, "target": b} for (a, b), slots in planned.items()],
+        "clients": clients,
+    }
+
+
+def _said(what: object, status: int) -> int:
+    print(f"coordkit: {what}", file=sys.stderr)
+    return status

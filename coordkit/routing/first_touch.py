@@ -1,0 +1,83 @@
+"""What a client does before a command on keys of slots that are moving: it brings them, then runs on the target.
+
+All keys of the command are brought first: of a split, a pipeline, a transaction (with what it watches), a script. Their
+slots have one target each, so what was on one shard before is on one shard again, and what is sent there finds all of
+it. Replicas are not read for such slots: the source's have what is gone, the target's lag behind.
+
+A command that reads or writes keys that it does not name (SORT BY, a script with names of its own making) finds them
+only if somebody has brought them. SCAN, KEYS, DBSIZE and the like see a key at the source or at the target, and while
+it is being brought at neither or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from coordkit._ports import Runtime
+from coordkit.routing.moving import Carrier
+from coordkit.routing.router import Router
+from coordkit.routing.shard_port import ShardPort
+from coordkit.routing.slots import slot_of
+from coordkit.routing.topology import Topology
+
+
+class MovingRouter(Router):
+    """Routes by a topology in which slots move: a command on a key of theirs is planned, so that its keys are known."""
+
+    moving: frozenset[int] = frozenset()
+
+    def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
+        """Return the shard of a command that goes there as it is; None for any other."""
+        shard = super().shard_of_first_key(args)
+        return None if shard is not None and self.slot(args[1]) in self.moving else shard
+
+    def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
+        """Return the shards of commands that all go there as they are; None if one does not."""
+        shards = super().shards_of_first_keys(commands)
+        moving = self.moving
+        if shards is not None and any(self.slot(args[1]) in moving for args, _ in commands):
+            return None
+        return shards
+
+
+class FirstTouch:
+    """Brings keys by the topology that a command was planned by; one for each client, safe for many at once.
+
+    ``port`` gives the way to a shard, by its name, for what is decided by a topology.
+    """
+
+    def __init__(self, runtime: Runtime, port: Callable[[str, Topology], ShardPort]) -> None:
+        self._runtime = runtime
+        self._port = port
+        self._carriers: tuple[Topology | None, dict[int, Carrier]] = None, {}
+
+    async def ensure(self, topology: Topology, keys: Iterable[bytes]) -> None:
+        """Return once those of ``keys`` that are moving are where ``topology.serving`` says.
+
+        Raises Outdated, upon which the command is planned anew by a newer topology, and what `Carrier.ensure` raises.
+        """
+        moving = topology.moving
+        if not moving:
+            return
+        by_move: dict[int, list[bytes]] = {}
+        for key in keys:
+            move = moving.get(slot_of(key))
+            if move is not None:
+                by_move.setdefault(move.number, []).append(key)
+        for number, some in by_move.items():
+            await self._carrier(topology, number).ensure(some)
+
+    def _carrier(self, topology: Topology, number: int) -> Carrier:
+        # A carrier decides by one topology, as the command does: by a later one its connections would let it act on a
+        # move that has been turned round since.
+        known, carriers = self._carriers
+        if known is not topology:
+            carriers = {}
+            self._carriers = topology, carriers
+        carrier = carriers.get(number)
+        if carrier is None:
+            move = topology.move(number)
+            ways = self._port(move.source, topology), self._port(move.target, topology)
+            carrier = carriers[number] = Carrier(self._runtime, topology.name, move, *ways)
+        return carrier

@@ -1,0 +1,99 @@
+"""Locks over a live topology: each script goes to the shard that serves its keys now, and to no other.
+
+Its keys are brought there first, if their slots move: the token counter before anything can be granted there, so tokens
+keep rising; the lock with its holder and what is left of its ttl, so it stays held; the queue, in which everybody keeps
+the place. Connections are compared with the epoch, as for any command. Who was told by a shard of a newer one sends
+the script again, to where that says: nothing was sent before.
+
+Who waits listens at the shard that had the lock when it began. The fence drops that connection, and then it asks again,
+as after any broken one, and listens at the new owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from coordkit._ports import Call, Confirm, Form, Runtime, Store
+from coordkit.core.shards import ShardedStore, Shards
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
+from coordkit.routing.client_errors import Outdated
+from coordkit.routing.live import Live
+from coordkit.routing.shard_port import ScriptPort
+
+T = TypeVar("T")
+
+
+class LiveShards(Shards, Protocol):
+    """A sharded client over a live topology, as far as locks need one."""
+
+    _live: Live[Any]
+
+
+class LiveStore(ShardedStore):
+    """What `ShardedStore` is, over connections that are compared with the epoch; inboxes are those of plain clients."""
+
+    def __init__(self, runtime: Runtime, shards: LiveShards, store_of: Callable[[Any], Store]) -> None:
+        super().__init__(runtime, shards, store_of)
+        self._live = shards._live  # noqa: SLF001  its own client's
+
+    def at(self, key: Any) -> Store:
+        """Return the store of the plain client that has ``key`` now: for inboxes, which only listen."""
+        return self._store_of(self._live.now.client_for(key))
+
+    async def run(self, name: str, call: Call) -> Any:
+        return await self._at(name, call, lambda port: port.run(call))
+
+    async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:  # noqa: ARG002  one connection for one script
+        return await self.run(name, form.call(first))
+
+    async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
+        return await self._at(name, call, lambda port: port.run_confirmed(name, call, confirm))
+
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:  # noqa: ARG002  the clients' own bounds count
+        moment = self._live.now
+        places: dict[str, list[int]] = {}
+        for i, (_, call) in enumerate(calls):
+            places.setdefault(moment.shard_for(call.keys[0]), []).append(i)
+        replies: list[Any] = [None] * len(calls)
+        for shard, mine in places.items():
+            some = [calls[i][1] for i in mine]
+            try:
+                await moment._bring([key for call in some for key in call.keys])  # noqa: SLF001  one library
+                answered = await moment._port(shard).run_many(some)  # noqa: SLF001  one library
+            except Outdated:  # and by the newer topology they may be on several shards
+                answered = [await self._settled(*calls[i]) for i in mine]
+            except CoordError as error:  # this shard's affair
+                answered = [error] * len(mine)
+            for i, reply in zip(mine, answered, strict=True):
+                replies[i] = _meant(calls[i][0], reply) if isinstance(reply, CoordError) else reply
+        return replies
+
+    async def _settled(self, name: str, call: Call) -> Any:
+        try:
+            return await self.run(name, call)
+        except CoordError as error:
+            return error
+
+    async def _at(self, name: str, call: Call, ask: Callable[[ScriptPort], Awaitable[T]]) -> T:
+        self._check(name, call.keys)
+        moment = self._live.now
+        try:
+            while True:
+                try:
+                    await moment._bring(call.keys)  # noqa: SLF001  one library
+                    return await ask(moment._port(moment.shard_for(call.keys[0])))  # noqa: SLF001  one library
+                except Outdated as outdated:
+                    moment = await self._live.newer(outdated)
+        except (StoreUnavailable, StoreRefused) as error:
+            raise _meant(name, error) from error.__cause__
+
+
+def _meant(name: str, error: CoordError) -> CoordError:
+    """Return an error of a shard as one of a lock's."""
+    kind = StoreRefused if isinstance(error, StoreRefused) else StoreUnavailable
+    if not isinstance(error, (StoreRefused, StoreUnavailable)) or error.name == name:
+        return error
+    meant = kind(name, f"shard {error.name}: {error.why}")
+    meant.__cause__ = error.__cause__
+    return meant

@@ -1,0 +1,201 @@
+"""Carry out one move of slots, from the fence to where nothing is left at the source; `reshard` decides which moves.
+
+Every step may be done again, by the same mover or by another: who resumes begins at the top. What was done is seen at
+the shards (an epoch that stands, a move that is open or over), not remembered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from coordkit._ports import Runtime
+from coordkit.errors import CoordError
+from coordkit.routing.fence import drop_connections, is_local, raise_epoch
+from coordkit.routing.moving import AT_ONCE, Brought, Carrier
+from coordkit.routing.pace import Pace
+from coordkit.routing.progress import Progress
+from coordkit.routing.shard_port import ShardPort
+from coordkit.routing.slots import slot_of
+from coordkit.routing.topology_parts import Move
+
+_log = logging.getLogger("coordkit")
+
+_PAGE = 500  # keys that SCAN looks at for one reply
+_PASSES = 2  # at least: the last finds nothing
+
+Barrier = Callable[[int], Awaitable[None]]
+"""Waits until all registered clients have adopted an epoch, and a lease longer: where CLIENT KILL is forbidden."""
+
+
+class Stopped(Exception):
+    """The mover was asked to stop; what it was doing can be resumed."""
+
+
+class Mover:
+    """Moves the keys of one move. ``step`` is told each step before it is done, and may raise to end it there."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        topology: str,
+        move: Move,
+        source: ShardPort,
+        target: ShardPort,
+        *,
+        pace: Pace,
+        progress: Progress,
+        barrier: Barrier,
+        big: int,
+        step: Callable[[str], None],
+    ) -> None:
+        self.carrier = Carrier(runtime, topology, move, source, target)
+        self._runtime = runtime
+        self._topology = topology
+        self._move = move
+        self._slots = frozenset(move.slots)
+        self._source = source
+        self._target = target
+        self._pace = pace
+        self._progress = progress
+        self._barrier = barrier
+        self._big = big
+        self._step = step
+        self._sizes = True  # whether the source tells how large a key is
+
+    async def carry(self) -> None:
+        """Bring all keys of these slots to the target, and close the move there; then the topology may say so."""
+        state = await self.carrier.state()
+        if not state:
+            self._progress.phase = "fencing"
+            await self._fence()
+            self._step("begin")
+            await self.carrier.begin()
+        if state != "over":
+            self._progress.phase = "moving"
+            await self._fetch_former()
+            await self._empty_source()
+            self._step("close")
+            self._progress.phase = "closing"
+            await self.carrier.close()
+
+    async def _fence(self) -> None:
+        """See `coordkit.routing.fence`: after this nobody acts on these two shards by an earlier epoch."""
+        ports = (self._source, self._target)
+        for port in ports:
+            self._step(f"raise {port.shard}")
+            raised = await raise_epoch(port, self._topology, self._move.number)
+            if raised.epoch > self._move.number:
+                raise CoordError(
+                    port.shard,
+                    f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
+                    "has gone on; read the topology again",
+                )
+        weaker = []
+        for port in ports:
+            self._step(f"drop {port.shard}")
+            # Who subscribes to a channel of these slots at the source would hear nothing more there.
+            if await drop_connections(port, subscribers=port is self._source) is None:
+                weaker.append(port.shard)
+        if weaker:
+            self._progress.weaker = True
+            _log.warning(
+                "%s forbid CLIENT KILL, so a weaker barrier takes the place of the fence: it waits until every client "
+                "that is registered has adopted epoch %s, and a lease longer. A client that is stopped for longer than "
+                "that may write to an old owner, and that write is lost. Grant this user CLIENT KILL to rule it out.",
+                " and ".join(weaker),
+                self._move.number,
+            )
+            self._step("barrier")
+            await self._barrier(self._move.number)
+
+    # -- keys
+
+    async def _empty_source(self) -> None:
+        """Go through the source until a whole pass finds nothing."""
+        passes = 0
+        while True:
+            self._step(f"pass {passes + 1}")
+            found = await self._pass()
+            passes += 1
+            if not found and passes >= _PASSES:
+                return
+            if passes > 20:
+                raise CoordError(
+                    self._source.shard,
+                    f"after {passes} passes it still has {found} keys of slots that move to {self._target.shard!r}: "
+                    "somebody writes them there who does not know the topology; find it in CLIENT LIST",
+                )
+
+    async def _pass(self) -> int:
+        found, cursor = 0, b"0"
+        while True:
+            cursor, listed = await self._scanned(cursor)
+            mine = [key for key in listed if slot_of(key) in self._slots and not is_local(self._topology, key)]
+            found += len(mine)
+            await self._bring(mine)
+            if cursor == b"0":
+                return found
+
+    async def _fetch_former(self) -> None:
+        """Of a move that is rolled back: what it had brought may be gone here, and still lie about at the target."""
+        if not self._move.undoes:
+            return
+        self._step("former")
+        cursor = b"0"
+        while True:
+            cursor, keys = await self.carrier.former(cursor)
+            await self._bring(keys)
+            if cursor == b"0":
+                return
+
+    async def _scanned(self, cursor: bytes) -> tuple[bytes, list[bytes]]:
+        [reply] = await self.carrier.replies(self._source, [(b"SCAN", cursor, b"COUNT", _PAGE)])
+        return reply[0], list(reply[1])
+
+    async def _bring(self, keys: Sequence[bytes]) -> None:
+        await self._tell_big(keys)
+        width = self._pace.keys_at_once(AT_ONCE)
+        for at in range(0, len(keys), width):
+            self._step("bring")
+            some = keys[at : at + width]
+            brought = await self.carrier.bring(some)
+            if brought.over:
+                raise CoordError(
+                    self._target.shard, f"move {self._move.number} was closed by another rebalancer; read it again"
+                )
+            await self._count(len(some), brought)
+
+    async def _count(self, handled: int, brought: Brought) -> None:
+        progress, now = self._progress, self._runtime.now()
+        progress.seen += handled
+        progress.count(now, brought.keys, brought.size)
+        if brought.largest > progress.largest:
+            progress.largest, progress.largest_key = brought.largest, brought.largest_key
+        if pause := self._pace.pause(now, handled, brought.size):
+            await self._runtime.sleep(pause)
+
+    async def _tell_big(self, keys: Sequence[bytes]) -> None:
+        """Warn of keys for which both servers stand still, before they are moved."""
+        if not keys or not self._sizes:
+            return
+        for key, size in zip(keys, await self._source.ask([(b"MEMORY", b"USAGE", key) for key in keys]), strict=True):
+            if isinstance(size, Exception):  # not allowed to: what it says of its memory is no condition
+                self._sizes = False
+                return
+            if size is not None and size >= self._big:
+                self._progress.big_keys += 1
+                _log.warning(
+                    "moving %r, which takes %s bytes at %s: DUMP and RESTORE keep both servers busy meanwhile",
+                    key.decode("utf-8", "backslashreplace"),
+                    f"{size:,}",
+                    self._source.shard,
+                )
+
+
+async def keys_in(port: ShardPort) -> int:
+    """Return how many keys a shard has."""
+    [info] = await port.ask([(b"DBSIZE",)])
+    if isinstance(info, Exception):
+        raise info
+    return int(info)

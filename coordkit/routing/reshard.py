@@ -1,0 +1,321 @@
+"""Move slots between shards while they are in use: which moves, in which order, and whose word counts.
+
+One rebalancer at a time, elected (`coordkit.Election`), works off the plan of the topology, a batch of slots after the
+other. A batch is::
+
+    announce   the topology says MOVING(a -> b), by compare-and-set     its epoch is the number of the move
+    fence      the epoch is raised on a and b, then all connections are dropped there             `fence`
+    begin      the move is opened on b: from here on keys may be brought                           `moving`
+    passes     all keys of these slots are brought, until a whole pass finds nothing               `mover`
+    close      the move is closed on b: from here on nothing is brought
+    finish     the topology says STABLE(b), by compare-and-set
+
+The state of all that is in the topology and on the shards, none in this process. So it may stop, or be killed, between
+any two steps or within one; who is elected next goes on there. Until then clients go on, too: before *announce* and
+after *begin* at no cost to others, with one exception: between *announce* and *begin* they wait for keys of the slots
+that are to move (`Carrier`), which is a few milliseconds, or, if the rebalancer died just there, until the next one.
+
+The word of a former rebalancer that was paused does not count: it cannot write the topology (compare-and-set, and only
+while it leads), its connections to the two shards are gone after the next fence, an epoch never falls, and a move that
+was closed is never opened again.
+
+Where CLIENT KILL is forbidden, waiting takes the place of the fence: until every client that is registered has adopted
+the epoch, and then ``lease`` seconds. That is weaker: a client that is stopped for longer, or not registered, may write
+to the old owner, and what it writes there is lost. A warning says so, and ``Progress.weaker``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from coordkit._ports import Runtime
+from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.routing.client_errors import Outdated
+from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.mover import Mover, Stopped, keys_in
+from coordkit.routing.pace import Pace
+from coordkit.routing.progress import Progress
+from coordkit.routing.shard_port import ShardPort
+from coordkit.routing.slots import SLOTS
+from coordkit.routing.topology import Topology
+from coordkit.routing.topology_parts import Move, Shard
+
+_log = logging.getLogger("coordkit")
+
+BATCH = 1024
+"""Slots of one batch: each costs every client of two shards a new connection, and the mover at least two scans."""
+
+BIG = 64 << 20
+"""Bytes from which on the mover warns of a key before it moves it: some tenths of a second for two servers."""
+
+KEYS_PER_SECOND = 5_000.0
+BYTES_PER_SECOND = 32.0 * (1 << 20)
+
+_PAUSE, _LONGEST = 0.1, 2.0  # seconds between two tries while a shard does not answer
+
+
+class Ledger(Protocol):
+    """Where the topology is kept, for one who leads."""
+
+    async def read(self) -> Topology:
+        """Return the present topology."""
+        ...
+
+    async def write(self, after: Topology) -> None:
+        """Write the next one, if what stands there has the epoch before; raise if not, or if we lead no longer."""
+        ...
+
+    async def behind(self, epoch: int) -> list[str]:
+        """Return which registered clients have not adopted ``epoch`` yet."""
+        ...
+
+
+class Reshard:
+    """The rebalancer's work. ``port`` gives the way to a shard, for what a topology decides; None: not greeted."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ledger: Ledger,
+        port: Callable[[str, Shard, Topology | None], ShardPort],
+        *,
+        pace: Pace,
+        batch: int = BATCH,
+        big: int = BIG,
+        lease: float = 30.0,
+        patience: float = 60.0,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
+        self.progress = Progress()
+        self.known: Topology | None = None
+        self._runtime = runtime
+        self._ledger = ledger
+        self._port = port
+        self._pace = pace
+        self._batch = batch
+        self._big = big
+        self._lease = lease
+        self._patience = patience
+        self._on_progress = on_progress
+        self._on_step = on_step
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Have the work end at its next step, with everything as it is; it can be resumed."""
+        self._stopping = True
+
+    # -- changes of the goal
+
+    async def initialise(self) -> None:
+        """Tell every shard of a topology that no move has touched yet which epoch it has."""
+        topology = await self._read()
+        for name, shard in topology.shards.items():
+            await raise_epoch(
+                self._port(name, shard, None), topology.name, max(1, shard.fenced), create=not shard.fenced
+            )
+
+    async def add(self, name: str, shard: Shard | str) -> Topology:
+        """Add a shard, which must be empty; `run` moves slots to it."""
+        topology = await self._read()
+        after = topology.with_shard(name, shard)
+        port = self._port(name, after.shards[name], None)
+        if keys := await keys_in(port) - await self._told(port, topology):
+            raise CoordError(
+                name,
+                f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced; "
+                "empty it (FLUSHDB), or check the address",
+            )
+        await raise_epoch(port, topology.name, topology.epoch, create=True)
+        return await self._write(after)
+
+    async def drain(self, name: str) -> Topology:
+        """Have a shard own nothing; `run` moves its slots to the others and then forgets it."""
+        return await self._write((await self._read()).draining(name))
+
+    async def reweight(self, name: str, weight: float) -> Topology:
+        """Give a shard another weight; `run` moves what that makes too much."""
+        return await self._write((await self._read()).reweighted(name, weight))
+
+    async def repair(self, name: str) -> None:
+        """Tell a shard its epoch again that has lost it, with what else it lost: it is served from then on."""
+        topology = await self._read()
+        shard = topology.shards.get(name)
+        if shard is None:
+            raise ValueError(f"name={name!r}; one of the shards {list(topology.shards)!r} is allowed")
+        numbers = [move.number for move in topology.moves if name in (move.source, move.target)]
+        epoch = max([1, shard.fenced, *numbers])
+        await raise_epoch(self._port(name, shard, None), topology.name, epoch, create=True)
+
+    # -- the work
+
+    async def run(self) -> Progress:
+        """Finish the move that is under way, if there is one, then work off the plan; return how far it came.
+
+        ``Progress.phase`` is "done", or "stopped" after `stop`. A shard that does not answer is asked again for
+        ``patience`` seconds; then StoreUnavailable. Raises what the ledger raises, LeadershipLost among it.
+        """
+        return await self._work(self._go_on)
+
+    async def roll_back(self) -> Progress:
+        """Turn round the move that is under way, and carry that out; CoordError if there is none.
+
+        What is complete stays: to take that back, drain the shard that was added, or give it its old weight.
+        """
+        topology = await self._read()
+        if not topology.moves:
+            raise CoordError(topology.name, "no move is under way; drain the new shard, or give it its former weight")
+        if not topology.moves[0].undoes:
+            await self._write(topology.roll_back_move(topology.moves[0].number))
+        return await self._work(self._finish_moves)
+
+    async def _work(self, work: Callable[[], Awaitable[bool]]) -> Progress:
+        """Do one thing after the other until there is nothing more, or we are stopped."""
+        progress = self.progress
+        pause, until = _PAUSE, self._runtime.now() + self._patience
+        try:
+            while True:
+                before = progress.seen, self.known
+                try:
+                    if not await work():
+                        progress.phase = "done"
+                        return progress
+                except (StoreUnavailable, Outdated) as error:
+                    if (progress.seen, self.known) != before:
+                        pause, until = _PAUSE, self._runtime.now() + self._patience
+                    if self._runtime.now() >= until:
+                        raise _of_ours(error) from error
+                    _log.warning("resharding pauses: %s", error)
+                    await self._runtime.sleep(pause)
+                    pause = min(2 * pause, _LONGEST)
+        except Stopped:
+            progress.phase = "stopped"
+            return progress
+        finally:
+            self._tell()
+
+    async def _go_on(self) -> bool:
+        """Do the next thing; return whether there may be more."""
+        topology = await self._read()
+        if topology.moves:
+            await self._carry_out(topology, topology.moves[0])
+            return True
+        steps = topology.plan(self._batch)
+        if steps:
+            self._step("announce")
+            await self._write(topology.begin_move(*steps[0]))
+            return True
+        empty = [name for name, shard in topology.shards.items() if shard.state == "draining"]
+        if empty:
+            self._step("forget")
+            await self._write(topology.forget_shard(empty[0]))
+        return len(empty) > 1
+
+    async def _finish_moves(self) -> bool:
+        topology = await self._read()
+        if topology.moves:
+            await self._carry_out(topology, topology.moves[0])
+        return len(topology.moves) > 1
+
+    async def _carry_out(self, topology: Topology, move: Move) -> None:
+        source = self._port(move.source, topology.shards[move.source], topology)
+        target = self._port(move.target, topology.shards[move.target], topology)
+        await self._expect(topology, move, source)
+        mover = Mover(
+            self._runtime,
+            topology.name,
+            move,
+            source,
+            target,
+            pace=self._pace,
+            progress=self.progress,
+            barrier=self._wait_for_clients,
+            big=self._big,
+            step=self._step,
+        )
+        await mover.carry()
+        self._step("finish")
+        # Read again: where a shard is may have been written meanwhile, or another rebalancer may have finished it.
+        topology = await self._read()
+        if move in topology.moves:
+            await self._write(topology.finish_move(move.number))
+        self.progress.slots_done += len(move.slots)
+        self.progress.slots_left -= len(move.slots)
+        self.progress.slots = 0
+
+    async def _expect(self, topology: Topology, move: Move, source: ShardPort) -> None:
+        """Guess how much there is to do."""
+        progress = self.progress
+        left = sum(len(each.slots) for each in topology.moves)
+        left += sum(len(step.slots) for step in topology.plan(self._batch))
+        owned = max(1, sum(1 for owner in topology.serving.table if owner == move.source) + len(move.slots))
+        progress.source, progress.target = move.source, move.target
+        progress.slots, progress.slots_left = len(move.slots), left
+        progress.seen, progress.expected = 0, round(await keys_in(source) * len(move.slots) / owned)
+
+    async def _wait_for_clients(self, epoch: int) -> None:
+        """Wait, where CLIENT KILL is forbidden; the module's docstring says what that is worth."""
+        until = self._runtime.now() + self._patience
+        while behind := await self._ledger.behind(epoch):
+            self._step("barrier")
+            if self._runtime.now() >= until:
+                raise StoreUnavailable(
+                    "clients",
+                    f"{', '.join(behind[:5])} ({len(behind)} in all) have not adopted epoch {epoch} within "
+                    f"{self._patience:.0f} s, and CLIENT KILL is forbidden: end them, or grant it",
+                )
+            await self._runtime.sleep(_PAUSE)
+        until = self._runtime.now() + self._lease
+        while (left := until - self._runtime.now()) > 0:
+            self._step("barrier")
+            await self._runtime.sleep(min(left, _LONGEST))
+
+    # -- the topology
+
+    async def _read(self) -> Topology:
+        self.known = await self._ledger.read()
+        return self.known
+
+    async def _write(self, after: Topology) -> Topology:
+        await self._ledger.write(after)
+        self.known = after
+        return after
+
+    async def _told(self, port: ShardPort, topology: Topology) -> int:
+        """Return how many keys of a shard are those that say which epoch it knows."""
+        [count] = await port.ask([(b"EXISTS", *(local_key(topology.name, part) for part in ("epoch", "moves")))])
+        if isinstance(count, Exception):
+            raise count
+        return int(count)
+
+    # -- steps
+
+    def _step(self, name: str) -> None:
+        self._tell()
+        if self._on_step is not None:
+            self._on_step(name)
+        if self._stopping:
+            raise Stopped(name)
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self.progress)
+
+
+def check_batch(value: object) -> int:
+    """Return ``value`` if it is how many slots may move at once."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"batch={value!r}; an int from 1 to {SLOTS} is allowed")
+    if not 1 <= value <= SLOTS:
+        raise ValueError(f"batch={value!r}; 1 to {SLOTS} is allowed")
+    return value
+
+
+def _of_ours(error: StoreUnavailable | Outdated) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return error
+    return StoreUnavailable(
+        error.shard, f"{error}; and no newer topology can be read: look whether the topology was restored from a copy"
+    )

@@ -1,0 +1,204 @@
+"""The epoch fence on real servers, both flavours: what a connection must have seen, and whom the fence drops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import shard_ports
+
+from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.routing.client_errors import Outdated
+from coordkit.routing.fence import Greeting, drop_connections, local_key, raise_epoch
+from coordkit.testing.processes import start_redis
+
+TOPOLOGY = "users"
+EPOCH = local_key(TOPOLOGY, "epoch")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """Give a server of our own: here all connections are dropped again and again."""
+    with start_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def plain(server: Any) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(server.url, socket_timeout=10) as client:
+        client.flushall()
+        client.set(EPOCH, 1)
+        yield client
+
+
+class Routed:
+    """A client that routes by some epoch, over connections that were greeted."""
+
+    def __init__(self, flavour: Any, url: str, epoch: int, **options: Any) -> None:
+        self.port = shard_ports.port(flavour, "a", flavour.redis(url, **options), TOPOLOGY, epoch)
+
+    async def do(self, *command: Any) -> Any:
+        [reply] = await self.port.ask([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+@pytest.fixture
+def routed(flavour: Any, server: Any, plain: Any) -> Callable[..., Routed]:
+    def make(epoch: int, **options: Any) -> Routed:
+        return Routed(flavour, server.url, epoch, **{"socket_timeout": 10, **options})
+
+    return make
+
+
+async def test_a_shard_that_knows_no_epoch_is_refused(routed: Any, plain: Any) -> None:
+    plain.delete(EPOCH)
+    with pytest.raises(StoreRefused, match="knows no epoch of topology 'users'"):
+        await routed(1).do(b"INCR", "n")
+    plain.set(EPOCH, "many")
+    with pytest.raises(StoreRefused, match="no number"):
+        await routed(1).do(b"INCR", "n")
+    with pytest.raises(StoreRefused, match="knows no epoch"):
+        plain.delete(EPOCH)
+        await raise_epoch(routed(9).port, TOPOLOGY, 2)
+    assert not plain.exists("n", EPOCH)
+
+
+def test_a_shard_that_lost_its_epoch_is_refused_by_who_knows_better() -> None:
+    floor = 4
+    greeting = Greeting(TOPOLOGY, "a", lambda: floor)
+    assert greeting.heard(b"4") == greeting.heard("4") == 4
+    with pytest.raises(StoreRefused, match=r"epoch 3 .* was told 4"):
+        greeting.heard(b"3")
+
+
+async def test_an_epoch_never_falls(routed: Any, plain: Any, flavour: Any, server: Any) -> None:
+    port = routed(9).port
+    assert (await raise_epoch(port, TOPOLOGY, 5)).epoch == 5
+    assert (await raise_epoch(port, TOPOLOGY, 5)).epoch == 5
+    assert (await raise_epoch(port, TOPOLOGY, 3)).epoch == 5
+    assert plain.get(EPOCH) == b"5"
+    plain.delete(EPOCH)
+    fresh = await raise_epoch(shard_ports.port(flavour, "a", flavour.redis(server.url)), TOPOLOGY, 7, create=True)
+    assert (fresh.epoch, fresh.replicas, fresh.on_disk) == (7, 0, False)
+
+
+async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain: Any) -> None:
+    """Over a connection that was idle, over one that was made since, and again when the newer topology is known."""
+    client, late = routed(1), routed(1)
+    assert await client.do(b"INCR", "n") == 1
+    mover = routed(2).port
+    await raise_epoch(mover, TOPOLOGY, 2)
+    assert await client.do(b"INCR", "n") == 2  # until it is dropped: nothing was promised yet
+    assert await drop_connections(mover) is not None
+
+    for each in (client, late):
+        # The idle connection is dead; whether that is seen before anything is sent is the way's affair.
+        with pytest.raises((Outdated, StoreUnavailable)):
+            await each.do(b"INCR", "n")
+        with pytest.raises(Outdated) as outdated:
+            await each.do(b"INCR", "n")
+        assert (outdated.value.seen, outdated.value.decided) == (2, 1)
+    assert plain.get("n") == b"2"
+    assert await routed(2).do(b"INCR", "n") == 3
+
+
+async def test_a_connection_made_between_raising_and_dropping(routed: Any, plain: Any) -> None:
+    stale, fresh, mover = routed(1), routed(2), routed(2).port
+    await raise_epoch(mover, TOPOLOGY, 2)
+    with pytest.raises(Outdated):
+        await stale.do(b"INCR", "n")
+    assert await fresh.do(b"INCR", "n") == 1
+    await drop_connections(mover)
+    with pytest.raises(Outdated):
+        await stale.do(b"INCR", "n")
+
+
+async def test_who_waits_for_the_server_is_dropped_unserved(routed: Any, plain: Any, flavour: Any, server: Any) -> None:
+    """A blocked client, one that waits for CLIENT PAUSE to end, an open transaction, a subscriber."""
+    blocked, paused, mover = routed(1), routed(1), routed(2).port
+    assert await paused.do(b"PING") == b"PONG"
+    with redis.Redis.from_url(server.url, single_connection_client=True) as opened:
+        subscriber = opened.pubsub()
+        subscriber.subscribe("news")
+        subscriber.get_message(timeout=5)
+        opened.connection.send_command("MULTI")
+        opened.connection.send_command("INCR", "n")
+        assert [opened.connection.read_response() for _ in range(2)] == [b"OK", b"QUEUED"]
+        waiting = flavour.spawn(lambda: blocked.do(b"BLPOP", "queue", 0))
+        await flavour.until(lambda: plain.info("clients")["blocked_clients"] == 1)
+        await raise_epoch(mover, TOPOLOGY, 2)
+        plain.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        postponed = flavour.spawn(lambda: paused.do(b"INCR", "n"))
+        await flavour.until(lambda: plain.info("clients")["blocked_clients"] == 2)
+        assert await drop_connections(mover, subscribers=True)
+        plain.execute_command("CLIENT", "UNPAUSE")
+
+        plain.rpush("queue", "job")
+        for each in (waiting, postponed):
+            with pytest.raises(StoreUnavailable):
+                await each.result()
+        with pytest.raises(redis.ConnectionError):
+            opened.connection.send_command("EXEC")
+            opened.connection.read_response()
+        with pytest.raises(redis.ConnectionError):
+            subscriber.connection.read_response()
+        subscriber.close()
+    assert plain.lrange("queue", 0, -1) == [b"job"]
+    assert not plain.exists("n")
+
+
+@pytest.mark.parametrize("how", ["acl", "renamed"])
+async def test_where_client_kill_is_forbidden(flavour: Any, plain: Any, server: Any, how: str) -> None:
+    if how == "acl":
+        plain.acl_setuser("mover", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-client|kill"])
+        client = Routed(flavour, server.url, 2, username="mover", password="any")
+        await raise_epoch(client.port, TOPOLOGY, 2)
+        assert await drop_connections(client.port) is None
+        plain.acl_deluser("mover")
+        return
+    with start_redis(args=["--rename-command", "CLIENT", ""]) as managed:
+        with redis.Redis.from_url(managed.url) as own:
+            own.set(EPOCH, 1)
+        client = Routed(flavour, managed.url, 2)
+        await raise_epoch(client.port, TOPOLOGY, 2)
+        assert await drop_connections(client.port) is None
+
+
+async def test_every_replica_has_the_epoch_or_it_is_asked_again(
+    flavour: Any, coordkit_redis_replicated: Any, coordkit_faults: Any
+) -> None:
+    topology = f"{TOPOLOGY}-{flavour.name}"
+    replicated = coordkit_redis_replicated
+    port = shard_ports.port(flavour, "a", flavour.redis(replicated.primary.url, socket_timeout=10))
+    await flavour.until(lambda: _replicas_of(replicated) == 2)
+    raised = await raise_epoch(port, topology, 3, create=True)
+    assert raised.replicas == 2
+    for replica in replicated.replicas:
+        with redis.Redis.from_url(replica.url) as client:
+            assert client.get(local_key(topology, "epoch")) == b"3"
+    coordkit_faults.pause(replicated.replicas[0])
+    with pytest.raises(StoreUnavailable, match="1 of its 2 replicas had epoch 4"):
+        await raise_epoch(port, topology, 4, patience=0.2)
+    coordkit_faults.heal()
+    assert (await raise_epoch(port, topology, 4)).replicas == 2
+
+
+def _replicas_of(replicated: Any) -> int:
+    with redis.Redis.from_url(replicated.primary.url) as client:
+        return int(client.info("replication")["connected_slaves"])
+
+
+async def test_the_epoch_survives_a_kill_and_a_restart(flavour: Any) -> None:
+    with start_redis(appendonly="always") as server:
+        port = shard_ports.port(flavour, "a", flavour.redis(server.url, socket_timeout=10))
+        await raise_epoch(port, TOPOLOGY, 3, create=True)
+        server.restart()  # as after kill -9
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get(EPOCH) == b"3"
+        stale = Routed(flavour, server.url, 2)
+        with pytest.raises(Outdated):
+            await stale.do(b"INCR", "n")

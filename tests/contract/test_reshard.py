@@ -1,0 +1,275 @@
+"""Resharding while clients work, in both flavours: nothing is lost, wherever the mover ends, and it can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any
+
+import pytest
+from reshard_cluster import STEPS, Client, Cluster
+
+from coordkit._run import run
+from coordkit.errors import CoordError
+from coordkit.routing import Topology, slot_of
+from coordkit.routing.pace import Pace
+
+
+class Killed(Exception):
+    """The mover ended here."""
+
+
+@pytest.fixture
+def cluster(flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str) -> Any:
+    made = Cluster(flavour, [server.url for server in coordkit_redis_shards], coordkit_namespace)
+    yield made
+    for client in made.plain.values():
+        client.flushdb()
+    made.close()
+
+
+async def test_a_shard_is_added_reweighted_and_drained(cluster: Cluster) -> None:
+    client, reshard = Client(cluster), cluster.reshard()
+    await reshard.initialise()
+    for key in cluster.keys(300):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    progress = await reshard.run()
+
+    assert progress.phase == "done"
+    assert progress.share == 1.0
+    assert progress.seconds_left() == 0.0
+    assert 50 < progress.keys < 150
+    assert progress.size > 0
+    counts = cluster.ledger.now.owners.counts()
+    assert max(counts.values()) - min(counts.values()) <= 1
+    for key in cluster.keys(300):
+        await client.incr(key)
+    cluster.check()
+
+    await reshard.reweight("c", 3)
+    assert (await reshard.run()).phase == "done"
+    assert cluster.ledger.now.owners.counts()["c"] in {9830, 9831}
+    for key in cluster.keys(300):
+        await client.incr(key)
+    cluster.check()
+
+    await cluster.reshard().drain("a")
+    assert (await cluster.reshard().run()).phase == "done"
+    assert set(cluster.ledger.now.shards) == {"b", "c"}
+    for key in cluster.keys(300):
+        await client.incr(key)
+    cluster.check()
+    assert (await cluster.reshard().run()).keys == 0
+
+
+async def test_clients_go_on_while_it_moves(cluster: Cluster, flavour: Any) -> None:
+    """Some adopt late, some follow at once; each acknowledged count is there in the end."""
+    reshard = cluster.reshard(batch=1500, pace=Pace(keys_per_second=2000))
+    await reshard.initialise()
+    clients = [Client(cluster) for _ in range(3)]
+    ended: list[bool] = []
+
+    async def work(client: Client, mine: list[bytes]) -> None:
+        for turn in itertools.count():
+            if ended and turn > 3:
+                return
+            for key in mine:
+                await client.incr(key)
+
+    working = [flavour.spawn(work, each, cluster.keys(60, f"w{at}-")) for at, each in enumerate(clients)]
+    await reshard.add("c", cluster.urls["c"])
+    try:
+        assert (await reshard.run()).phase == "done"
+    finally:
+        ended.append(True)
+    for each in working:
+        await each.result()
+    cluster.check()
+
+
+async def test_these_are_the_steps(cluster: Cluster) -> None:
+    steps: list[str] = []
+    reshard = cluster.reshard(on_step=steps.append, batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    await reshard.run()
+    assert list(dict.fromkeys(step.replace(" b", " a") for step in steps)) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("step", "end"), [*itertools.product(STEPS, ["kill", "roll back"]), ("begin", "stop"), ("bring", "stop")]
+)
+async def test_wherever_it_ends_another_goes_on(cluster: Cluster, step: str, end: str) -> None:
+    """Killed, asked to stop, or rolled back by the next: between any two steps, with clients on both sides of it."""
+    early = Client(cluster)
+
+    def at_step(name: str) -> None:
+        if name == step:
+            if end == "stop":
+                reshard.stop()
+            else:
+                raise Killed
+
+    reshard = cluster.reshard(on_step=at_step, batch=16384)
+    await reshard.initialise()
+    keys = cluster.keys(120)
+    for key in keys[:100]:
+        await early.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    if end == "stop":
+        assert (await reshard.run()).phase == "stopped"
+    else:
+        with pytest.raises(Killed):
+            await reshard.run()
+    begun = step not in {"announce", "raise a", "raise c", "drop a", "drop c", "begin"}
+    late = Client(cluster)
+    for client in (early, late) if begun or step == "announce" else ():
+        for key in keys[::3]:
+            await client.incr(key)
+
+    following = cluster.reshard(batch=16384)
+    if end == "roll back" and step != "announce":
+        assert (await following.roll_back()).phase == "done"
+        assert cluster.ledger.now.owners.counts()["c"] == 0
+    else:
+        assert (await following.run()).phase == "done"
+    for client in (early, late):
+        for key in keys:
+            await client.incr(key)
+    cluster.check()
+
+
+async def test_a_rollback_finds_what_was_left_at_the_source_of_keys_that_are_gone(cluster: Cluster) -> None:
+    """A client took a key and ended before it removed it; it was deleted since: the copy must not come to life."""
+
+    def at_step(name: str) -> None:
+        if name == "close":
+            raise Killed
+
+    first = cluster.reshard(on_step=at_step, batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(100):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    with pytest.raises(Killed):
+        await first.run()
+    move = cluster.ledger.now.moves[0]
+    gone = next(key for key in cluster.keys(100) if slot_of(key) in set(move.slots))
+    assert cluster.plain[move.target].delete(gone)
+    cluster.plain[move.source].set(gone, 1)
+    del cluster.expected[gone]
+    await cluster.reshard().roll_back()
+    cluster.check()
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_rebalancer_that_was_paused_changes_nothing_more(cluster: Cluster, step: str) -> None:
+    """While it is stopped in front of a step, another finishes the move, and takes the slots back."""
+    client = Client(cluster)
+    first = cluster.reshard()
+    await first.initialise()
+    keys = cluster.keys(100)
+    for key in keys:
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+
+    def at_step(name: str) -> None:
+        if name != step or step in passed:
+            return
+        passed.append(name)
+        # Blocking, also under asyncio: the one that is paused does nothing meanwhile.
+        other = Cluster.reshard(cluster.blocking(), batch=16384)
+        run(other.run())
+        run(other.drain("c"))
+        run(other.run())
+        assert "c" not in cluster.ledger.now.shards
+        for key in keys:
+            owner = cluster.ledger.now.owners.lookup(key)
+            cluster.expected[key] = cluster.plain[owner].incr(key)
+
+    passed: list[str] = []
+    with contextlib.suppress(CoordError):  # it was told, or looked again and found nothing to do
+        assert (await cluster.reshard(on_step=at_step, batch=16384).run()).phase == "done"
+    assert passed == [step]
+    for key in keys:
+        await client.incr(key)
+    cluster.check()
+
+
+async def test_a_new_shard_must_be_empty(cluster: Cluster) -> None:
+    reshard = cluster.reshard()
+    await reshard.initialise()
+    cluster.plain["c"].set("here", "already")
+    with pytest.raises(CoordError, match="has 1 keys"):
+        await reshard.add("c", cluster.urls["c"])
+    cluster.plain["c"].delete("here")
+    await reshard.add("c", cluster.urls["c"])
+    with pytest.raises(CoordError, match="no move is under way"):
+        await cluster.reshard().roll_back()
+
+
+async def test_who_writes_at_the_source_without_the_topology_is_reported(cluster: Cluster) -> None:
+    reshard = cluster.reshard(on_step=lambda step: step.startswith("pass") and _litter(cluster), batch=16384)
+    await reshard.initialise()
+    await reshard.add("c", cluster.urls["c"])
+    with pytest.raises(CoordError, match="who does not know the topology"):
+        await reshard.run()
+
+
+def _litter(cluster: Cluster) -> None:
+    move = cluster.ledger.now.moves[0]
+    key = next(key for i in itertools.count() if slot_of(key := f"stray{i}") in set(move.slots))
+    cluster.plain[move.source].set(key, 1)
+
+
+async def test_big_keys_are_reported_before_they_are_moved(cluster: Cluster, caplog: Any) -> None:
+    reshard = cluster.reshard(big=100_000, batch=16384)
+    await reshard.initialise()
+    topology = cluster.ledger.now.with_shard("c", "c:1")
+    step = topology.plan(16384)[0]
+    key = next(key for i in itertools.count() if slot_of(key := f"big{i}") in set(step.slots))
+    cluster.plain[step.source].set(key, "x" * 200_000)
+    await reshard.add("c", cluster.urls["c"])
+    progress = await reshard.run()
+    assert progress.big_keys == 1
+    assert progress.largest_key == key.encode()
+    assert any(key in record.getMessage() for record in caplog.records)
+
+
+async def test_without_client_kill_it_waits_for_the_clients(flavour: Any, cluster: Cluster, caplog: Any) -> None:
+    """The weaker barrier: until all that are registered have adopted, and a lease longer; and it says so."""
+    for shard in ("a", "c"):
+        cluster.plain[shard].acl_setuser(
+            "mover", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-client|kill"]
+        )
+    urls = dict(cluster.urls)
+    cluster.urls.update({s: cluster.urls[s].replace("redis://", "redis://mover:any@") for s in ("a", "c")})
+    waited: list[str] = []
+
+    def at_step(step: str) -> None:
+        waited.append(step)
+        if step == "barrier" and waited.count("barrier") > 3:
+            cluster.ledger.clients["slow"] = cluster.ledger.now.epoch
+
+    first = Topology.first(cluster.ledger.now.name, {"a": cluster.urls["a"].replace(":any", ""), "b": urls["b"]})
+    cluster.ledger.now = first
+    cluster.ledger.clients["slow"] = 1
+    reshard = cluster.reshard(on_step=at_step, lease=0.2, batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(50):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"].replace(":any", ""))
+    try:
+        progress = await reshard.run()
+    finally:
+        for shard in ("a", "c"):
+            cluster.plain[shard].acl_deluser("mover")
+    assert progress.weaker
+    assert waited.index("begin") > waited.index("barrier")
+    assert any("weaker barrier" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,241 @@
+"""``coordkit reshard``, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from coordkit import ShardedRedis, Topology, TopologyStore
+from coordkit.routing import slot_of
+from coordkit.testing.servers import wait_until
+
+KEYS = 600
+
+
+class Terminal:
+    """The command line of one topology."""
+
+    def __init__(self, hosts: str, path: str, urls: dict[str, str], name: str) -> None:
+        self.where = ["--zookeeper", hosts, "--path", path]
+        self.urls, self.name = urls, name
+
+    def words(self, action: str, *rest: str) -> list[str]:
+        return [sys.executable, "-m", "coordkit.cli", "reshard", action, *rest, *self.where]
+
+    def run(self, action: str, *rest: str, **environment: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            self.words(action, *rest),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, **environment},
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def start(self, action: str, *rest: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.words(action, *rest),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+            start_new_session=True,
+        )
+
+    def address(self, shard: str) -> str:
+        return f"{shard}={self.urls[shard]}"
+
+    def status(self) -> Any:
+        status, said, error = self.run("status", "--json")
+        assert status == 0, error
+        return json.loads(said)
+
+
+@pytest.fixture
+def plain(coordkit_redis_shards: Any) -> Iterator[dict[str, redis.Redis]]:
+    clients = {s: redis.Redis.from_url(server.url) for s, server in zip("abc", coordkit_redis_shards, strict=True)}
+    for client in clients.values():
+        client.flushdb()
+    yield clients
+    for client in clients.values():
+        client.flushdb()
+        client.close()
+
+
+@pytest.fixture
+def terminal(
+    coordkit_redis_shards: Any, coordkit_zk: Any, coordkit_zk_server: Any, coordkit_namespace: str, plain: Any
+) -> Terminal:
+    urls = {s: server.url for s, server in zip("abc", coordkit_redis_shards, strict=True)}
+    hosts = f"{coordkit_zk_server.hosts}/{coordkit_namespace}"
+    made = Terminal(hosts, "/users", urls, coordkit_namespace)
+    assert made.run("init", made.address("a"), made.address("b"), "--name", made.name) == (0, "", "")
+    store = TopologyStore(coordkit_zk, "/users")
+    shards = ShardedRedis.from_topology(store, lambda _, address: redis.Redis.from_url(address))
+    for i in range(KEYS):
+        shards.set(f"k{i}", i)
+    shards.close()
+    return made
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def check(plain: dict[str, redis.Redis], topology: Any) -> None:
+    found = {}
+    for shard, client in plain.items():
+        found.update({key: (shard, client.get(key)) for key in client.keys("k*")})
+    assert {key: value for key, (_, value) in found.items()} == {f"k{i}".encode(): b"%d" % i for i in range(KEYS)}
+    if topology is not None:
+        assert all(topology.owners.lookup(key) == shard for key, (shard, _) in found.items())
+
+
+def test_add_status_reweight_and_drain(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    store = TopologyStore(coordkit_zk, "/users")
+    status, said, error = terminal.run("add", terminal.address("c"), "--weight", "2", "--batch", "8000")
+    assert (status, said) == (0, "")
+    assert "100.0%" in error.splitlines()[-1]
+    assert "done" in error.splitlines()[-1]
+    check(plain, store.read())
+    status, said, _ = terminal.run("status")
+    assert status == 0
+    assert f"c: 8192 slots, weight 2, {terminal.urls['c']}" in said
+    assert "clients: 0, of which 0" in said
+    status, said, _ = terminal.run("reweight", "c", "1", "--json", "--keys-per-second", "0", "--bytes-per-second", "0")
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert status == 0
+    assert lines[-1]["phase"] == "done"
+    assert lines[-1]["share"] == 1.0
+    assert lines[-1]["keys"] > 0
+    check(plain, store.read())
+    assert terminal.run("drain", "a", "--batch", "16384")[0] == 0
+    check(plain, store.read())
+    found = terminal.status()
+    assert (sorted(found["shards"]), found["moves"], found["planned"]) == (["b", "c"], [], [])
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_it_may_be_stopped_and_killed_and_is_resumed(
+    terminal: Terminal, plain: Any, coordkit_zk: Any, sent: int, status: int
+) -> None:
+    store = TopologyStore(coordkit_zk, "/users")
+    moving = terminal.start("add", terminal.address("c"), "--keys-per-second", "100", "--batch", "16384")
+    try:
+        assert wait_until(lambda: plain["c"].dbsize() > 20, 30)
+        moving.send_signal(sent)
+        _, error = moving.communicate(timeout=30)
+        assert moving.returncode == status, error
+    finally:
+        ended(moving)
+    if sent != signal.SIGKILL:
+        assert "`coordkit reshard resume` goes on" in error
+    assert len(terminal.status()["moves"]) == 1
+    check(plain, None)
+    # Until the session of one that was killed has ended, another stands in line and says so.
+    for _ in range(10):
+        code, _, error = terminal.run("resume")
+        if code != 75:
+            break
+    assert code == 0, error
+    check(plain, store.read())
+    assert terminal.status()["planned"] == []
+
+
+def test_a_rollback(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    store = TopologyStore(coordkit_zk, "/users")
+    moving = terminal.start("add", terminal.address("c"), "--keys-per-second", "100", "--batch", "16384")
+    try:
+        assert wait_until(lambda: plain["c"].dbsize() > 20, 30)
+        moving.send_signal(signal.SIGINT)
+        moving.communicate(timeout=30)
+    finally:
+        ended(moving)
+    assert terminal.run("rollback")[0] == 0
+    assert plain["c"].keys("k*") == []
+    check(plain, store.read())
+    assert terminal.run("rollback")[0] == 3
+    assert len(terminal.status()["planned"]) > 0, "what is to be is as it was; drain takes that back, too"
+    assert terminal.run("drain", "c")[0] == 0
+    assert sorted(terminal.status()["shards"]) == ["a", "b"]
+
+
+def test_a_bar_on_a_terminal(terminal: Terminal) -> None:
+    pytest.importorskip("rich", reason="the bar is drawn by rich, an extra")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        terminal.words("add", terminal.address("c"), "--batch", "16384"),
+        stderr=theirs,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "160", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # that is how Linux says that nobody has it open any more
+                break
+            if not part:
+                break
+            shown += part
+    finally:
+        os.close(ours)
+        assert process.wait(30) == 0
+    assert "━".encode() in shown
+    assert b"keys/s" in shown
+
+
+def test_what_is_wrong_is_said(terminal: Terminal, plain: Any) -> None:
+    for words, status, said in [
+        (("drain", "z"), 2, "name='z'"),
+        (("add", "c"), 2, "NAME=ADDRESS"),
+        (("add", f"a={terminal.urls['c']}"), 2, "is a shard already"),
+        (("add", terminal.address("c"), "--batch", "0"), 2, "batch=0"),
+        (("add", "c=redis://127.0.0.1:1/0"), 3, "cannot be reached"),
+        (("rollback",), 3, "no move is under way"),
+        (("repair", "z"), 2, "name='z'"),
+        (("status", "--path", "/nothing"), 3, "there is no topology"),
+    ]:
+        code, _, error = terminal.run(*words) if "--path" not in words else _elsewhere(terminal, words)
+        assert code == status, (words, error)
+        assert said in error, words
+        assert "Traceback" not in error
+    assert terminal.run("repair", "a") == (0, "", "")
+
+
+def _elsewhere(terminal: Terminal, words: Any) -> tuple[int, str, str]:
+    other = Terminal(terminal.where[1], "/nothing", terminal.urls, "nothing")
+    return other.run(words[0])
+
+
+def test_a_password_comes_from_the_environment(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    for client in plain.values():
+        client.acl_setuser("mover", enabled=True, passwords=["+secret"], keys=["*"], channels=["*"], commands=["+@all"])
+    try:
+        words = ("add", terminal.address("c"), "--username", "mover", "--batch", "16384")
+        code, _, error = terminal.run(*words)
+        assert code == 3, error
+        assert terminal.run(*words, COORDKIT_REDIS_PASSWORD="secret")[0] == 0
+    finally:
+        for client in plain.values():
+            client.acl_deluser("mover")
+    check(plain, TopologyStore(coordkit_zk, "/users").read())
+
+
+def test_the_slots_of_keys_are_those_of_the_topology(terminal: Terminal, coordkit_zk: Any) -> None:
+    topology: Topology = TopologyStore(coordkit_zk, "/users").read()
+    assert topology.name == terminal.name
+    assert topology.state_of(slot_of("k1")).serving in {"a", "b"}

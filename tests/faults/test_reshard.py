@@ -1,0 +1,158 @@
+"""Resharding when processes and servers stop: nothing that was acknowledged is lost.
+
+The large experiment, with its controls that do lose, is in tests/regime; these are the single cases.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import redis
+from reshard_cluster import Client, Cluster
+
+from coordkit.errors import StoreRefused
+from coordkit.routing import Topology
+from coordkit.testing.processes import start_redis
+
+# Counts on its own counters until told to stop; each line that it hears is answered by what it has counted so far.
+COUNTING = """
+import redis, redis.asyncio
+from coordkit.errors import StoreUnavailable
+
+store = flavour.TopologyStore(zk, path)
+kind = redis.asyncio.Redis if flavour.is_async else redis.Redis
+
+async def work():
+    shards = await flavour.maybe(
+        flavour.ShardedRedis.from_topology(store, lambda _, url: kind.from_url(url, socket_timeout=10), poll=0.5))
+    counted, unknown, ended = {}, {}, []
+    threading.Thread(target=lambda: ended.append(heard()), daemon=True).start()
+    turn = 0
+    while not ended:
+        key = f"p{os.getpid()}-{turn % 40}"
+        turn += 1
+        try:
+            await flavour.maybe(shards.incr(key))
+        except StoreUnavailable:
+            unknown[key] = unknown.get(key, 0) + 1
+        else:
+            counted[key] = counted.get(key, 0) + 1
+        if turn == 80:
+            say("warm")
+    say(json.dumps([counted, unknown]))
+    await flavour.maybe((getattr(shards, "aclose", None) or shards.close)())
+
+flavour.run(work())
+"""
+
+
+@pytest.fixture
+def zk_servers(coordkit_zk_server: Any) -> Any:
+    return coordkit_zk_server
+
+
+async def test_a_client_that_is_stopped_across_the_change(
+    flavour: Any, maybe: Any, zk_client: Any, program: Any, coordkit_redis_shards: Any, coordkit_namespace: str
+) -> None:
+    """It wakes up with the old topology, in the middle of whatever it did: the old owner does not hear of it."""
+    import json
+
+    urls = dict(zip("abc", (server.url for server in coordkit_redis_shards), strict=True))
+    plain = {shard: redis.Redis.from_url(url) for shard, url in urls.items()}
+    for client in plain.values():
+        client.flushdb()
+    path = f"/{coordkit_namespace}/x"  # as the programs have it
+    store = flavour.TopologyStore(zk_client(), path)
+    await maybe(store.create(Topology.first(coordkit_namespace, {shard: urls[shard] for shard in "ab"})))
+
+    def connect(_shard: str, address: str) -> Any:
+        return flavour.redis(address, socket_timeout=10)
+
+    async def resharded(*steps: Any) -> None:
+        async with flavour.within(store.rebalancer("test")) as leadership:
+            reshard = flavour.Reshard(store, leadership, connect, batch=16384)
+            for name, *arguments in steps:
+                await maybe(getattr(reshard, name)(*arguments))
+            await maybe((getattr(reshard, "aclose", None) or reshard.close)())
+
+    await resharded(("initialise",))
+    workers = [program(COUNTING) for _ in range(2)]
+    for worker in workers:
+        assert worker.line() == "warm"
+    os.kill(workers[0].pid, signal.SIGSTOP)
+    try:
+        await resharded(("add", "c", urls["c"]), ("run",), ("drain", "a"), ("run",))
+    finally:
+        os.kill(workers[0].pid, signal.SIGCONT)
+    topology = await maybe(store.read())
+    for worker in workers:
+        worker.tell("end")
+        counted, unknown = json.loads(worker.line())
+        assert sum(counted.values()) > 50
+        for key, count in counted.items():
+            there = int(plain[topology.owners.lookup(key)].get(key) or 0)
+            assert count <= there <= count + unknown.get(key, 0), key
+    assert plain["a"].keys("p*") == []
+    for client in plain.values():
+        client.flushdb()
+        client.close()
+
+
+@pytest.fixture
+def durable(flavour: Any, coordkit_namespace: str) -> Iterator[Any]:
+    """Give shards that keep what they acknowledged, and their servers."""
+    with ExitStack() as stack:
+        servers = {shard: stack.enter_context(start_redis(appendonly="always")) for shard in "abc"}
+        cluster = Cluster(flavour, [server.url for server in servers.values()], coordkit_namespace)
+        yield cluster, servers
+        cluster.close()
+
+
+@pytest.mark.parametrize("step", ["begin", "bring", "close"])
+@pytest.mark.parametrize("which", ["source", "target"])
+async def test_a_shard_is_killed_and_comes_back_with_its_file(durable: Any, step: str, which: str) -> None:
+    """The mover goes on by itself, and clients find everything."""
+    cluster, servers = durable
+    restarted: list[str] = []
+
+    def at_step(name: str) -> None:
+        if name == step and not restarted:
+            move = cluster.ledger.now.moves[0]
+            shard = move.source if which == "source" else move.target
+            restarted.append(shard)
+            servers[shard].restart()
+
+    reshard = cluster.reshard(on_step=at_step, batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    keys = cluster.keys(150)
+    for key in keys:
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    assert (await reshard.run()).phase == "done"
+    assert restarted
+    for key in keys:
+        await client.incr(key)
+    cluster.check()
+
+
+async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> None:
+    """Nobody knows any more what it had: that is said, and not made up for."""
+    cluster, _ = durable
+    reshard = cluster.reshard(on_step=lambda step: step == "pass 2" and cluster.plain["c"].flushall(), batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    with pytest.raises(StoreRefused, match="does not know move"):
+        await reshard.run()
+    with pytest.raises(StoreRefused, match="coordkit reshard repair c"):
+        await cluster.reshard().run()
+    await cluster.reshard().repair("c")
+    assert (await cluster.reshard(batch=16384).run()).phase == "done"
