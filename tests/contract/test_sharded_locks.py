@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coordkit.errors import CrossShardError, StaleToken, StoreUnavailable
-from coordkit.routing import Topology, slot_map
+from coordkit.routing import Topology, client_live, client_live_aio, slot_map
 from coordkit.routing.router import Router
 
 NAMES = ("a", "b", "c")
@@ -232,10 +232,10 @@ async def test_locks_over_a_live_topology_wait_as_any(
     urls = {name: one.url for name, one in zip(NAMES, coordkit_redis_shards, strict=True)}
 
     async def live() -> Any:
-        made = flavour.ShardedRedis.from_topology(
-            Topology.first(coordkit_namespace, urls), lambda _, address: flavour.redis(address, socket_timeout=5)
-        )
-        return flavour.closing(await maybe(made))
+        kind = (client_live_aio if flavour.is_async else client_live).LiveShardedRedis
+        made = kind(lambda _, url: flavour.redis(url, socket_timeout=5), poll=30.0, patience=5.0)
+        await maybe(made.follow(Topology.first(coordkit_namespace, urls)))  # for shards that know no epoch
+        return flavour.closing(made)
 
     shards, others = await live(), await live()
     for i in range(3):

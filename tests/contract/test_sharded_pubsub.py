@@ -14,7 +14,7 @@ import redis.exceptions
 
 from coordkit import ShardedRedis
 from coordkit.errors import ShardDown, StoreRefused
-from coordkit.routing import Topology, slot_map
+from coordkit.routing import Topology, client_live, client_live_aio, slot_map
 from coordkit.routing.router import Router
 
 NAMES = ("a", "b", "c")
@@ -344,13 +344,14 @@ async def test_a_live_topology_is_followed(
     """To another owner, and to another server of the same shard."""
     urls = [one.url for one in coordkit_redis_shards]
     first = Topology.first(coordkit_namespace, {"a": urls[0], "b": urls[1]})
-    shards = flavour.closing(
-        await maybe(
-            flavour.ShardedRedis.from_topology(
-                first, lambda _, url: flavour.redis(url, decode_responses=True, socket_timeout=5)
-            )
-        )
-    )
+    kind = (client_live_aio if flavour.is_async else client_live).LiveShardedRedis
+
+    def connect(_: str, url: str) -> Any:
+        return flavour.redis(url, decode_responses=True, socket_timeout=5)
+
+    shards = kind(connect, poll=30.0, patience=5.0)  # for shards that know no epoch
+    await maybe(shards.follow(first))
+    flavour.closing(shards)
     names = [f"{coordkit_namespace}:{i}" for i in range(99)]
     pubsub, channel = hearing(shards), next(name for name in names if first.serving.lookup(name) == "b")
     await maybe(pubsub.subscribe(channel))
