@@ -20,6 +20,7 @@ class Shards(Protocol):
 
     def shard_for(self, key: Any) -> str: ...
     def shards(self) -> Mapping[str, Any]: ...
+    def client_for(self, key: Any) -> Any: ...
     def store_client(self, key: Any) -> Any:
         """Return the client over which locks speak about ``key`` now."""
         ...
@@ -40,6 +41,10 @@ class ShardedStore:
     def at(self, key: Any) -> Store:
         """Return the store that has ``key`` now."""
         return self._store_of(self._shards.store_client(key))
+
+    def inbox_at(self, key: Any) -> Inbox:
+        """Return where the shard that has ``key`` now is listened to: over its plain client, as it changes nothing."""
+        return self._store_of(self._shards.client_for(key)).inbox()
 
     def inbox(self) -> ShardedInbox:
         return self._inbox
@@ -118,7 +123,7 @@ class ShardedInbox:
         return await self._of[holder].receive(holder, until)
 
     def _now(self, name: str) -> Inbox:
-        return self._store.at(f"coordkit:1:{{{name}}}:".encode()).inbox()
+        return self._store.inbox_at(f"coordkit:1:{{{name}}}:".encode())
 
     def _known(self, address: str, inbox: Inbox) -> str:
         if address:

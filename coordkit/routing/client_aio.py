@@ -333,7 +333,8 @@ async def exchange(
         waiting = [delivery for delivery in deliveries if not delivery.take_now()]
         await _together([delivery.take() for delivery in waiting])
         # What is begun is sent; a task for the others, which need one to be spoken to beside each other.
-        await _together([delivery.speak() for delivery in deliveries if not delivery.begin()])
+        unsent = [delivery for delivery in deliveries if not delivery.begin()]
+        await _together([delivery.speak() for delivery in unsent])
         for delivery in deliveries:
             await delivery.speak()
     finally:

@@ -27,7 +27,7 @@ from coordkit._ports import Worker
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.routing.client_errors import NO_ANSWER, answered
 from coordkit.routing.client_pubsub_line import Line, opened
-from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, meant
+from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, is_elsewhere, meant, pool_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -183,10 +183,12 @@ class ShardedPubSub(Names):
         return [shard for shard in orders if shard not in self._lines]
 
     def _settle(self) -> None:
-        """Close what nothing is wanted of any more."""
-        for shard in list(self._lines):
+        """Close what nothing is wanted of any more; follow a shard to another server."""
+        for shard, line in list(self._lines.items()):
             if self._wanted.is_idle(shard):
                 self._hang_up(shard)
+            elif is_elsewhere(self._shards, shard, line.pool):
+                self._broken(shard)
         if not self._wanted:
             self._down.clear()
             self._subscribed.clear()
@@ -197,7 +199,7 @@ class ShardedPubSub(Names):
         with self._opening.setdefault(shard, threading.Lock()):
             if shard in self._lines:
                 return
-            line = opened(shard, self._shards.shards()[shard].connection_pool)
+            line = opened(shard, pool_of(self._shards, shard))
             with self._guard:
                 self._down.pop(shard, None)
                 self._lines[shard] = line

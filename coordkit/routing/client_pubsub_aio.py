@@ -19,7 +19,7 @@ from coordkit._inbox import AGAIN
 from coordkit._threads.runtime import now
 from coordkit.routing.client_errors import NO_ANSWER, answered
 from coordkit.routing.client_pubsub_line_aio import Bell, Line, opened
-from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, meant
+from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, is_elsewhere, meant, pool_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -167,9 +167,12 @@ class ShardedPubSub(Names):
         await self._settle()
 
     async def _settle(self) -> None:
-        """Close what nothing is wanted of any more."""
-        for shard in [shard for shard in self._lines if self._wanted.is_idle(shard)]:
-            await self._hang_up(shard)
+        """Close what nothing is wanted of any more; follow a shard to another server."""
+        for shard, line in list(self._lines.items()):
+            if self._wanted.is_idle(shard):
+                await self._hang_up(shard)
+            elif is_elsewhere(self._shards, shard, line.pool):
+                await self._lost(shard)
 
     # -- connections
 
@@ -177,7 +180,7 @@ class ShardedPubSub(Names):
         async with self._opening.setdefault(shard, asyncio.Lock()):
             if shard in self._lines:
                 return
-            line = self._lines[shard] = await opened(self._shards.shards()[shard].connection_pool)
+            line = self._lines[shard] = await opened(pool_of(self._shards, shard))
             self._run(shard, self._serve(shard, line))
             await self._send(shard, line, self._wanted.opened(shard))
         await self._settle()  # perhaps it is not wanted any more

@@ -12,13 +12,15 @@ from redis.retry import Retry
 
 from coordkit import _redis
 from coordkit._inbox import QUIET
-from coordkit._threads import line
+from coordkit._threads import line as subscribed
 from coordkit._threads.runtime import now
 from coordkit.routing.client_subscriptions import KEEPALIVE
 
 
-class Line(line.Line):
-    """A connection, read by whoever waits for a message."""
+class Line(subscribed.Line):
+    """A connection, read by whoever waits for a message; ``pool`` is the one by whose recipe it was made."""
+
+    pool: Any = None
 
     def order(self, commands: Sequence[tuple[Any, ...]]) -> None:
         """Send commands; whoever reads gets the replies."""
@@ -45,4 +47,6 @@ def opened(shard: str, pool: Any) -> Line:
     # What is pushed comes as plain lists, whatever the version of the client.
     connection = pool.connection_class(**{**kwargs, "protocol": 2, "decode_responses": False})
     connection.connect()
-    return Line(shard, connection, kwargs["socket_timeout"])
+    line = Line(shard, connection, kwargs["socket_timeout"])
+    line.pool = pool
+    return line

@@ -19,9 +19,10 @@ from coordkit.routing.client_subscriptions import KEEPALIVE
 
 
 class Line:
-    """A connection that somebody reads."""
+    """A connection that somebody reads; ``pool`` is the one by whose recipe it was made."""
 
-    def __init__(self, connection: Any, patience: float) -> None:
+    def __init__(self, pool: Any, connection: Any, patience: float) -> None:
+        self.pool = pool
         self.connection = connection
         self.heard = now()
         self._patience = patience
@@ -49,7 +50,7 @@ async def opened(pool: Any) -> Line:
     """Return a connection by the recipe of a client's pool; raise redis-py's errors."""
     patience = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)["socket_timeout"]
     # What is pushed comes as plain lists, whatever the version of the client; and it may be long in coming.
-    return Line(await connect(pool, patience, protocol=2, decode_responses=False), patience)
+    return Line(pool, await connect(pool, patience, protocol=2, decode_responses=False), patience)
 
 
 class Bell:

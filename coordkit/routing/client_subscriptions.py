@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from redis.exceptions import PubSubError, ResponseError
+from redis.exceptions import ConnectionError, PubSubError, ResponseError  # noqa: A004  redis-py's own
 
 from coordkit.routing.client_errors import answered, unanswered
 from coordkit.routing.router import Router
@@ -228,6 +228,20 @@ class Names:
     def shard_channels(self) -> dict[Any, Handler | None]:
         """The sharded channels that are wanted, and their handlers."""
         return self._wanted.handlers("s")
+
+
+def pool_of(shards: Any, shard: str) -> Any:
+    """Return the pool of a shard's client; redis-py's ConnectionError if the shard is gone."""
+    client = shards.shards().get(shard)
+    if client is None:
+        raise ConnectionError("there is no such shard any more")
+    return client.connection_pool
+
+
+def is_elsewhere(shards: Any, shard: str, pool: Any) -> bool:
+    """Return whether a shard has another client by now than the one of ``pool``, or none."""
+    client = shards.shards().get(shard)
+    return client is None or client.connection_pool is not pool
 
 
 def _message(kind: str, channel: Any, data: Any, pattern: Any) -> dict[str, Any]:

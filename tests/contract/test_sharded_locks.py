@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coordkit.errors import CrossShardError, StaleToken, StoreUnavailable
-from coordkit.routing import slot_map
+from coordkit.routing import Topology, client_live, client_live_aio, slot_map
 from coordkit.routing.router import Router
 
 NAMES = ("a", "b", "c")
@@ -223,3 +223,32 @@ async def test_copies_are_waited_for_on_the_shard_of_the_name(
         await maybe(lock.try_acquire())
     with pytest.raises(ValueError, match="single_connection_client"):
         flavour.Lock(make(max_connections=3), name_on("a"), ttl=1, min_replicas=1)
+
+
+async def test_locks_over_a_live_topology_wait_as_any(
+    flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str, maybe: Any
+) -> None:
+    """What they send goes by the topology, each time; who waits listens on the shard, and is told."""
+    urls = {name: one.url for name, one in zip(NAMES, coordkit_redis_shards, strict=True)}
+
+    async def live() -> Any:
+        kind = (client_live_aio if flavour.is_async else client_live).LiveShardedRedis
+        made = kind(lambda _, url: flavour.redis(url, socket_timeout=5), poll=30.0, patience=5.0)
+        await maybe(made.follow(Topology.first(coordkit_namespace, urls)))  # for shards that know no epoch
+        return flavour.closing(made)
+
+    shards, others = await live(), await live()
+    for i in range(3):
+        lock, theirs = (flavour.Lock(one, f"{coordkit_namespace}:{i}", ttl=60) for one in (shards, others))
+        held = await maybe(lock.acquire())
+        assert await homes(flavour, shards, lock.name) == {shards.shard_for(lock.name)}
+
+        async def wait(theirs: Any = theirs) -> Any:
+            return await maybe(theirs.acquire(timeout=20))
+
+        running = flavour.spawn(wait)
+        await flavour.until(lambda lock=lock: _length(flavour, lock, 1))  # it stands in the queue, and does not poll
+        await maybe(held.release())
+        lease = await running.result()
+        assert lease.token > held.token
+        await maybe(lease.release())

@@ -14,7 +14,7 @@ import redis.exceptions
 
 from coordkit import ShardedRedis
 from coordkit.errors import ShardDown, StoreRefused
-from coordkit.routing import slot_map
+from coordkit.routing import Topology, client_live, client_live_aio, slot_map
 from coordkit.routing.router import Router
 
 NAMES = ("a", "b", "c")
@@ -336,6 +336,34 @@ async def test_a_placement_that_is_swapped_is_followed(
         return await connections(flavour, shards) == {**before, "c": before["c"] + 1}
 
     await flavour.until(left)
+
+
+async def test_a_live_topology_is_followed(
+    flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str, hearing: Any, maybe: Any
+) -> None:
+    """To another owner, and to another server of the same shard."""
+    urls = [one.url for one in coordkit_redis_shards]
+    first = Topology.first(coordkit_namespace, {"a": urls[0], "b": urls[1]})
+    kind = (client_live_aio if flavour.is_async else client_live).LiveShardedRedis
+
+    def connect(_: str, url: str) -> Any:
+        return flavour.redis(url, decode_responses=True, socket_timeout=5)
+
+    shards = kind(connect, poll=30.0, patience=5.0)  # for shards that know no epoch
+    await maybe(shards.follow(first))
+    flavour.closing(shards)
+    names = [f"{coordkit_namespace}:{i}" for i in range(99)]
+    pubsub, channel = hearing(shards), next(name for name in names if first.serving.lookup(name) == "b")
+    await maybe(pubsub.subscribe(channel))
+    assert (await hear(flavour, pubsub, 1))[0][:3] == ("subscribe", None, channel)
+    shards.adopt(Topology.first(coordkit_namespace, {"a": urls[0], "b": urls[2]}).raised_to(first.epoch + 1))
+    assert (await hear(flavour, pubsub, 1))[0][:3] == ("subscribe", None, channel)
+    assert await maybe(shards.publish(channel, "there")) == 1
+    assert await hear(flavour, pubsub, 1) == [("message", None, channel, "there")]
+    shards.adopt(Topology.first(coordkit_namespace, {"a": urls[0]}).raised_to(first.epoch + 2))
+    assert (await hear(flavour, pubsub, 1))[0][:3] == ("subscribe", None, channel)
+    assert await maybe(shards.publish(channel, "here")) == 1
+    assert await hear(flavour, pubsub, 1) == [("message", None, channel, "here")]
 
 
 async def test_bad_arguments_and_nothing_wanted(flavour: Any, make: Any, hearing: Any, maybe: Any) -> None:
