@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import redis
+import shard_ports
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from coordkit.errors import CoordError, LeadershipLost, NotAcquired, PartialFailure, StoreRefused, StoreUnavailable
 from coordkit.routing import Topology, slot_of
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence import drop_connections, local_key, raise_epoch
+from coordkit.routing.moving import Carrier
 
 
 class Service:
@@ -164,34 +166,86 @@ async def test_a_client_that_has_heard_nothing_adopts_before_it_writes(
     assert service.plain["a"].exists(*keys) == service.plain["b"].exists(*keys) == 0
 
 
+async def announced(service: Service) -> tuple[Any, list[str]]:
+    """Have a batch announced and begun, by a mover that ends then; return the move and keys of it that have one tag."""
+    await service.resharding(("add", "c", service.urls["c"]))
+    async with service.flavour.within(service.store.rebalancer("test")) as leadership:
+        now = await service.topology()
+        step = now.plan(16384)[0]
+        moving = now.begin_move(*step)
+        await service.flavour.maybe(service.store.publish(moving, expected=now, leadership=leadership))
+    [move] = moving.moves
+    ports = [
+        shard_ports.port(service.flavour, shard, service.flavour.redis(service.urls[shard]))
+        for shard in (move.source, move.target)
+    ]
+    for port in ports:
+        await raise_epoch(port, service.name, move.number)
+        await drop_connections(port, subscribers=True)
+    await Carrier(shard_ports.runtime(service.flavour), service.name, move, *ports).begin()
+    tag = next(tag for i in itertools.count() if slot_of(tag := f"{{ключ{i}}}") in set(move.slots))
+    return move, [f"{tag}{i}" for i in range(6)]
+
+
 @pytest.mark.parametrize("decode", [False, True])
 async def test_clients_that_decode_move_bytes(service: Service, maybe: Any, decode: bool) -> None:
     await service.start()
     service.connect = lambda _, address: service.flavour.redis(address, decode_responses=decode)  # type: ignore[method-assign]  # that is the test
     shards = await service.client()
-    topology = await service.topology()
-    step = topology.with_shard("c", service.urls["c"]).plan(16384)[0]
-    key = next(key for i in itertools.count() if slot_of(key := f"ключ{i}") in set(step.slots))
-    service.plain[step.source].set(key, b"\xff\xfe\x00binary")
-    await service.resharding(("add", "c", service.urls["c"]))
-    async with service.flavour.within(service.store.rebalancer("test")) as leadership:
-        moving = (await service.topology()).begin_move(step.slots, step.source, step.target)
-        now = await service.topology()
-        await maybe(service.store.publish(moving, expected=now, leadership=leadership))
-    # The mover ends here; the client waits for another one, which opens the move, and then brings its key itself.
-    import shard_ports
-
-    from coordkit.routing.moving import Carrier
-
-    ports = {s: shard_ports.port(service.flavour, s, service.flavour.redis(service.urls[s])) for s in "abc"}
-    carrier = Carrier(
-        shard_ports.runtime(service.flavour), service.name, moving.moves[0], ports[step.source], ports["c"]
-    )
-    await carrier.begin()
-    await service.flavour.until(lambda: shards.epoch == moving.epoch)
+    move, [key, *_] = await announced(service)
+    service.plain[move.source].set(key, b"\xff\xfe\x00binary")
+    await service.flavour.until(lambda: shards.epoch == move.number)
     assert await maybe(shards.append(key, b"!")) == 10
     assert service.plain["c"].get(key) == b"\xff\xfe\x00binary!"
-    assert not service.plain[step.source].exists(key)
+    assert not service.plain[move.source].exists(key)
+    assert (await service.resharding("run")).phase == "done"
+
+
+async def test_every_kind_of_operation_brings_its_keys(service: Service, flavour: Any, maybe: Any) -> None:
+    await service.start()
+    shards = await service.client()
+    move, keys = await announced(service)
+    source, target = service.plain[move.source], service.plain["c"]
+    script = "return redis.call('INCR', KEYS[1]) + redis.call('INCR', KEYS[2])"
+
+    async def watched() -> Any:
+        pipeline = shards.pipeline()
+        await maybe(pipeline.watch(keys[0]))
+        value = int(await maybe(pipeline.get(keys[0])))
+        pipeline.multi()
+        pipeline.set(keys[0], value + 1).incr(keys[1])
+        return await maybe(pipeline.execute())
+
+    async def in_transaction() -> Any:
+        return await maybe(shards.pipeline(transaction=True).incr(keys[0]).incr(keys[1]).execute())
+
+    operations = {
+        "single": (lambda: shards.incr(keys[0]), 6),
+        "many": (lambda: shards.mget(keys[:3]), [b"5", b"5", b"5"]),
+        "split": (lambda: shards.mset({keys[0]: 8, keys[1]: 8}), True),
+        "delete": (lambda: shards.delete(*keys[:2]), 2),
+        "pipeline": (lambda: shards.pipeline().incr(keys[0]).get(keys[1]).execute(), [6, b"5"]),
+        "transaction": (in_transaction, [6, 6]),
+        "watch": (watched, [True, 6]),
+        "script": (lambda: shards.eval(script, 2, *keys[:2]), 12),
+        "registered": (lambda: shards.register_script(script)(keys[:2]), 12),
+        "rename": (lambda: shards.rename(keys[0], keys[3]), True),
+        "blocking": (lambda: shards.blpop([f"{keys[0]}-list"], timeout=5), (f"{keys[0]}-list".encode(), b"x")),
+        "missing": (lambda: shards.get(f"{keys[0]}-none"), None),
+    }
+    await flavour.until(lambda: shards.epoch == move.number)
+    for kind, (operation, expected) in operations.items():
+        target.srem(local_key(service.name, f"moved:{move.number}"), *keys, f"{keys[0]}-list", f"{keys[0]}-none")
+        target.delete(*keys)
+        source.mset(dict.fromkeys(keys[:3], 5))
+        source.rpush(f"{keys[0]}-list", "x")
+        for carrier in shards._live.now._touch._carriers[1].values():
+            carrier._known.clear()
+        reply = await maybe(operation())
+        assert (tuple(reply) if kind == "blocking" else reply) == expected, kind
+        if kind not in {"blocking", "missing"}:
+            assert not source.exists(keys[0]), kind
+        assert target.exists(*keys) > 0 or kind in {"blocking", "missing", "delete"}, kind
     assert (await service.resharding("run")).phase == "done"
 
 

@@ -147,12 +147,12 @@ async def test_a_time_to_live_is_neither_extended_nor_lost(pair: Pair, maybe: An
     """Whoever brings it is paused between two steps. Never earlier: a lock's holder counts on that."""
     long, short, none = pair.key("long"), pair.key("short"), pair.key("none")
     await maybe(pair.a.set(long, "v", px=60_000))
-    await maybe(pair.a.set(short, "v", px=300))
+    await maybe(pair.a.set(short, "v", px=300 if step else 20_000))
     await maybe(pair.a.set(none, "v"))
     due = await maybe(pair.a.pexpiretime(long))
 
     async def pause() -> None:
-        await flavour.sleep(0.4)
+        await flavour.sleep(2.0 if step.startswith("after") else 0.4)
 
     before, after = (pause if step.startswith(when) else None for when in ("before", "after"))
     what = step.partition(" ")[2].encode()
@@ -161,7 +161,7 @@ async def test_a_time_to_live_is_neither_extended_nor_lost(pair: Pair, maybe: An
     await carrier.begin()
     await carrier.bring([long, short, none])
 
-    assert due <= await maybe(pair.b.pexpiretime(long)) <= due + 250  # of one machine, so by one clock
+    assert due <= await maybe(pair.b.pexpiretime(long)) <= due + 1500  # of one machine, so by one clock
     assert await maybe(pair.b.exists(short)) == (0 if step else 1)
     assert await maybe(pair.b.pttl(none)) == -1
 

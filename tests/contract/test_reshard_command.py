@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit import ShardedRedis, Topology, TopologyStore
+from coordkit import ShardedRedis, Topology, TopologyStore, cli
 from coordkit.routing import slot_of
 from coordkit.testing.servers import wait_until
 
@@ -198,7 +198,9 @@ def test_a_bar_on_a_terminal(terminal: Terminal) -> None:
     assert b"keys/s" in shown
 
 
-def test_what_is_wrong_is_said(terminal: Terminal, plain: Any) -> None:
+def test_what_is_wrong_is_said(terminal: Terminal, capsys: Any) -> None:
+    """In this process, which is quicker than a program for each."""
+    where = {"elsewhere": [*terminal.where[:3], "/nothing"]}
     for words, status, said in [
         (("drain", "z"), 2, "name='z'"),
         (("add", "c"), 2, "NAME=ADDRESS"),
@@ -207,18 +209,14 @@ def test_what_is_wrong_is_said(terminal: Terminal, plain: Any) -> None:
         (("add", "c=redis://127.0.0.1:1/0"), 3, "cannot be reached"),
         (("rollback",), 3, "no move is under way"),
         (("repair", "z"), 2, "name='z'"),
-        (("status", "--path", "/nothing"), 3, "there is no topology"),
+        (("elsewhere",), 3, "there is no topology"),
+        (("repair", "a"), 0, ""),
     ]:
-        code, _, error = terminal.run(*words) if "--path" not in words else _elsewhere(terminal, words)
-        assert code == status, (words, error)
-        assert said in error, words
-        assert "Traceback" not in error
-    assert terminal.run("repair", "a") == (0, "", "")
-
-
-def _elsewhere(terminal: Terminal, words: Any) -> tuple[int, str, str]:
-    other = Terminal(terminal.where[1], "/nothing", terminal.urls, "nothing")
-    return other.run(words[0])
+        line = (
+            ["reshard", *words, *terminal.where] if words[0] not in where else ["reshard", "status", *where[words[0]]]
+        )
+        assert cli.main(line) == status, words
+        assert said in capsys.readouterr().err, words
 
 
 def test_a_password_comes_from_the_environment(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
