@@ -38,7 +38,9 @@ class WayPort:
             [(command, RAW) for command in commands], transaction=False, decided=self._decided
         )
         try:
-            await delivery.take()
+            if not delivery.take_now():
+                await delivery.take()
+            delivery.begin()
             await delivery.speak()
         finally:
             await delivery.give_back()
