@@ -1,119 +1,161 @@
-"""What a client feels while its shards are resharded, and how fast keys move.
+"""What resharding costs those who use the shards meanwhile: `python tests/bench/reshard.py [--rounds N]`.
 
-    python tests/bench/reshard.py [--rounds N] [--keys N] [--rate KEYS_PER_SECOND]
-
-One process of `coordkit reshard` adds a third shard and drains it again, in turns; this process reads and writes
-random keys all the while, one at a time. Three Redis servers and a ZooKeeper are started for it. Printed are the
-latencies of a command while keys move, over those of the pauses in between, in one run; what failed, which is what was
-on its way when the fence dropped the connections; and the throughput of the mover, with its limit and without.
+One client does GET and SET on random keys of three shards through a live topology, without a pause. In each round it is
+timed while nothing moves, while `coordkit reshard` moves keys at its default limits, and while it moves them as fast as
+it can; the slots of one shard go to another one and back, by weight. A ratio is the median over the rounds of the ratio
+to the quiet part of the same round; "unknown" are the operations whose connection the fence dropped while they were on
+their way, at most one for each shard of each batch. Mover, client, servers and ZooKeeper share this machine's cores:
+read the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from statistics import median, quantiles
+from typing import Any, NamedTuple
 
 import redis
 from kazoo.client import KazooClient
 
-from coordkit import CoordError, Reshard, ShardedRedis, Topology, TopologyStore
+from coordkit import Reshard, ShardedRedis, StoreUnavailable, TopologyStore
+from coordkit.routing import Topology
 from coordkit.testing.processes import start_redis, start_zookeeper
 
-PAUSE = 2.0  # seconds of undisturbed commands between two moves
+NAMES = ("a", "b", "c")
+WEIGHTS = (4, 1)
+LIMITS: dict[str, list[str]] = {
+    "at the default limits": [],
+    "without a limit": ["--keys-per-second", "0", "--bytes-per-second", "0"],
+}
+QUIET = 1.5  # seconds of the part of a round in which nothing moves
+
+
+class Part(NamedTuple):
+    """One part of a round: what each operation took (us), and how long keys were moving."""
+
+    took: list[float]
+    moving: float = 0.0
+    keys: int = 0
+    unknown: int = 0
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--keys", type=int, default=20_000)
-    parser.add_argument("--rate", type=float, default=5000, help="the mover's limit, keys per second")
-    chosen = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keys", type=int, default=30_000)
+    parser.add_argument("--size", type=int, default=100, help="bytes of a value")
+    options = parser.parse_args()
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(start_redis()).url for name in "abc"}
-        hosts = stack.enter_context(start_zookeeper()).hosts
-        zk = KazooClient(hosts)
-        zk.start()
+        bench = Bench(stack, options.keys, options.size)
+        print(f"redis-py {redis.__version__}, {os.cpu_count()} cores, {options.keys} keys of {options.size} bytes")
+        rounds = [bench.round() for _ in range(options.rounds)]
+    table(rounds, options.size)
+
+
+class Bench:
+    """Shards, their topology, and one client that is timed."""
+
+    def __init__(self, stack: ExitStack, keys: int, size: int) -> None:
+        servers = {name: stack.enter_context(start_redis()) for name in NAMES}
+        zookeeper = stack.enter_context(start_zookeeper())
+        self._hosts = zookeeper.hosts
+        zk = KazooClient(self._hosts)
+        zk.start(20)
         stack.callback(zk.close)
         stack.callback(zk.stop)
-        measure(zk, hosts, urls, chosen)
+        self._store = TopologyStore(zk, "/bench")
+        self._store.create(Topology.first("bench", {name: server.url for name, server in servers.items()}))
+        with (
+            self._store.rebalancer("bench").lead(timeout=10) as leadership,
+            Reshard(self._store, leadership, connect) as reshard,
+        ):
+            reshard.initialise()
+        self._shards = stack.enter_context(ShardedRedis.from_topology(self._store, connect))
+        self._keys = [f"user:{number}" for number in range(keys)]
+        self._value = os.urandom(size)
+        for at in range(0, keys, 1000):
+            self._shards.mset(dict.fromkeys(self._keys[at : at + 1000], self._value))
+        self._chance = random.Random(1)
+        self._changes = 0
+        self._unknown = 0
+
+    def round(self) -> dict[str, Part]:
+        """Time each part of one round."""
+        parts = {"quiet": self._quiet()}
+        for limits, words in LIMITS.items():
+            parts[limits] = self._moving(words)
+        return parts
+
+    def _quiet(self) -> Part:
+        took: list[float] = []
+        ends = time.perf_counter() + QUIET
+        while time.perf_counter() < ends:
+            took.append(self._once())
+        return Part(took)
+
+    def _moving(self, words: list[str]) -> Part:
+        """Give shard a another weight, and time what is done while slots are moving."""
+        weight = WEIGHTS[self._changes % 2]
+        self._changes += 1
+        before = self._store.read().owners.table
+        command = [sys.executable, "-m", "coordkit.cli", "reshard", "reweight", "a", str(weight), *words]
+        command += ["--zookeeper", self._hosts, "--path", "/bench", "--json"]
+        took: list[float] = []
+        self._unknown = 0
+        moving, last = 0.0, time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as mover:
+            while mover.poll() is None:
+                for _ in range(20):  # poll() is a system call
+                    moves = bool(self._shards.topology.moves)  # type: ignore[union-attr]  # it has one
+                    one, present = self._once(), time.perf_counter()
+                    if moves:
+                        took.append(one)
+                        moving += present - last
+                    last = present
+        if mover.returncode:
+            raise SystemExit(f"the mover ended with {mover.returncode}")
+        after = self._store.read().owners
+        keys = sum(before[self._shards.slot(key)] != after.table[self._shards.slot(key)] for key in self._keys)
+        return Part(took, moving, keys, self._unknown)
+
+    def _once(self) -> float:
+        key = self._chance.choice(self._keys)
+        began = time.perf_counter()
+        try:
+            if self._chance.random() < 0.5:
+                self._shards.get(key)
+            else:
+                self._shards.set(key, self._value)
+        except StoreUnavailable:  # dropped by the fence while it was on its way
+            self._unknown += 1
+        return (time.perf_counter() - began) * 1e6
 
 
-def measure(zk: KazooClient, hosts: str, urls: dict[str, str], chosen: argparse.Namespace) -> None:
-    store = TopologyStore(zk, "/users")
-    store.create(Topology.first("users", {name: urls[name] for name in "ab"}))
-
-    def connect(_: str, address: str) -> redis.Redis:
-        return redis.Redis.from_url(address, socket_timeout=10)
-
-    with store.rebalancer("bench") as leadership, Reshard(store, leadership, connect) as reshard:
-        reshard.initialise()
-    shards = ShardedRedis.from_topology(store, connect)
-    keys = [f"k{i}" for i in range(chosen.keys)]
-    for at in range(0, len(keys), 500):
-        shards.mset(dict.fromkeys(keys[at : at + 500], "x" * 100))
-    normal: list[float] = []
-    moving: list[float] = []
-    failed = moved = 0
-    rates: dict[float, list[float]] = {chosen.rate: [], 0: []}
-    steps = [("add", f"c={urls['c']}"), ("drain", "c")]
-    for number in range(2 * chosen.rounds):
-        until = time.monotonic() + PAUSE
-        while time.monotonic() < until:
-            failed += one(shards, keys, normal)
-        words = [*steps[number % 2], "--zookeeper", hosts, "--path", "/users", "--json", "--bytes-per-second", "0"]
-        words += ["--keys-per-second", str(chosen.rate)]
-        mover = started(words)
-        while mover.poll() is None:
-            failed += one(shards, keys, moving)
-        done = finished(mover)
-        moved += done["keys"]
-        rates[chosen.rate].append(done["keys_per_second"])
-    for number in range(2):  # as fast as it goes, with nobody else there
-        words = [*steps[number], "--zookeeper", hosts, "--path", "/users", "--json", "--keys-per-second", "0"]
-        rates[0].append(finished(started([*words, "--bytes-per-second", "0"]))["keys_per_second"])
-    shards.close()
-    print(f"{len(normal):,} commands in the pauses, {len(moving):,} while {moved:,} keys moved; {failed} failed")
-    for share in (0.5, 0.9, 0.99):
-        a, b = (sorted(each)[int(len(each) * share)] for each in (normal, moving))
-        print(f"p{share * 100:.0f}: {a * 1e6:.0f} us in the pauses, {b * 1e6:.0f} us while moving: {b / a:.2f} times")
-    for rate, measured in rates.items():
-        limit = f"limit {rate:,.0f} keys/s" if rate else "no limit, nobody else there"
-        print(f"mover, {limit}: {statistics.median(measured):,.0f} keys/s (median of {len(measured)})")
+def connect(_name: str, address: str) -> Any:
+    return redis.Redis.from_url(address, socket_timeout=30)
 
 
-def one(shards: ShardedRedis, keys: list[str], took: list[float]) -> int:
-    """Do one command; return whether it failed."""
-    key = random.choice(keys)
-    began = time.perf_counter()
-    try:
-        if random.random() < 0.5:
-            shards.get(key)
-        else:
-            shards.set(key, "y" * 100)
-    except CoordError:
-        return 1
-    took.append(time.perf_counter() - began)
-    return 0
-
-
-def started(words: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "coordkit.cli", "reshard", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-
-
-def finished(mover: subprocess.Popen[str]) -> dict[str, float]:
-    said, _ = mover.communicate(timeout=600)
-    if mover.returncode:
-        raise SystemExit(f"the mover ended with {mover.returncode}: {said[-500:]}")
-    last: dict[str, float] = json.loads(said.splitlines()[-1])
-    return last
+def table(rounds: list[dict[str, Part]], size: int) -> None:
+    titles = ("p50 us", "x quiet", "p99 us", "x quiet", "keys/s", "MB/s", "unknown")
+    print(f"\n{'':24} " + " ".join(f"{title:>8}" for title in titles))
+    for name in rounds[0]:
+        parts = [one[name] for one in rounds]
+        quiet = [one["quiet"] for one in rounds]
+        p50, p99 = [median(part.took) for part in parts], [quantiles(part.took, n=100)[98] for part in parts]
+        x50 = median(one / median(other.took) for one, other in zip(p50, quiet, strict=True))
+        x99 = median(one / quantiles(other.took, n=100)[98] for one, other in zip(p99, quiet, strict=True))
+        line = f"{name:24} {median(p50):8.1f} {x50:8.2f} {median(p99):8.1f} {x99:8.2f}"
+        if name != "quiet":
+            rate = median(part.keys / part.moving for part in parts)
+            line += f" {rate:8.0f} {rate * size / 1e6:8.2f} {sum(part.unknown for part in parts):8d}"
+        print(line)
 
 
 if __name__ == "__main__":

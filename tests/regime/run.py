@@ -14,6 +14,9 @@ from regime.campaign import run
 from regime.kinds import KINDS
 from regime.mutants import MUTANTS
 from regime.repeated import REPEATED, run_again
+from regime.shard_locks import run as run_on_shards
+from regime.shard_mutants import MUTANTS as SHARD_MUTANTS
+from regime.shard_mutants import OF_LOCKS
 from regime.verdict import Verdict
 from regime.workloads import WORKLOADS
 from regime.zoo_campaign import run as run_on_zookeeper
@@ -22,6 +25,7 @@ from regime.zoo_workloads import WORKLOADS as ZOO_WORKLOADS
 
 ALL = {name: workload.mutants for name, workload in WORKLOADS.items()} | {name: m for name, (_, m) in REPEATED.items()}
 ALL |= {name: tuple(workload.mutants) for name, workload in ZOO_WORKLOADS.items()}
+ALL |= {"W8": tuple(mutant.__name__ for mutant in OF_LOCKS)}
 CONTROLS = [name for name, workload in WORKLOADS.items() if workload.control]
 
 
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _one(options: argparse.Namespace, workload: str, mutant: str, seed: int) -> Verdict:
     if workload in REPEATED:
         verdict = run_again(workload, seed, options.seconds, mutant=mutant)
+    elif workload == "W8":
+        verdict = run_on_shards(seed, options.seconds, mutant=mutant, kind=options.kind, keep=options.keep)
     elif workload in ZOO_WORKLOADS:
         verdict = run_on_zookeeper(workload, seed, options.seconds, mutant=mutant, keep=options.keep)
     else:
@@ -72,7 +78,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="so many seeds from 0 on (10)")
     parser.add_argument("--seed", type=int, help="this seed only")
     parser.add_argument("--kind", choices=list(KINDS), default="lock", help="what is held")
-    parser.add_argument("--mutant", choices=[*MUTANTS, *ZOO_MUTANTS], help="with this bug")
+    parser.add_argument("--mutant", choices=[*MUTANTS, *ZOO_MUTANTS, *SHARD_MUTANTS], help="with this bug")
     parser.add_argument("--mutants", action="store_true", help="also with each bug that the workload must find")
     parser.add_argument("--keep", type=Path, help="directory that takes the logs")
     options = parser.parse_args(arguments)

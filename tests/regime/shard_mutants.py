@@ -1,0 +1,123 @@
+"""Bugs in the moving of slots, put into clients and movers by name: the loss experiment, or W8, must find each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from regime.history import now
+from regime.scripts import edit
+
+from coordkit import ShardDown
+from coordkit.core import lock
+from coordkit.routing import client_live, client_live_aio, fence, mover, moving
+from coordkit.routing.router import Router
+
+
+def no_fence() -> None:
+    """Three states and a barrier: the epoch is told to nobody, and nobody's connection is dropped."""
+
+    def heard(self: fence.Greeting, reply: Any) -> int:
+        del self, reply
+        return 0
+
+    async def drop(*_: Any, **__: Any) -> int:
+        return 0
+
+    fence.Greeting.heard = heard  # type: ignore[method-assign]
+    mover.drop_connections = drop  # type: ignore[assignment]
+
+
+def nobody_is_dropped() -> None:
+    """The epoch is raised, and those who are connected stay so."""
+
+    async def drop(*_: Any, **__: Any) -> int:
+        return 0
+
+    mover.drop_connections = drop  # type: ignore[assignment]
+
+
+def epoch_is_not_compared() -> None:
+    """Who comes back over a new connection does what was decided before."""
+
+    def heard(self: fence.Greeting, reply: Any) -> int:
+        del self, reply
+        return 0
+
+    fence.Greeting.heard = heard  # type: ignore[method-assign]
+
+
+def opened_before_the_fence() -> None:
+    """Keys are brought as soon as a move is announced, while others still write to the old owner."""
+    was = moving.Carrier._look
+
+    async def look(self: moving.Carrier, keys: Any) -> Any:
+        await self.begin()
+        return await was(self, keys)
+
+    moving.Carrier._look = look  # type: ignore[method-assign]
+
+
+def counters_stay_behind() -> None:
+    """The owner is brought, the counter is not; and it counts by itself, without the server's clock."""
+    edit(lock, "_ACQUIRE", "time[1] * 1000000 + time[2]", "0")
+    _read_as(lambda each: each._replace(value=b"") if each.key.endswith(b":token") else each)
+
+
+def ends_early() -> None:
+    """What is brought ends when a tenth of its time is over."""
+    _read_as(lambda each: each._replace(ends=each.ends // 10 if each.ends > 0 else each.ends))
+
+
+def _read_as(change: Callable[[Any], Any]) -> None:
+    was = moving.Carrier._read
+
+    async def read(self: moving.Carrier, *args: Any) -> Any:
+        return [change(each) for each in await was(self, *args)]
+
+    moving.Carrier._read = read  # type: ignore[method-assign]
+
+
+def rehashed_on_failure() -> None:
+    """twemproxy, go-redis: the keys of a shard that is down go to another one, by whoever finds it down."""
+    down: dict[str, float] = {}
+    route = Router.route
+
+    def elsewhere(self: Router, key: Any) -> str:
+        shard = route(self, key)
+        up = [name for name in self.placement.shards if down.get(name, 0) < now()]
+        return shard if shard in up or not up else up[0]
+
+    Router.route = elsewhere  # type: ignore[method-assign]
+    blocking, asynchronous = client_live.LiveShardedRedis, client_live_aio.LiveShardedRedis
+    ask, ask_aio = blocking.execute_command, asynchronous.execute_command
+
+    def execute(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return ask(self, *args, **options)
+        except ShardDown as error:
+            down[error.shard] = now() + EJECTED
+            return ask(self, *args, **options)
+
+    async def execute_aio(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return await ask_aio(self, *args, **options)
+        except ShardDown as error:
+            down[error.shard] = now() + EJECTED
+            return await ask_aio(self, *args, **options)
+
+    blocking.execute_command = execute  # type: ignore[method-assign]
+    asynchronous.execute_command = execute_aio  # type: ignore[method-assign]
+
+
+EJECTED = 2.0  # seconds that a shard is left out
+
+OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence)
+OF_LOCKS = (epoch_is_not_compared, rehashed_on_failure, counters_stay_behind, ends_early)
+MUTANTS: dict[str, Callable[[], None]] = {mutant.__name__: mutant for mutant in (*OF_LOSS, *OF_LOCKS)}
+
+
+def put_in(mutant: str) -> None:
+    """Put a mutant into this process; "" is none."""
+    if mutant:
+        MUTANTS[mutant]()
