@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = [
@@ -32,6 +33,11 @@ def test_a_block_runs(
     code = re.sub(
         r"port=(\d{4})", lambda found: f'host="{coordkit_redis_shards[0].host}", port={ports[found[1]]}', block
     )
+    code = re.sub(r"redis://localhost:(\d{4})", lambda found: coordkit_redis_shards[int(found[1]) - 6379].url, code)
+    if "Reshard(" in block:  # a new shard must have no keys
+        for server in coordkit_redis_shards:
+            with redis.Redis.from_url(server.url) as client:
+                client.flushall()
     code = code.replace("Redis()", f'Redis.from_url("{coordkit_redis_server.url}")')
     code = code.replace("localhost:2181", coordkit_zk_server.hosts)
     path = tmp_path / f"test_readme_line_{line}.py"
