@@ -51,6 +51,10 @@ _FORBIDDEN = re.compile(r"NOPERM|no permission|nknown (sub)?command|not allowed|
 _NO_FILE = re.compile(r"nknown command|appendonly is disabled|NOPERM|no permission", re.IGNORECASE)
 
 
+PATIENCE = 5.0
+"""Seconds to wait for all replicas."""
+
+
 def local_key(topology: str, part: str) -> bytes:
     """Return a key that each shard has for itself: it never moves, whatever its slot."""
     return f"coordkit:1:{{{topology}}}:topology:{part}".encode()
@@ -114,15 +118,15 @@ class Raised(NamedTuple):
 
 
 async def raise_epoch(
-    port: ShardPort, topology: str, epoch: int, *, create: bool = False, patience: float = 5.0
+    port: ShardPort, topology: str, epoch: int, *, create: bool = False, patience: float | None = None
 ) -> Raised:
     """Raise the shard's epoch, and wait until each connected replica has it (and the disk, where that can be had).
 
     It is written before it is waited for, and may be asked again. Raise StoreRefused if the shard has no epoch, unless
-    ``create``. Raise StoreUnavailable if not all replicas had it within ``patience`` seconds, or the client's own: then
-    ask again, because a replica that lacks it could be promoted.
+    ``create``. Raise StoreUnavailable if not all replicas had it within ``patience`` seconds (`PATIENCE`, or what the
+    client itself allows): then ask again, because a replica that lacks it could be promoted.
     """
-    patience = min(patience, 0.4 * port.patience)  # there are two waits in one answer
+    patience = min(patience or PATIENCE, 0.4 * port.patience)  # there are two waits in one answer
     milliseconds = max(1, round(patience * 1000))
     key = local_key(topology, "epoch")
     command: Command = (b"EVAL", _RAISE.source, 1, key, epoch, "1" if create else "")
@@ -149,6 +153,13 @@ async def raise_epoch(
             raise disks
         return Raised(int(stands), int(copies), on_disk=False)
     return Raised(int(stands), int(copies), on_disk=disks[0] == 1)
+
+
+async def replicas_of(port: ShardPort) -> int:
+    """Return how many replicas are connected to a shard's primary."""
+    [info] = await port.ask([(b"INFO", b"replication")])
+    _raise_if_refused(info)
+    return _replicas(info)
 
 
 async def drop_connections(port: ShardPort, *, subscribers: bool = False) -> int | None:

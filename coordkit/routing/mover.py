@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
-from coordkit.routing.fence import drop_connections, is_local, raise_epoch
+from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of
 from coordkit.routing.moving import AT_ONCE, Brought, Carrier
 from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
@@ -49,7 +49,8 @@ class Mover:
         big: int,
         step: Callable[[str], None],
     ) -> None:
-        self.carrier = Carrier(runtime, topology, move, source, target)
+        self.carrier = Carrier(runtime, topology, move, source, target, before_removal=self._replicate)
+        self._replicas = 0  # of the target, when it was looked at last
         self._runtime = runtime
         self._topology = topology
         self._move = move
@@ -66,6 +67,7 @@ class Mover:
     async def carry(self) -> None:
         """Bring all keys of these slots to the target, and close the move there; then the topology may say so."""
         state = await self.carrier.state()
+        self._replicas = await replicas_of(self._target)
         if not state:
             self._progress.phase = "fencing"
             await self._fence()
@@ -136,6 +138,12 @@ class Mover:
             await self._bring(mine)
             if cursor == b"0":
                 return found
+
+    async def _replicate(self) -> None:
+        """Wait until all replicas of the target have what it has, as far as it had any."""
+        if self._replicas:
+            # The epoch is written once more: who has that has all that was written before.
+            self._replicas = (await raise_epoch(self._target, self._topology, self._move.number)).replicas
 
     async def _fetch_former(self) -> None:
         """Of a move that is rolled back: what it had brought may be gone here, and still lie about at the target."""

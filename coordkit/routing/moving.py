@@ -7,7 +7,8 @@ client that wants it, or by the mover, which goes through all. Both do the same:
 2. *read* the others at the source: DUMP and PTTL;
 3. *take* at the target, in one script for each batch: a key that is not marked is marked and restored, one that is
    marked is left alone;
-4. *remove* at the source.
+4. the mover alone: *remove* at the source, once all replicas of the target have it, where it has any. A client leaves
+   that to the mover: a failover of the target then costs no more than its own last writes.
 
 Each step may be repeated, by anybody, in any order with those of others. What could go wrong, and why it does not:
 
@@ -40,7 +41,7 @@ Not moved: how long ago or how often a key was used (its rank for eviction).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime
@@ -112,8 +113,10 @@ class Carrier:
         target: ShardPort,
         *,
         patience: float = 10.0,
+        before_removal: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.move = move
+        self._before_removal = before_removal
         self._runtime = runtime
         self._source = source
         self._target = target
@@ -129,14 +132,14 @@ class Carrier:
     async def ensure(self, keys: Iterable[bytes]) -> None:
         """Return once all ``keys`` are at the target; raise StoreUnavailable if they cannot be brought.
 
-        Costs nothing for keys that this carrier knows to be there, one round trip if they are, else four.
+        Costs nothing for keys that this carrier knows to be there, one round trip if they are, else three.
         """
         if self._over:
             return
         missing = [key for key in dict.fromkeys(keys) if key not in self._known]
         if not missing:
             return
-        if (await self.bring(missing)).over:
+        if (await self.bring(missing, remove=False)).over:
             self._over = True
             self._known = set()
             return
@@ -146,16 +149,16 @@ class Carrier:
 
     # -- for clients and the mover
 
-    async def bring(self, keys: Sequence[bytes]) -> Brought:
-        """Bring keys, many to a script; return what this call itself took."""
+    async def bring(self, keys: Sequence[bytes], *, remove: bool = True) -> Brought:
+        """Bring keys, many to a script, and remove them at the source; return what this call itself took."""
         total = Brought()
         for at in range(0, len(keys), AT_ONCE):
-            total = total.plus(await self._bring(keys[at : at + AT_ONCE]))
+            total = total.plus(await self._bring(keys[at : at + AT_ONCE], remove=remove))
             if total.over:
                 break
         return total
 
-    async def _bring(self, keys: Sequence[bytes]) -> Brought:
+    async def _bring(self, keys: Sequence[bytes], *, remove: bool) -> Brought:
         found = await self._found(keys)
         if found is None:
             return Brought(over=True)
@@ -165,8 +168,10 @@ class Carrier:
             if one.over:
                 return one
             taken = taken.plus(one)
-        # Those that were marked as well: whoever brought them may have ended before removing them.
-        await self._remove(keys)
+        if remove:
+            if self._before_removal is not None:
+                await self._before_removal()
+            await self._remove(keys)  # those that were marked as well: whoever brought them has left them
         return taken
 
     async def _found(self, keys: Sequence[bytes]) -> list[_Read] | None:

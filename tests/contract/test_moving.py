@@ -8,8 +8,13 @@ import pytest
 import shard_ports
 
 from coordkit.errors import StoreRefused, StoreUnavailable
-from coordkit.routing.fence import local_key
+from coordkit.routing import Move as Whole
+from coordkit.routing import fence, slot_of
+from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.mover import Mover
 from coordkit.routing.moving import AT_ONCE, Carrier
+from coordkit.routing.pace import Pace
+from coordkit.routing.progress import Progress
 
 
 class Move(NamedTuple):
@@ -315,6 +320,47 @@ async def test_a_value_that_the_target_cannot_read_stays(pair: Pair, maybe: Any)
     assert await maybe(pair.a.exists(good, bad)) == 2
     await pair.carrier(Move(2, "a", "b")).ensure([good, bad])
     assert await maybe(pair.b.mget(good, bad)) == [b"v", b"v"]
+
+
+async def test_nothing_is_removed_before_the_replicas_of_the_target_have_it(
+    pair: Pair, maybe: Any, flavour: Any, coordkit_redis_replicated: Any, coordkit_faults: Any
+) -> None:
+    """A failover of the target would else lose what the source had kept safely for years."""
+    key = pair.key("k")
+    await maybe(pair.a.set(key, "v"))
+    target = shard_ports.port(flavour, "b", flavour.redis(coordkit_redis_replicated.primary.url, socket_timeout=10))
+    await raise_epoch(target, pair.name, 2, create=True)
+    coordkit_faults.pause(coordkit_redis_replicated.replicas[0])
+    runtime, pace, progress = shard_ports.runtime(flavour), Pace(), Progress()
+    move = Whole(2, (slot_of(key),), "a", "b")
+
+    async def unused(_epoch: int) -> None:
+        raise AssertionError("CLIENT KILL is allowed")
+
+    mover = Mover(
+        runtime,
+        pair.name,
+        move,
+        pair.ports["a"],
+        target,
+        pace=pace,
+        progress=progress,
+        barrier=unused,
+        big=1 << 30,
+        step=lambda _: None,
+    )
+    await mover.carrier.begin()
+    mover._replicas = 2
+    fence.PATIENCE, patience = 0.2, fence.PATIENCE
+    try:
+        with pytest.raises(StoreUnavailable, match="1 of its 2 replicas"):
+            await mover._bring([key])
+        assert await maybe(pair.a.get(key)) == b"v"
+    finally:
+        fence.PATIENCE = patience
+        coordkit_faults.heal()
+    await mover._bring([key])
+    assert await maybe(pair.a.exists(key)) == 0
 
 
 async def test_many_clients_and_a_mover_at_once(pair: Pair, maybe: Any, flavour: Any) -> None:
