@@ -25,7 +25,7 @@ from coordkit._kazoo_end import close_at_exit, stop
 from coordkit._kazoo_past import Past
 from coordkit._kazoo_trees import Trees
 from coordkit._kazoo_watches import Bells, Deliver
-from coordkit._ports import GetChildren, GetData, GetStat, Link, Request, WatchTree
+from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Link, Request, WatchTree
 from coordkit.errors import CoordError
 
 _log = logging.getLogger("coordkit")

@@ -21,7 +21,7 @@ from kazoo.security import OPEN_ACL_UNSAFE
 
 from coordkit._kazoo_trees import Trees
 from coordkit._kazoo_watches import Bell, Bells, Deliver
-from coordkit._ports import (
+from coordkit._ports_zookeeper import (
     BadVersion,
     Check,
     Create,

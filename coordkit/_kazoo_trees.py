@@ -16,7 +16,7 @@ from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.serialization import Exists, GetData, Watch, int_struct, write_string
 
 from coordkit._kazoo_watches import Deliver, RemoveWatches
-from coordkit._ports import TreeWatch, WatchTree
+from coordkit._ports_zookeeper import TreeWatch, WatchTree
 
 _RECURSIVE = 1  # ZooDefs.AddWatchModes.persistentRecursive
 _ANY = 3  # Watcher.WatcherType.Any

@@ -11,7 +11,7 @@ from typing import Any
 from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.states import EventType
 
-from coordkit._ports import GetChildren, GetData, GetStat, Watch
+from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Watch
 
 Deliver = Callable[[Callable[[], None]], object]
 """Runs an action where watches are to run: at once in kazoo's thread, or soon in an event loop."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from coordkit import _kazoo
 from coordkit._asyncio.runtime import RUNTIME, life
-from coordkit._ports import GetChildren, GetData, GetStat, Link, Request, WatchTree
+from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Link, Request, WatchTree
 from coordkit._threads import zookeeper as threads
 from coordkit._threads.runtime import now
 from coordkit.core.session import Session

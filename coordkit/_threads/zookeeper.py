@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coordkit import _kazoo
-from coordkit._ports import GetChildren, GetData, GetStat, Request, WatchTree
+from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Request, WatchTree
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.core.session import Session
 

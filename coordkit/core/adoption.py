@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from coordkit._ports import GetData, GetStat, Link, NoNode, Request, Sync, Timer, Watch
+from coordkit._ports import Timer
+from coordkit._ports_zookeeper import GetData, GetStat, Link, NoNode, Request, Sync, Watch
 from coordkit.core.data import to_json
 from coordkit.core.membership import Membership
 from coordkit.core.session import Session

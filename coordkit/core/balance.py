@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from coordkit._ports import Link
+from coordkit._ports_zookeeper import Link
 from coordkit.core.roll import Roll
 from coordkit.core.session import Session
 from coordkit.errors import StoreUnavailable

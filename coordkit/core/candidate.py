@@ -12,7 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, SetData, Stat
+from coordkit._ports_zookeeper import (
+    Check,
+    Create,
+    Delete,
+    GetChildren,
+    GetData,
+    Kind,
+    Multi,
+    NoNode,
+    Request,
+    SetData,
+    Stat,
+)
 from coordkit.core import znodes
 from coordkit.core.grantor import Returned
 from coordkit.core.leadership import Leadership

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from coordkit._ports import Link
+from coordkit._ports_zookeeper import Link
 from coordkit.core.roll import Roll
 from coordkit.core.session import FORKED, Session, Wake
 from coordkit.errors import CoordError, StoreUnavailable

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
-from coordkit._ports import Check, Create, Delete, GetData, Kind, Multi, NoNode, Request, Sync
+from coordkit._ports_zookeeper import Check, Create, Delete, GetData, Kind, Multi, NoNode, Request, Sync
 from coordkit.core import znodes
 from coordkit.core.session import GRACE, Session
 from coordkit.core.token import Token

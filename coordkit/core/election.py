@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from tenacity.wait import wait_random_exponential
 
-from coordkit._ports import Delete, GetChildren, GetData, Link, NoNode, Runtime, SetData
+from coordkit._ports import Runtime
+from coordkit._ports_zookeeper import Delete, GetChildren, GetData, Link, NoNode, SetData
 from coordkit.core import znodes
 from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate, Terms

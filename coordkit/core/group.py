@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coordkit._ports import GetChildren, GetData, NodeError, NoNode, Runtime
+from coordkit._ports import Runtime
+from coordkit._ports_zookeeper import GetChildren, GetData, NodeError, NoNode
 from coordkit.core import znodes
 from coordkit.core.changes import Changes
 from coordkit.core.membership import Membership

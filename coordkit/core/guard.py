@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 
-from coordkit._ports import Companion, Ensemble, Link, Runtime, Timer
+from coordkit._ports import Runtime, Timer
+from coordkit._ports_zookeeper import Companion, Ensemble, Link
 from coordkit.core.session import FORKED
 from coordkit.errors import CoordError
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from coordkit._ports import GetData, NoNode
+from coordkit._ports_zookeeper import GetData, NoNode
 from coordkit.core import znodes
 from coordkit.core.leadership import Leadership
 from coordkit.core.session import Session, Stop, Stopped, Wake

@@ -19,7 +19,7 @@ import logging
 from itertools import count
 from typing import Any, Literal
 
-from coordkit._ports import (
+from coordkit._ports_zookeeper import (
     BadVersion,
     Check,
     Create,

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from coordkit._ports import Check, Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat, Sync
+from coordkit._ports_zookeeper import (
+    Check,
+    Create,
+    Delete,
+    GetChildren,
+    GetData,
+    Kind,
+    Multi,
+    NoNode,
+    Request,
+    Stat,
+    Sync,
+)
 from coordkit.core import znodes
 from coordkit.core.session import GRACE, Session, Wake
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from coordkit._ports import Check, Create, GetData, Multi, NoNode, Request, Runtime, Stat
+from coordkit._ports import Runtime
+from coordkit._ports_zookeeper import Check, Create, GetData, Multi, NoNode, Request, Stat
 from coordkit.core import in_sync, znodes
 from coordkit.core.candidate import Candidate, Terms
 from coordkit.core.election import Attempt, Election

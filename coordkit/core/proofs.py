@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from coordkit._ports import Check, GetData, Multi, NoNode, Request
+from coordkit._ports_zookeeper import Check, GetData, Multi, NoNode, Request
 
 if TYPE_CHECKING:
     from coordkit.core.proven import Proven

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal, cast
 
-from coordkit._ports import Link
+from coordkit._ports_zookeeper import Link
 from coordkit.core import lease
 from coordkit.core.grantor import Grantor
 from coordkit.core.place import Place

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from coordkit._ports import Link
+from coordkit._ports_zookeeper import Link
 from coordkit.errors import CoordError, StoreUnavailable
 
 if TYPE_CHECKING:

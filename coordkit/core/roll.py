@@ -11,7 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from coordkit._ports import GetChildren, GetData, GetStat, Link, NodeError, NoNode, Request, Stat, Watch, WatchTree
+from coordkit._ports_zookeeper import (
+    GetChildren,
+    GetData,
+    GetStat,
+    Link,
+    NodeError,
+    NoNode,
+    Request,
+    Stat,
+    Watch,
+    WatchTree,
+)
 from coordkit.core import znodes
 from coordkit.core.session import GRACE, Session
 from coordkit.errors import StoreUnavailable

@@ -13,7 +13,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from coordkit._ports import Ensemble, Link, Request, Runtime
+from coordkit._ports import Runtime
+from coordkit._ports_zookeeper import Ensemble, Link, Request
 from coordkit.core.proofs import Proofs
 from coordkit.core.removals import Removals
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable

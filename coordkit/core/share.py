@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from coordkit._ports import GetChildren, GetData, NodeError, NoNode, Runtime
+from coordkit._ports import Runtime
+from coordkit._ports_zookeeper import GetChildren, GetData, NodeError, NoNode
 from coordkit.core import znodes
 from coordkit.core.claim import Claim
 from coordkit.core.group import Group

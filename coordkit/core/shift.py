@@ -6,7 +6,19 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
-from coordkit._ports import Check, Create, Delete, Kind, Link, Multi, NodeError, NodeExists, NoNode, Request, Stat
+from coordkit._ports_zookeeper import (
+    Check,
+    Create,
+    Delete,
+    Kind,
+    Link,
+    Multi,
+    NodeError,
+    NodeExists,
+    NoNode,
+    Request,
+    Stat,
+)
 from coordkit.core import znodes
 from coordkit.core.claim import Claim
 from coordkit.core.membership import Membership

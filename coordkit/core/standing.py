@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-from coordkit._ports import BadVersion, GetData, NodeExists, NoNode
+from coordkit._ports_zookeeper import BadVersion, GetData, NodeExists, NoNode
 from coordkit.core import znodes
 from coordkit.core.lease import DRIFT
 from coordkit.core.place import Entry, Place

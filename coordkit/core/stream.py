@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Generic, TypeVar
 
-from coordkit._ports import Link, Watch
+from coordkit._ports_zookeeper import Link, Watch
 from coordkit.core.session import Session, Wake
 from coordkit.errors import StoreUnavailable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from coordkit._ports import GetChildren, GetData, NoNode
+from coordkit._ports_zookeeper import GetChildren, GetData, NoNode
 from coordkit.core import znodes
 from coordkit.core.session import Session
 

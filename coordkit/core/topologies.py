@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from coordkit._ports import (
+from coordkit._ports_zookeeper import (
     Create,
     Delete,
     GetChildren,

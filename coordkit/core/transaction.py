@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordkit._ports import (
+from coordkit._ports_zookeeper import (
     BadVersion,
     Check,
     Create,

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from coordkit._ports import Check, Delete, GetChildren, GetData, Multi, NoNode, Request, Stat, Timer
+from coordkit._ports import Timer
+from coordkit._ports_zookeeper import Check, Delete, GetChildren, GetData, Multi, NoNode, Request, Stat
 from coordkit.core import znodes
 from coordkit.core.grantor import Returned
 from coordkit.core.holder import Holder, read

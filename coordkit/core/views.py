@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from coordkit._ports import GetData, GetStat, NoNode
+from coordkit._ports_zookeeper import GetData, GetStat, NoNode
 from coordkit.core import znodes
 from coordkit.core.session import GRACE, Session
 from coordkit.core.stream import Stream

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from coordkit._ports import Create, Delete, GetData, NodeExists, NoNode
+from coordkit._ports_zookeeper import Create, Delete, GetData, NodeExists, NoNode
 from coordkit.core.place import containers
 from coordkit.core.session import GRACE, Session, Wake
 from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from coordkit._ports import BadVersion, Create, Delete, GetData, Kind, Multi, NoNode, Request, SetData, Stat
+from coordkit._ports_zookeeper import BadVersion, Create, Delete, GetData, Kind, Multi, NoNode, Request, SetData, Stat
 from coordkit.core import znodes
 from coordkit.core.place import Place, containers
 from coordkit.core.session import GRACE, Session

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coordkit._ports import Check, Create, GetData, Kind, Multi, Request, SetData
+from coordkit._ports_zookeeper import Check, Create, GetData, Kind, Multi, Request, SetData
 from coordkit.core import znodes
 from coordkit.core.place import Entry
 from coordkit.core.token import Token

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coordkit._ports import Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat
+from coordkit._ports_zookeeper import Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat
 from coordkit.core import znodes
 from coordkit.core.place import Entry
 from coordkit.core.session import GRACE, Session, Stop

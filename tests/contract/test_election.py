@@ -19,7 +19,7 @@ from kazoo.exceptions import ConnectionLoss
 from kazoo.protocol.connection import _SESSION_EXPIRED
 
 import coordkit.aio
-from coordkit._ports import Create, Link, Multi
+from coordkit._ports_zookeeper import Create, Link, Multi
 from coordkit.core import znodes
 from coordkit.core.session import PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable

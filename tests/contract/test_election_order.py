@@ -10,7 +10,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import BadVersionError
 
 import coordkit
-from coordkit._ports import Delete, GetData, Multi, SetData
+from coordkit._ports_zookeeper import Delete, GetData, Multi, SetData
 from coordkit.core import znodes
 from coordkit.core.succession import succession
 from coordkit.errors import AcquireTimeout, LeadershipLost, NoNodes

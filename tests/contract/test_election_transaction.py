@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError, NotEmptyError
 
-from coordkit._ports import Multi
+from coordkit._ports_zookeeper import Multi
 from coordkit.core import znodes
 from coordkit.errors import CoordError, LeadershipLost, StoreRefused, StoreUnavailable, TransactionFailed
 from coordkit.testing.faults import kill_session

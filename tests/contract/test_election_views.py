@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import coordkit
-from coordkit._ports import GetData
+from coordkit._ports_zookeeper import GetData
 from coordkit.errors import StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble

@@ -17,7 +17,7 @@ from kazoo.security import make_acl
 
 import coordkit
 from coordkit import _kazoo_trees
-from coordkit._ports import GetData, Multi, SetData
+from coordkit._ports_zookeeper import GetData, Multi, SetData
 from coordkit.core import membership
 from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session

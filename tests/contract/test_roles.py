@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordkit._ports import Multi, SetData
+from coordkit._ports_zookeeper import Multi, SetData
 from coordkit.core import in_sync
 from coordkit.errors import CoordError, LeadershipLost
 from coordkit.testing.faults import kill_session

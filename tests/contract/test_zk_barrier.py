@@ -17,7 +17,7 @@ from zk_lines import in_order, meddle, names, watched
 
 import coordkit.aio.zk
 import coordkit.zk
-from coordkit._ports import Delete, Multi
+from coordkit._ports_zookeeper import Delete, Multi
 from coordkit.core.session import GRACE
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo, start_kazoo

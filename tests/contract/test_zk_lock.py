@@ -21,7 +21,7 @@ from zk_lines import in_order, meddle, raze, watched
 
 import coordkit.aio.zk
 import coordkit.zk
-from coordkit._ports import Create, GetChildren, Multi
+from coordkit._ports_zookeeper import Create, GetChildren, Multi
 from coordkit.core import znodes
 from coordkit.core.session import GRACE, PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeaseLost, NotAcquired, StoreRefused, StoreUnavailable

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from zk_lines import in_order, meddle, names, raze, watched
 
-from coordkit._ports import Multi
+from coordkit._ports_zookeeper import Multi
 from coordkit.errors import AcquireTimeout, LeaseLost, NotAcquired
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import Faults, kill_session

@@ -13,7 +13,7 @@ from zk_lines import in_order, meddle, names, raze, watched
 
 import coordkit.aio.zk
 import coordkit.zk
-from coordkit._ports import Create, Multi
+from coordkit._ports_zookeeper import Create, Multi
 from coordkit.errors import AcquireTimeout, LeaseLost, NotAcquired, StoreRefused
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import kill_session

@@ -21,7 +21,7 @@ from kazoo.handlers.threading import KazooTimeoutError as KazooTimeout
 from kazoo.protocol.states import KeeperState
 
 import coordkit.aio
-from coordkit._ports import Delete, Sync
+from coordkit._ports_zookeeper import Delete, Sync
 from coordkit.core.session import GRACE
 from coordkit.errors import AcquireTimeout, LeadershipLost, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo

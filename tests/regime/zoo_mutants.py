@@ -8,7 +8,7 @@ from typing import Any
 from kazoo.protocol.states import EventType
 
 from coordkit._kazoo_watches import Bell
-from coordkit._ports import Check, Create, Delete, GetData, Kind, Link, Multi, NoNode
+from coordkit._ports_zookeeper import Check, Create, Delete, GetData, Kind, Link, Multi, NoNode
 from coordkit.core import lease, znodes
 from coordkit.core.candidate import Candidate
 from coordkit.core.leadership import Leadership

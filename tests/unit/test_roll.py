@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import drive
 
-from coordkit._ports import GetChildren, GetData, Link, NoNode, Request, Stat, Watch, WatchTree
+from coordkit._ports_zookeeper import GetChildren, GetData, Link, NoNode, Request, Stat, Watch, WatchTree
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core import session
 from coordkit.core.roll import Roll
