@@ -152,6 +152,10 @@ def zookeeper(zk: object) -> None:
     assert_type(topology, coordkit.Topology)
     with store.rebalancer("me") as leadership:
         store.publish(topology.draining("a"), expected=topology, leadership=leadership)
+        with coordkit.Reshard(store, leadership, lambda _, address: redis.Redis.from_url(address)) as reshard:
+            assert_type(reshard.add("b", "redis://b:6379"), coordkit.Topology)
+            assert_type(reshard.run(), coordkit.Progress)
+            assert_type(reshard.progress.seconds_left(), float | None)
     with store.observe() as topologies:
         assert_type(topologies.next(timeout=1), coordkit.Topology | None)
     shards = coordkit.ShardedRedis.from_topology(store, lambda _, address: redis.Redis.from_url(address))
@@ -197,6 +201,12 @@ async def zookeeper_awaited(zk: object) -> None:
     topology = await store.create(coordkit.aio.Topology.first("users", {"a": "redis://a:6379"}))
     async with store.rebalancer("me") as leadership:
         await store.publish(topology.draining("a"), expected=topology, leadership=leadership)
+        connected = coordkit.aio.Reshard(
+            store, leadership, lambda _, address: redis.asyncio.Redis.from_url(address), batch=100
+        )
+        async with connected as reshard:
+            assert_type(await reshard.drain("a"), coordkit.Topology)
+            assert_type(await reshard.roll_back(), coordkit.Progress)
     async for each in store.observe():
         assert_type(each, coordkit.Topology)
     shards = await coordkit.aio.ShardedRedis.from_topology(
