@@ -67,10 +67,12 @@ class Proofs:
             for leadership, answer, own in zip(batch, answers[::2], answers[1::2], strict=True):
                 if isinstance(own, tuple):
                     leadership.told(own[0])
-                if isinstance(answer, list):
-                    leadership.renewed(asked, proven)
-                elif isinstance(answer, NoNode):
+                if isinstance(answer, NoNode) or isinstance(
+                    own, NoNode
+                ):  # perhaps deleted between the two, so unwatched
                     leadership.lose("its znode is gone: deleted by hand, or with the session")
+                elif isinstance(answer, list):
+                    leadership.renewed(asked, proven)
                 elif leadership.held:
                     _log.warning("%s: not proven, %.1f s left: %s", leadership.name, leadership.remaining(), answer)
                     self._again(leadership)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import CancelledError as KazooCancelled
 from kazoo.exceptions import ConnectionLoss
 from kazoo.protocol.connection import _SESSION_EXPIRED
+from zk_lines import meddle
 
 import coordkit.aio
-from coordkit._ports_zookeeper import Create, Link, Multi
+from coordkit._ports_zookeeper import Create, GetData, Link, Multi
 from coordkit.core import znodes
 from coordkit.core.session import PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
@@ -213,6 +215,24 @@ async def test_deleting_the_leaders_znode_ends_its_leadership(flavour: Any, zk_c
             leadership.ensure()
     assert lost.value.token == leadership.token
     assert "deleted" in str(lost.value)
+
+
+async def test_a_znode_that_goes_within_a_proof_is_not_proven(flavour: Any, zk_client: Any, path: str) -> None:
+    """Checked, deleted, and then not watched, for there was nothing to watch: seen once, in CI."""
+    zk, other = zk_client(timeout=60.0), zk_client()
+
+    def deleted_before(request: GetData, send: Any) -> Any:
+        time.sleep(0.2)  # the check, which was sent before, is answered meanwhile
+        other.delete(request.path)
+        return send()
+
+    with pytest.raises(LeadershipLost, match="deleted"):
+        async with flavour.within(flavour.Election(zk, path, identity="one")) as leadership:
+            meddle(zk, GetData, deleted_before)
+            with contextlib.suppress(LeadershipLost):
+                await flavour.maybe(leadership.verify())
+            assert await flavour.maybe(leadership.lost.wait(5))  # the next proof is due in 13 s
+            leadership.ensure()
 
 
 async def test_a_loss_is_told_at_the_end_of_the_block_at_the_latest(flavour: Any, zk_client: Any, path: str) -> None:
