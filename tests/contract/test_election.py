@@ -562,20 +562,6 @@ def test_use_after_a_fork_is_refused(zk_servers: ZooKeeperEnsemble, path: str) -
     assert said.returncode == 0, said.stderr
 
 
-def meddle(zk: Any, kind: type, instead: Callable[[Any, Callable[[], Any]], Any], times: int = 1) -> None:
-    """Have the next requests of this kind sent by ``instead(request, send)``."""
-    wire = zk._coordkit_wire
-    submit, left = wire.submit, [None] * times
-
-    def meddling(request: Any, deliver: Any) -> Any:
-        if isinstance(request, kind) and left:
-            left.pop()
-            return instead(request, lambda: submit(request, deliver))
-        return submit(request, deliver)
-
-    wire.submit = meddling
-
-
 async def test_taking_over_fails_if_our_znode_went_meanwhile(flavour: Any, zk_client: Any, path: str) -> None:
     """Between the look at the line and the transaction: nothing is announced, and no token is spent."""
     zk, direct = zk_client(), zk_client()
