@@ -28,7 +28,7 @@ from regime.shard_scene import FAULTS, Scene
 from coordkit.testing.processes import RedisProcess
 from coordkit.testing.servers import scaled
 
-CLIENTS = 6
+CLIENTS = 4
 GENTLE = ("kill_mover_at_once", "kill_mover", "kill_client")
 """What befalls the controls, and the sketches: whoever is stopped keeps the connection over which it will lose."""
 IN_MOTION = 100  # operations on counters that were moving

@@ -46,7 +46,7 @@ class Plan:
     place: dict[str, Any]
     stop: str = ""  # a file: when it is there, all finish
     batch: str = ""  # a file: the counters at which to stop when asked to
-    actors: int = 2
+    actors: int = 3
     flavour: str = "blocking"
     mutant: str = ""
     change: Any = None  # then it is a mover, and this is what it does

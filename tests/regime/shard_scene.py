@@ -35,7 +35,7 @@ FAULTS = (
     "restart_source",
     "restart_target",
 )
-MOVES = 0.8  # seconds that a change takes, about, if nothing happens
+MOVES = 1.5  # seconds that a change takes, about, if nothing happens
 LONG = 60.0  # seconds that it may take with all that happens to it
 STOPPED = 1.0  # seconds at most that a client is stopped while it brings a key
 
