@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from regime.history import now
 from regime.scripts import edit
 
-from coordkit import ShardDown
 from coordkit.core import lock
-from coordkit.routing import client_live, client_live_aio, fence, mover, moving
-from coordkit.routing.router import Router
+from coordkit.routing import fence, mover, moving
 
 
 def no_fence() -> None:
@@ -78,42 +75,8 @@ def _read_as(change: Callable[[Any], Any]) -> None:
     moving.Carrier._read = read  # type: ignore[method-assign]
 
 
-def rehashed_on_failure() -> None:
-    """twemproxy, go-redis: the keys of a shard that is down go to another one, by whoever finds it down."""
-    down: dict[str, float] = {}
-    route = Router.route
-
-    def elsewhere(self: Router, key: Any) -> str:
-        shard = route(self, key)
-        up = [name for name in self.placement.shards if down.get(name, 0) < now()]
-        return shard if shard in up or not up else up[0]
-
-    Router.route = elsewhere  # type: ignore[method-assign]
-    blocking, asynchronous = client_live.LiveShardedRedis, client_live_aio.LiveShardedRedis
-    ask, ask_aio = blocking.execute_command, asynchronous.execute_command
-
-    def execute(self: Any, *args: Any, **options: Any) -> Any:
-        try:
-            return ask(self, *args, **options)
-        except ShardDown as error:
-            down[error.shard] = now() + EJECTED
-            return ask(self, *args, **options)
-
-    async def execute_aio(self: Any, *args: Any, **options: Any) -> Any:
-        try:
-            return await ask_aio(self, *args, **options)
-        except ShardDown as error:
-            down[error.shard] = now() + EJECTED
-            return await ask_aio(self, *args, **options)
-
-    blocking.execute_command = execute  # type: ignore[method-assign]
-    asynchronous.execute_command = execute_aio  # type: ignore[method-assign]
-
-
-EJECTED = 2.0  # seconds that a shard is left out
-
 OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence)
-OF_LOCKS = (epoch_is_not_compared, rehashed_on_failure, counters_stay_behind, ends_early)
+OF_LOCKS = (epoch_is_not_compared, counters_stay_behind, ends_early)
 MUTANTS: dict[str, Callable[[], None]] = {mutant.__name__: mutant for mutant in (*OF_LOSS, *OF_LOCKS)}
 
 

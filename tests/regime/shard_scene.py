@@ -36,6 +36,7 @@ FAULTS = (
     "restart_target",
 )
 MOVES = 1.5  # seconds that a change takes, about, if nothing happens
+DOWN = (0.1, 0.5)  # seconds from a server's death to its next start
 LONG = 60.0  # seconds that it may take with all that happens to it
 STOPPED = 1.0  # seconds at most that a client is stopped while it brings a key
 
@@ -209,7 +210,7 @@ class Scene:
         else:
             server = self.servers[self._between[fault == "restart_target"]]
             server.kill()
-            self.rest(self._chance.uniform(0, 0.1))
+            self.rest(self._chance.uniform(*DOWN))
             server.start()
         self.fired[fault] += 1
 

@@ -10,6 +10,7 @@ import json
 import random
 import sys
 from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +24,17 @@ from regime.loss_worker import SelfStop
 from coordkit._run import run
 
 LONG = 0.15  # of all leases are held for long
+
+
+ACQUIRING = ContextVar("ACQUIRING", default=False)
+
+
+class _WhileAcquiring(SelfStop):
+    """Stops where it is decided where to acquire: a release or a renewal that comes late does nothing there."""
+
+    def decided(self, key: str) -> None:
+        if ACQUIRING.get():
+            super().decided(key)
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,18 @@ class ShardWorker(worker.Worker):
 
     async def _begin(self, stack: ExitStack) -> None:
         plan, kind = self.plan, KINDS[self.plan.kind]
-        loss_library.watch_gaps(SelfStop(self.recorder, plan))
+        loss_library.watch_gaps(_WhileAcquiring(self.recorder, plan))
         shard_mutants.put_in(plan.bug)
         self._shards = await loss_library.shards(stack, Place(**plan.place), plan.flavour)
         self.locks = {name: kind.make(self.flavour.api, [self._shards], name, ttl=self.ttl) for name in plan.names}
         self.recorder.note(self.name, "started")
+
+    async def acquire(self, *args: Any, **options: Any) -> Any:
+        before = ACQUIRING.set(True)
+        try:
+            return await super().acquire(*args, **options)
+        finally:
+            ACQUIRING.reset(before)
 
     async def run(self, number: int) -> None:
         """Hold one lock after the other: most for moments, some for longer than a change of owners takes."""
