@@ -85,14 +85,16 @@ class ShardedStore:
         return await self.at(call.keys[0]).run_confirmed(name, call, confirm)
 
     def _check(self, name: str, keys: Sequence[bytes]) -> None:
-        """Raise CrossShardError unless a script's keys are on one shard, which would not notice."""
-        where = {key: self._shards.shard_for(key) for key in keys}
-        if len(set(where.values())) > 1:
-            named = ", ".join(f"{key.decode(errors='backslashreplace')!r} on {shard}" for key, shard in where.items())
-            why = f"its keys are on {len(set(where.values()))} shards: {named}. Give them the {{tag}} of the name"
-            raise CrossShardError(
-                name, why, shards={key.decode(errors="backslashreplace"): s for key, s in where.items()}
-            )
+        check_one_shard(self._shards, name, keys)
+
+
+def check_one_shard(shards: Shards, name: str, keys: Sequence[bytes]) -> None:
+    """Raise CrossShardError unless a script's keys are on one shard, which would not notice."""
+    where = {key: shards.shard_for(key) for key in keys}
+    if len(set(where.values())) > 1:
+        named = ", ".join(f"{key.decode(errors='backslashreplace')!r} on {shard}" for key, shard in where.items())
+        why = f"its keys are on {len(set(where.values()))} shards: {named}. Give them the {{tag}} of the name"
+        raise CrossShardError(name, why, shards={key.decode(errors="backslashreplace"): s for key, s in where.items()})
 
 
 class ShardedInbox:

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from coordkit._ports import Call, Confirm, Form, Runtime, Store
-from coordkit.core.shards import ShardedStore, Shards
-from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
+from coordkit.core.shards import ShardedStore, Shards, check_one_shard
+from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.live import Live
 from coordkit.routing.shard_port import ScriptPort
@@ -53,9 +53,14 @@ class LiveStore(ShardedStore):
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:  # noqa: ARG002  the clients' own bounds count
         moment = self._live.now
         places: dict[str, list[int]] = {}
-        for i, (_, call) in enumerate(calls):
-            places.setdefault(moment.shard_for(call.keys[0]), []).append(i)
         replies: list[Any] = [None] * len(calls)
+        for i, (name, call) in enumerate(calls):
+            try:
+                check_one_shard(moment, name, call.keys)
+            except CrossShardError as error:
+                replies[i] = error
+            else:
+                places.setdefault(moment.shard_for(call.keys[0]), []).append(i)
         for shard, mine in places.items():
             some = [calls[i][1] for i in mine]
             try:
@@ -76,10 +81,10 @@ class LiveStore(ShardedStore):
             return error
 
     async def _at(self, name: str, call: Call, ask: Callable[[ScriptPort], Awaitable[T]]) -> T:
-        self._check(name, call.keys)
         moment = self._live.now
         try:
             while True:
+                check_one_shard(moment, name, call.keys)  # by this very moment: what was one shard may be two
                 try:
                     await moment._bring(call.keys)  # noqa: SLF001  one library
                     return await ask(moment._port(moment.shard_for(call.keys[0])))  # noqa: SLF001  one library

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
 import shard_ports
 from reshard_cluster import Cluster
 
-from coordkit.errors import LeaseLost
+from coordkit._ports import Call, Script
+from coordkit.errors import CrossShardError, LeaseLost
 from coordkit.routing import slot_of
 from coordkit.routing.fence import drop_connections, raise_epoch
 from coordkit.routing.moving import Carrier
@@ -44,10 +46,10 @@ class Moving:
     async def lock(self, **options: Any) -> Any:
         return self.flavour.Lock(await self.client(), self.name, **{"ttl": 30, **options})
 
-    async def announce(self, target: str) -> Any:
-        """Have the topology say that the slot moves, and fence both shards."""
+    async def announce(self, target: str, key: str = "") -> Any:
+        """Have the topology say that the slot of the lock, or of ``key``, moves, and fence both shards."""
         topology = self.cluster.ledger.now
-        slot = slot_of(f"{{{self.name}}}")
+        slot = slot_of(key or f"{{{self.name}}}")
         await self.cluster.ledger.write(topology.begin_move([slot], topology.owners.table[slot], target))
         [move] = self.cluster.ledger.now.moves
         ports = [
@@ -209,3 +211,28 @@ async def test_every_kind_moves(cluster: Cluster, flavour: Any, maybe: Any, kind
     await maybe(lease.release())
     again = await maybe(lock.acquire(timeout=5))
     await maybe(again.release())
+
+
+async def test_keys_that_the_move_puts_on_two_shards_are_refused(cluster: Cluster, flavour: Any, maybe: Any) -> None:
+    """They were on one when the call began: what was carried out there would be lost with the key that has moved."""
+    moving, source, target = await started(cluster)
+    shards = await moving.client()
+    fence, script = flavour.Fence(shards, moving.name), "return redis.call('INCR', KEYS[1])"
+    table = cluster.ledger.now.owners
+    key = next(key for i in range(999) if table.lookup((key := f"{moving.name}-{i}").encode()) == source)
+    assert await maybe(fence.run(script, keys=[key], token=7)) == 1
+    await moving.announce(target, key)
+
+    async def write() -> Any:
+        return await maybe(fence.run(script, keys=[key], token=7))
+
+    writing = flavour.spawn(write)
+    await flavour.until(lambda: shards._live._waiting)  # told by the old owner: nothing was sent yet
+    moving.tell()
+    with pytest.raises(CrossShardError, match="on 2 shards"):
+        await writing.result()
+    both = f"coordkit:1:{{{moving.name}}}:x".encode(), key.encode()
+    call = Call(Script("incr", script, hashlib.sha1(script.encode()).hexdigest()), both, ())  # noqa: S324  as Redis has it
+    [refused] = await fence._core._store.run_many([(moving.name, call)])
+    assert isinstance(refused, CrossShardError)
+    assert await maybe(shards.get(key)) == b"1"
