@@ -32,7 +32,7 @@ class ShardedStore:
     def __init__(self, runtime: Runtime, shards: Shards, store_of: Callable[[Any], Store]) -> None:
         self._shards = shards
         self._store_of = store_of
-        self.keeper = Keepers(runtime, self, shards.shard_for)
+        self.keeper = Keepers(runtime, self, self._kept_for)
         self._inbox = ShardedInbox(self)
 
     def __str__(self) -> str:
@@ -48,6 +48,10 @@ class ShardedStore:
 
     def inbox(self) -> ShardedInbox:
         return self._inbox
+
+    def _kept_for(self, key: Any) -> str:
+        """Return for what a lease with this key is kept: those of one such do not wait for those of another."""
+        return self._shards.shard_for(key)
 
     async def run(self, name: str, call: Call) -> Any:
         self._check(name, call.keys)

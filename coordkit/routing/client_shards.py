@@ -26,6 +26,7 @@ from coordkit.routing.replication import Terms, lag_allowed
 from coordkit.routing.replies import is_kept
 from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
+from coordkit.routing.topology_parts import Move
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -245,6 +246,12 @@ class Directory(Generic[C]):
         """Bring those of ``keys`` that are of slots that move; awaits ports only."""
         if self._touch is not None and self._topology is not None:
             await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
+
+    def _move_of(self, key: Any) -> Move | None:
+        """Return the move that ``key`` is brought by, None if it stays where it is."""
+        if self._touch is None or self._topology is None:
+            return None
+        return self._topology.moving.get(self.slot(key))
 
     def _take_ways(self, before: Directory[C]) -> None:
         mine, theirs = self._terms(), before._terms()

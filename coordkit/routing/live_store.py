@@ -11,6 +11,7 @@ as after any broken one, and listens at the new owner.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +37,13 @@ class LiveStore(ShardedStore):
     def __init__(self, runtime: Runtime, shards: LiveShards, store_of: Callable[[Any], Store]) -> None:
         super().__init__(runtime, shards, store_of)
         self._live = shards._live  # noqa: SLF001  its own client's
+        self._runtime = runtime
+
+    def _kept_for(self, key: Any) -> str:
+        """Return the shard, or for what moves the way that it goes: its mover may be dead, or its source down."""
+        moment = self._live.now
+        move = moment._move_of(key)  # noqa: SLF001  one library
+        return f"{move.source} > {move.target}" if move else str(moment.shard_for(key))
 
     def at(self, key: Any) -> Store:
         """Return the store of the plain client that has ``key`` now: for inboxes, which only listen."""
@@ -50,29 +58,61 @@ class LiveStore(ShardedStore):
     async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
         return await self._at(name, call, lambda port: port.run_confirmed(name, call, confirm))
 
-    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:  # noqa: ARG002  the clients' own bounds count
+    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
+        until = math.inf if within is None else self._runtime.now() + within
         moment = self._live.now
-        places: dict[str, list[int]] = {}
+        places: dict[tuple[bool, str], list[int]] = {}
         replies: list[Any] = [None] * len(calls)
         for i, (name, call) in enumerate(calls):
             try:
                 check_one_shard(moment, name, call.keys)
             except CrossShardError as error:
                 replies[i] = error
-            else:
-                places.setdefault(moment.shard_for(call.keys[0]), []).append(i)
-        for shard, mine in places.items():
-            some = [calls[i][1] for i in mine]
+                continue
+            moves = any(moment._move_of(key) for key in call.keys)  # noqa: SLF001  one library
+            places.setdefault((moves, moment.shard_for(call.keys[0])), []).append(i)
+        for (moves, shard), mine in sorted(places.items()):  # what stays waits for nothing that moves
             try:
-                await moment._bring([key for call in some for key in call.keys])  # noqa: SLF001  one library
-                answered = await moment._port(shard).run_many(some)  # noqa: SLF001  one library
+                if moves:
+                    mine = await self._brought(moment, calls, mine, until, replies)  # noqa: PLW2901  the others have failed
+                    if not mine:
+                        continue
+                answered = await moment._port(shard).run_many([calls[i][1] for i in mine])  # noqa: SLF001  one library
             except Outdated:  # and by the newer topology they may be on several shards
                 answered = [await self._settled(*calls[i]) for i in mine]
             except CoordError as error:  # this shard's affair
                 answered = [error] * len(mine)
             for i, reply in zip(mine, answered, strict=True):
-                replies[i] = _meant(calls[i][0], reply) if isinstance(reply, CoordError) else reply
-        return replies
+                replies[i] = reply
+        return [
+            _meant(calls[i][0], reply) if isinstance(reply, CoordError) else reply for i, reply in enumerate(replies)
+        ]
+
+    async def _brought(
+        self, moment: Any, calls: Sequence[tuple[str, Call]], mine: Sequence[int], until: float, replies: list[Any]
+    ) -> list[int]:
+        """Bring the keys of some calls: all at once, or where that fails each on its own, as long as there is time.
+
+        Return those whose keys were brought; what became of the others stands in their replies.
+        """
+        try:
+            await moment._bring([key for i in mine for key in calls[i][1].keys])  # noqa: SLF001  one library
+        except CoordError as error:
+            failed: CoordError = error
+        else:
+            return list(mine)
+        brought: list[int] = []
+        for i in mine:
+            replies[i] = failed
+            if len(mine) == 1 or self._runtime.now() >= until:
+                continue
+            try:
+                await moment._bring(calls[i][1].keys)  # noqa: SLF001  one library
+            except CoordError as error:
+                replies[i] = error
+            else:
+                brought.append(i)
+        return brought
 
     async def _settled(self, name: str, call: Call) -> Any:
         try:

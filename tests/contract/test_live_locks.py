@@ -10,10 +10,13 @@ import shard_ports
 from reshard_cluster import Cluster
 
 from coordkit._ports import Call, Script
-from coordkit.errors import CrossShardError, LeaseLost
+from coordkit.errors import CrossShardError, LeaseLost, StoreUnavailable
 from coordkit.routing import slot_of
 from coordkit.routing.fence import drop_connections, raise_epoch
 from coordkit.routing.moving import Carrier
+
+_SOURCE = "return redis.call('INCR', KEYS[1])"
+INCR = Script("incr", _SOURCE, hashlib.sha1(_SOURCE.encode()).hexdigest())  # noqa: S324  as Redis has it
 
 
 @pytest.fixture
@@ -217,7 +220,7 @@ async def test_keys_that_the_move_puts_on_two_shards_are_refused(cluster: Cluste
     """They were on one when the call began: what was carried out there would be lost with the key that has moved."""
     moving, source, target = await started(cluster)
     shards = await moving.client()
-    fence, script = flavour.Fence(shards, moving.name), "return redis.call('INCR', KEYS[1])"
+    fence, script = flavour.Fence(shards, moving.name), INCR.source
     table = cluster.ledger.now.owners
     key = next(key for i in range(999) if table.lookup((key := f"{moving.name}-{i}").encode()) == source)
     assert await maybe(fence.run(script, keys=[key], token=7)) == 1
@@ -232,7 +235,48 @@ async def test_keys_that_the_move_puts_on_two_shards_are_refused(cluster: Cluste
     with pytest.raises(CrossShardError, match="on 2 shards"):
         await writing.result()
     both = f"coordkit:1:{{{moving.name}}}:x".encode(), key.encode()
-    call = Call(Script("incr", script, hashlib.sha1(script.encode()).hexdigest()), both, ())  # noqa: S324  as Redis has it
-    [refused] = await fence._core._store.run_many([(moving.name, call)])
+    [refused] = await fence._core._store.run_many([(moving.name, Call(INCR, both, ()))])
     assert isinstance(refused, CrossShardError)
     assert await maybe(shards.get(key)) == b"1"
+
+
+async def test_locks_that_stay_are_renewed_while_a_move_is_stuck(cluster: Cluster, flavour: Any, maybe: Any) -> None:
+    """The mover died after it had announced: what moves to the shard is lost in the end, what is there is not."""
+    moving, _, target = await started(cluster)
+    shards = await moving.client()
+    table = cluster.ledger.now.owners
+    name = next(name for i in range(999) if table.lookup(f"{{{(name := f'{moving.name}-{i}')}}}".encode()) == target)
+    going = await maybe(flavour.Lock(shards, moving.name, ttl=2.0).acquire())
+    staying = await maybe(flavour.Lock(shards, name, ttl=2.0).acquire())
+    slot = slot_of(f"{{{moving.name}}}")
+    await cluster.ledger.write(cluster.ledger.now.begin_move([slot], table.table[slot], target))
+    moving.tell()
+    with pytest.raises(LeaseLost):
+        await flavour.until(lambda: not going.ensure(), timeout=20)
+    await flavour.sleep(3.0)
+    await maybe(staying.ensure())
+    await maybe(staying.release())
+
+
+async def test_a_lock_that_cannot_be_brought_fails_alone(cluster: Cluster, flavour: Any, maybe: Any) -> None:
+    """Its source is down, as far as it is concerned; another's keys, of the same move, had been brought before."""
+    moving, _, target = await started(cluster)
+    shards = await moving.client()
+    await moving.announce(target)
+    moving.tell()
+    stuck, brought = (f"{{{moving.name}}}:{part}".encode() for part in ("stuck", "brought"))
+    moment, store = shards._live.now, flavour.Fence(shards, moving.name)._core._store
+    bring = moment._bring
+
+    async def partly(keys: Any) -> None:
+        if stuck in keys:
+            raise StoreUnavailable(moving.name, "its source is down")
+        await bring(keys)
+
+    moment._bring = partly
+    calls = [(moving.name, Call(INCR, (key,), ())) for key in (stuck, brought)]
+    failed, counted = await store.run_many(calls, within=10.0)
+    assert isinstance(failed, StoreUnavailable)
+    assert counted == 1
+    assert all(isinstance(reply, StoreUnavailable) for reply in await store.run_many(calls, within=0.0))
+    assert all(isinstance(reply, StoreUnavailable) for reply in await store.run_many(calls[:1]))
