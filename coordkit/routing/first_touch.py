@@ -6,7 +6,7 @@ it. Replicas are not read for such slots: the source's have what is gone, the ta
 
 A command that reads or writes keys that it does not name (SORT BY, a script with names of its own making) finds them
 only if somebody has brought them. SCAN, KEYS, DBSIZE and the like see a key at the source or at the target, and while
-it is being brought at neither or both.
+it is being brought at neither or both. The keys in which each shard keeps its epoch and its moves are never brought.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from coordkit._ports import Runtime
+from coordkit.routing.fence import is_local
 from coordkit.routing.moving import Carrier
 from coordkit.routing.router import Router
 from coordkit.routing.shard_port import ShardPort
@@ -63,7 +64,7 @@ class FirstTouch:
         by_move: dict[int, list[bytes]] = {}
         for key in keys:
             move = moving.get(slot_of(key))
-            if move is not None:
+            if move is not None and not is_local(topology.name, key):  # of those, each shard has its own
                 by_move.setdefault(move.number, []).append(key)
         for number, some in by_move.items():
             await self._carrier(topology, number).ensure(some)

@@ -166,12 +166,15 @@ async def test_a_client_that_has_heard_nothing_adopts_before_it_writes(
     assert service.plain["a"].exists(*keys) == service.plain["b"].exists(*keys) == 0
 
 
-async def announced(service: Service) -> tuple[Any, list[str]]:
-    """Have a batch announced and begun, by a mover that ends then; return the move and keys of it that have one tag."""
+async def announced(service: Service, key: str = "") -> tuple[Any, list[str]]:
+    """Have a batch announced and begun, by a mover that ends then; return the move and keys of it that have one tag.
+
+    With ``key`` the batch is that key's slot alone.
+    """
     await service.resharding(("add", "c", service.urls["c"]))
     async with service.flavour.within(service.store.rebalancer("test")) as leadership:
         now = await service.topology()
-        step = now.plan(16384)[0]
+        step = ([slot_of(key)], now.owners.lookup(key.encode()), "c") if key else now.plan(16384)[0]
         moving = now.begin_move(*step)
         await service.flavour.maybe(service.store.publish(moving, expected=now, leadership=leadership))
     [move] = moving.moves
@@ -183,7 +186,7 @@ async def announced(service: Service) -> tuple[Any, list[str]]:
         await raise_epoch(port, service.name, move.number)
         await drop_connections(port, subscribers=True)
     await Carrier(shard_ports.runtime(service.flavour), service.name, move, *ports).begin()
-    tag = next(tag for i in itertools.count() if slot_of(tag := f"{{ключ{i}}}") in set(move.slots))
+    tag = key or next(tag for i in itertools.count() if slot_of(tag := f"{{ключ{i}}}") in set(move.slots))
     return move, [f"{tag}{i}" for i in range(6)]
 
 
@@ -245,6 +248,27 @@ async def test_every_kind_of_operation_brings_its_keys(service: Service, flavour
         assert target.exists(*keys) > 0 or kind in {"blocking", "missing", "delete"}, kind
     assert (await service.resharding("run")).phase == "done"
     assert not source.exists(*keys)
+
+
+async def test_what_a_shard_keeps_for_itself_is_not_brought(service: Service, flavour: Any, maybe: Any) -> None:
+    """A client that only looks at all keys took the target's moves for those of the source, which has none."""
+    await service.start()
+    shards = await service.client()
+    move, [key, *_] = await announced(service, f"{{{service.name}}}")
+    target, moves, epoch = service.plain["c"], local_key(service.name, "moves"), local_key(service.name, "epoch")
+    service.plain[move.source].set(key, 1)
+    await flavour.until(lambda: shards.epoch == move.number)
+    before = target.hgetall(moves)
+    assert before
+    seen = [each async for each in flavour.each(shards.scan_iter())]
+    assert {moves, epoch, key.encode()} <= set(seen)
+    for each in seen:
+        await maybe(shards.type(each))
+    await maybe(shards.mget([moves.decode() + "x", epoch, key]))
+    assert target.hgetall(moves) == before
+    assert int(service.plain[move.source].get(epoch)) == int(target.get(epoch)) == move.number
+    assert target.get(key) == b"1"
+    assert (await service.resharding("run")).phase == "done"
 
 
 async def test_one_rebalancer_at_a_time(service: Service, flavour: Any, maybe: Any) -> None:
