@@ -39,7 +39,7 @@ from coordkit._threads.runtime import RUNTIME, now
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import without_errors
-from coordkit.routing.client_held import WatchingQueue
+from coordkit.routing.client_held import WatchingQueue, outdated_is_lost
 from coordkit.routing.client_pipeline import Script
 from coordkit.routing.client_pubsub import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
@@ -273,7 +273,8 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
         if not commands and self._held is None:
             return []
         try:
-            gathering = self._gather(commands)
+            with outdated_is_lost(self._held):
+                gathering = self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
             self._bring(gathering.keys())

@@ -23,6 +23,7 @@ from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import without_errors
+from coordkit.routing.client_held import outdated_is_lost
 from coordkit.routing.client_held_aio import WatchingQueue
 from coordkit.routing.client_pipeline import Script
 from coordkit.routing.client_pubsub_aio import ShardedPubSub
@@ -260,7 +261,8 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
         if not commands and self._held is None:
             return []
         try:
-            gathering = await self._gather(commands)
+            with outdated_is_lost(self._held):
+                gathering = await self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
             await self._bring(gathering.keys())

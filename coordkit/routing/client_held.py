@@ -6,7 +6,8 @@ WATCH, and nothing more is sent over another in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from redis.exceptions import WatchError
@@ -59,19 +60,16 @@ class WatchingQueue(Queue[Plan]):
         self._let_go()
 
     def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
-        plan = self._plan(args, options)
+        with outdated_is_lost(held):
+            plan = self._plan(args, options)
         self._check_watched(plan)
         self._bring(plan.keys())
         return plan.settle([_only(held, part.args, part.options) for part in plan.parts])
 
     def _bring(self, keys: Sequence[Any]) -> None:
         """Bring those of ``keys`` that are of slots that move, before anything is sent about them."""
-        try:
+        with outdated_is_lost(self._held):
             run(self._shards._bring(keys))  # noqa: SLF001  its own client's
-        except Outdated as outdated:
-            if self._held is None:
-                raise
-            raise lost(self._held.shard) from outdated
 
     def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
         delivery = held.run(gathering.batches.get(held.shard, []), transaction=True)
@@ -132,6 +130,17 @@ class Held:
         """Give it back; close it if the server still watches keys for it, which the next user would pay for."""
         watching, self.watching = self.watching, False
         self._kept.let_go(keep=not watching)
+
+
+@contextmanager
+def outdated_is_lost(held: Any) -> Iterator[None]:
+    """Have an Outdated end the WATCH of what is held, for the command belongs to its epoch; hand it on if none is."""
+    try:
+        yield
+    except Outdated as outdated:
+        if held is None:
+            raise
+        raise lost(held.shard) from outdated
 
 
 def lost(shard: str) -> StoreUnavailable:

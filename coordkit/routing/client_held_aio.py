@@ -8,8 +8,7 @@ from typing import Any
 from redis.exceptions import WatchError
 
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
-from coordkit.routing.client_errors import Outdated
-from coordkit.routing.client_held import lost
+from coordkit.routing.client_held import lost, outdated_is_lost
 from coordkit.routing.client_pipeline import Queue
 from coordkit.routing.plan import Plan
 from coordkit.routing.replicated_aio import ReplicatedWay
@@ -54,19 +53,16 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
         await self._let_go()
 
     async def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
-        plan = await self._plan(args, options)
+        with outdated_is_lost(held):
+            plan = await self._plan(args, options)
         self._check_watched(plan)
         await self._bring(plan.keys())
         return plan.settle([await _only(held, part.args, part.options) for part in plan.parts])
 
     async def _bring(self, keys: Sequence[Any]) -> None:
         """Bring those of ``keys`` that are of slots that move, before anything is sent about them."""
-        try:
+        with outdated_is_lost(self._held):
             await self._shards._bring(keys)  # noqa: SLF001  its own client's
-        except Outdated as outdated:
-            if self._held is None:
-                raise
-            raise lost(self._held.shard) from outdated
 
     async def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
         delivery, replies = await held.run(gathering.batches.get(held.shard, []), transaction=True)

@@ -271,6 +271,29 @@ async def test_what_a_shard_keeps_for_itself_is_not_brought(service: Service, fl
     assert (await service.resharding("run")).phase == "done"
 
 
+@pytest.mark.parametrize("queued", [False, True])
+async def test_a_watch_ends_if_the_shard_that_is_asked_about_a_command_knows_more(
+    service: Service, flavour: Any, maybe: Any, queued: bool
+) -> None:
+    """It is another shard than that of the watch, whose connection is whole: no internal error tells of that."""
+    await service.start()
+    shards = await service.client(patience=0.5)
+    key = next(key for i in itertools.count() if shards.shard_for(key := f"k{i}") == "b")
+    pipeline = shards.pipeline()
+    await maybe(pipeline.watch(key))
+    service.plain["a"].incrby(local_key(service.name, "epoch"), 10)
+    service.plain["a"].execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    if queued:
+        pipeline.multi()
+        pipeline.execute_command("OF.A.MODULE", key)
+    with pytest.raises(StoreUnavailable, match="its WATCH with it: reset"):
+        await maybe(pipeline.execute() if queued else pipeline.execute_command("OF.A.MODULE", key))
+    await maybe(pipeline.reset())
+    await maybe(pipeline.watch(key))
+    assert await maybe(pipeline.get(key)) is None
+    await maybe(pipeline.reset())
+
+
 async def test_one_rebalancer_at_a_time(service: Service, flavour: Any, maybe: Any) -> None:
     await service.start()
     other = flavour.TopologyStore(service.zk_client(), service.path)
