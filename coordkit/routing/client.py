@@ -136,13 +136,15 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         if shard is not None:
             return self._ways[shard].execute(args, options, self._epoch)
         plan = self._plan(args, options)
-        if self._touch is not None:
-            run(self._bring(plan.keys()))
         if len(plan.parts) == 1:
+            if self._touch is not None:
+                run(self._bring(plan.keys()))
             part = plan.parts[0]
             return plan.join([self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
+        if self._touch is not None:
+            run(self._bring_for(gathering))
         return only(gathering.settle(exchange(self._ways, gathering, decided=self._epoch)))
 
     def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
@@ -277,7 +279,9 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
                 gathering = self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
-            self._bring(gathering.keys())
+                self._bring(gathering.keys())
+            else:
+                run(self._shards._bring_for(gathering))  # noqa: SLF001  its own client's
             if self._held is not None:
                 replies = self._execute_watched(self._held, gathering)
             else:

@@ -121,13 +121,15 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         if shard is not None:
             return await self._ways[shard].execute(args, options, self._epoch)
         plan = await self._plan(args, options)
-        if self._touch is not None:
-            await self._bring(plan.keys())
         if len(plan.parts) == 1:
+            if self._touch is not None:
+                await self._bring(plan.keys())
             part = plan.parts[0]
             return plan.join([await self._send(part.shard, part.args, part.options)])
         gathering = Gathering()
         gathering.add(plan)
+        if self._touch is not None:
+            await self._bring_for(gathering)
         return only(gathering.settle(await exchange(self._ways, gathering, decided=self._epoch)))
 
     async def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
@@ -265,7 +267,9 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
                 gathering = await self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
-            await self._bring(gathering.keys())
+                await self._bring(gathering.keys())
+            else:
+                await self._shards._bring_for(gathering)  # noqa: SLF001  its own client's
             if self._held is not None:
                 replies = await self._execute_watched(self._held, gathering)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from redis.connection import ConnectionPool
@@ -36,6 +36,7 @@ class Gathering:
     def __init__(self) -> None:
         self.batches: dict[str, list[Command]] = {}
         self._asked: list[Plan | str] = []  # a command that goes to one shard as it is stands as that shard's name
+        self._left_out: dict[tuple[int, int], Exception] = {}  # by which command and which part of it
 
     def add_simple(self, shard: str, command: Command) -> None:
         """Add a command that goes to one shard as it is."""
@@ -64,6 +65,24 @@ class Gathering:
     def keys(self) -> list[Any]:
         """Return the keys of the commands that were planned; of one that goes to one shard as it is, none."""
         return [key for asked in self._asked if not isinstance(asked, str) for key in asked.keys()]  # noqa: SIM118  a Plan's own
+
+    def leave_out(self, problem: Callable[[Any], Exception | None]) -> None:
+        """Send no part of which a key has a ``problem``, which stands in the place of its reply."""
+        batches: dict[str, list[Command]] = {}
+        sent = {shard: iter(batch) for shard, batch in self.batches.items()}
+        for i, asked in enumerate(self._asked):
+            if isinstance(asked, str):
+                batches.setdefault(asked, []).append(next(sent[asked]))
+                continue
+            keyed = bool(asked.keys())
+            for j, part in enumerate(asked.parts):
+                command = next(sent[part.shard])
+                error = next(filter(None, map(problem, part.names)), None) if keyed else None
+                if error is None:
+                    batches.setdefault(part.shard, []).append(command)
+                else:
+                    self._left_out[i, j] = error
+        self.batches = batches
 
     def check_one_shard(self, watched: Mapping[Any, str] | None = None) -> None:
         """Raise CrossShardError, naming each key, if the commands go to more shards than one.
@@ -94,12 +113,14 @@ class Gathering:
         ``replies`` are those to ``batches``, in the same order.
         """
         coming = {shard: iter(batch) for shard, batch in replies.items()}
-        for asked in self._asked:
+        for i, asked in enumerate(self._asked):
             if isinstance(asked, str):
                 yield next(coming[asked])
                 continue
             try:
-                yield asked.settle([next(coming[part.shard]) for part in asked.parts])
+                yield asked.settle(
+                    [self._left_out.get((i, j)) or next(coming[part.shard]) for j, part in enumerate(asked.parts)]
+                )
             except Exception as error:  # noqa: BLE001 - handed over in its place, whatever it is
                 yield error
 

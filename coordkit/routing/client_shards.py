@@ -13,6 +13,7 @@ from coordkit import _redis
 from coordkit._ports import Runtime
 from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
+from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_replicas import Servers, primary_of, servers_of
 from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.health import Picker
@@ -246,6 +247,15 @@ class Directory(Generic[C]):
         """Bring those of ``keys`` that are of slots that move; awaits ports only."""
         if self._touch is not None and self._topology is not None:
             await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
+
+    async def _bring_for(self, gathering: Gathering) -> None:
+        """Bring the keys of what is gathered; what needs keys that cannot be brought is not sent, and has the error."""
+        if self._touch is None or self._topology is None:
+            return
+        bytes_of = self._router.bytes_of
+        failed = await self._touch.failing(self._topology, map(bytes_of, gathering.keys()))
+        if failed:
+            gathering.leave_out(lambda name: failed.get(bytes_of(name)))
 
     def _move_of(self, key: Any) -> Move | None:
         """Return the move that ``key`` is brought by, None if it stays where it is."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from coordkit._ports import Runtime
+from coordkit.errors import CoordError
 from coordkit.routing.fence import is_local
 from coordkit.routing.moving import Carrier
 from coordkit.routing.router import Router
@@ -58,16 +59,18 @@ class FirstTouch:
 
         Raises Outdated, upon which the command is planned anew by a newer topology, and what `Carrier.ensure` raises.
         """
-        moving = topology.moving
-        if not moving:
-            return
-        by_move: dict[int, list[bytes]] = {}
-        for key in keys:
-            move = moving.get(slot_of(key))
-            if move is not None and not is_local(topology.name, key):  # of those, each shard has its own
-                by_move.setdefault(move.number, []).append(key)
-        for number, some in by_move.items():
+        for number, some in _by_move(topology, keys).items():
             await self._carrier(topology, number).ensure(some)
+
+    async def failing(self, topology: Topology, keys: Iterable[bytes]) -> dict[bytes, CoordError]:
+        """Bring keys as `ensure` does; return the error for each key of a move whose keys could not be brought."""
+        failed: dict[bytes, CoordError] = {}
+        for number, some in _by_move(topology, keys).items():
+            try:
+                await self._carrier(topology, number).ensure(some)
+            except CoordError as error:
+                failed.update(dict.fromkeys(some, error))
+        return failed
 
     def _carrier(self, topology: Topology, number: int) -> Carrier:
         # A carrier decides by one topology, as the command does: by a later one its connections would let it act on a
@@ -82,3 +85,16 @@ class FirstTouch:
             ways = self._port(move.source, topology), self._port(move.target, topology)
             carrier = carriers[number] = Carrier(self._runtime, topology.name, move, *ways)
         return carrier
+
+
+def _by_move(topology: Topology, keys: Iterable[bytes]) -> dict[int, list[bytes]]:
+    """Return those of ``keys`` that are moving by the number of their move; nothing of what a shard has for itself."""
+    moving = topology.moving
+    by_move: dict[int, list[bytes]] = {}
+    if not moving:
+        return by_move
+    for key in keys:
+        move = moving.get(slot_of(key))
+        if move is not None and not is_local(topology.name, key):
+            by_move.setdefault(move.number, []).append(key)
+    return by_move

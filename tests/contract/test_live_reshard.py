@@ -271,6 +271,40 @@ async def test_what_a_shard_keeps_for_itself_is_not_brought(service: Service, fl
     assert (await service.resharding("run")).phase == "done"
 
 
+async def test_keys_that_cannot_be_brought_fail_alone(service: Service, flavour: Any, maybe: Any) -> None:
+    """A pipeline, and a split, of which one key's move has a source that is down: all else is carried out."""
+    await service.start()
+    shards = await service.client()
+    move, [stuck, *_] = await announced(service)
+    await flavour.until(lambda: shards.epoch == move.number)
+    slots = set(move.slots)
+    here, there = (
+        next(key for i in itertools.count() if slot_of(key := f"k{i}") not in slots and shards.shard_for(key) == shard)
+        for shard in "ab"
+    )
+    number, moment = move.number, shards._live.now
+    await maybe(shards.get(stuck + "-other"))  # makes the carrier
+
+    async def ensure(_keys: Any) -> None:
+        raise StoreUnavailable(move.source, "it is down")
+
+    carrier = moment._touch._carriers[1][number]
+    carrier.ensure = ensure
+    pipeline = shards.pipeline().set(here, 1).incr(stuck).mset({there: 2, here: 3}).dbsize().incr(there)
+    done, failed, split, size, last = await maybe(pipeline.execute(raise_on_error=False))
+    assert (done, split, last) == (True, True, 3)
+    assert isinstance(failed, StoreUnavailable)
+    assert size > 0
+    with pytest.raises(PartialFailure) as partial:
+        await maybe(shards.mget([here, stuck, there]))
+    assert partial.value.ok == {here: b"3", there: b"3"}
+    assert list(partial.value.failed) == [stuck]
+    with pytest.raises(StoreUnavailable, match="it is down"):
+        await maybe(shards.pipeline(transaction=True).incr(stuck).execute())
+    del carrier.ensure
+    assert await maybe(shards.incr(stuck)) == 1, "nothing of it was sent"
+
+
 @pytest.mark.parametrize("queued", [False, True])
 async def test_a_watch_ends_if_the_shard_that_is_asked_about_a_command_knows_more(
     service: Service, flavour: Any, maybe: Any, queued: bool
