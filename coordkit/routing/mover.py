@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
@@ -18,10 +19,10 @@ from coordkit.routing.progress import Progress
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import slot_of
 from coordkit.routing.topology_parts import Move
+from coordkit.routing.walk import Walk
 
 _log = logging.getLogger("coordkit")
 
-_PAGE = 500  # keys that SCAN looks at for one reply
 _PASSES = 2  # at least: the last finds nothing
 
 Barrier = Callable[[int], Awaitable[None]]
@@ -130,14 +131,13 @@ class Mover:
                 )
 
     async def _pass(self) -> int:
-        found, cursor = 0, b"0"
-        while True:
-            cursor, listed = await self._scanned(cursor)
+        found, walk = 0, Walk(partial(self.carrier.replies, self._source), b"SCAN")
+        while not walk.over:
+            listed = await walk.page()
             mine = [key for key in listed if slot_of(key) in self._slots and not is_local(self._topology, key)]
             found += len(mine)
             await self._bring(mine)
-            if cursor == b"0":
-                return found
+        return found
 
     async def _replicate(self) -> None:
         """Wait until all replicas of the target have what it has, as far as it had any."""
@@ -147,19 +147,12 @@ class Mover:
 
     async def _fetch_former(self) -> None:
         """Of a move that is rolled back: what it had brought may be gone here, and still lie about at the target."""
-        if not self._move.undoes:
+        walk = self.carrier.former()
+        if walk is None:
             return
         self._step("former")
-        cursor = b"0"
-        while True:
-            cursor, keys = await self.carrier.former(cursor)
-            await self._bring(keys)
-            if cursor == b"0":
-                return
-
-    async def _scanned(self, cursor: bytes) -> tuple[bytes, list[bytes]]:
-        [reply] = await self.carrier.replies(self._source, [(b"SCAN", cursor, b"COUNT", _PAGE)])
-        return reply[0], list(reply[1])
+        while not walk.over:
+            await self._bring([key for key in await walk.page() if not is_local(self._topology, key)])
 
     async def _bring(self, keys: Sequence[bytes]) -> None:
         await self._tell_big(keys)

@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime
@@ -49,6 +50,7 @@ from coordkit.core.answer import answered
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.fence import local_key
 from coordkit.routing.shard_port import Command, ShardPort
+from coordkit.routing.walk import Walk
 from coordkit.scripts import load
 
 _BEGIN = load("move_begin")
@@ -273,12 +275,11 @@ class Carrier:
             await self._asked(self._source, call)
         return int(touched)
 
-    async def former(self, cursor: bytes) -> tuple[bytes, list[bytes]]:
-        """Return the next of the keys that the move which is rolled back had brought, as SSCAN does."""
+    def former(self) -> Walk | None:
+        """Return the way through the keys that the move which is rolled back had brought; None if this one is none."""
         if self._former is None:
-            return b"0", []
-        [[cursor, keys]] = await self.replies(self._source, [(b"SSCAN", self._former, cursor, b"COUNT", 500)])
-        return cursor, [key for key in keys if key != self._former]
+            return None
+        return Walk(partial(self.replies, self._source), b"SSCAN", self._former)
 
     # -- asking: all of it stands being asked twice, and the fence may just have dropped our connection
 

@@ -16,7 +16,7 @@ import redis
 from reshard_cluster import Client, Cluster
 
 from coordkit.errors import StoreRefused
-from coordkit.routing import Topology
+from coordkit.routing import Topology, slot_of
 from coordkit.testing.processes import start_redis
 
 # Counts on its own counters until told to stop; each line that it hears is answered by what it has counted so far.
@@ -138,6 +138,40 @@ async def test_a_shard_is_killed_and_comes_back_with_its_file(durable: Any, step
     assert restarted
     for key in keys:
         await client.incr(key)
+    cluster.check()
+
+
+async def test_a_rollback_passes_over_no_key_when_its_source_restarts(durable: Any) -> None:
+    """It goes through what was brought, by a cursor that means nothing to the next process; all of it was deleted."""
+    cluster, servers = durable
+    first = cluster.reshard(on_step=lambda step: step == "pass 1" and first.stop(), batch=16384)
+    await first.initialise()
+    await first.add("c", cluster.urls["c"])
+    keys = cluster.keys(9000)
+    for key in keys:
+        cluster.expected[key] = 1
+    for shard in "ab":
+        mine = [key for key in keys if cluster.ledger.now.owners.lookup(key) == shard]
+        cluster.plain[shard].mset(dict.fromkeys(mine, 1))
+    await first.run()
+
+    [move] = cluster.ledger.now.moves
+    client = Client(cluster)
+    gone = [key for key in keys if slot_of(key) in set(move.slots)]
+    await client.touch.ensure(client.adopted, gone)
+    assert cluster.plain["c"].delete(*gone) == len(gone) > 1000
+    for key in gone:
+        del cluster.expected[key]
+    brought: list[str] = []
+
+    def at_step(step: str) -> None:
+        brought.extend([step] * (step == "bring"))
+        if step == "bring" and len(brought) == 9:  # the second page
+            servers["c"].restart()
+
+    back = cluster.reshard(on_step=at_step)
+    await back.roll_back()
+    assert len(brought) > 9
     cluster.check()
 
 
