@@ -23,6 +23,8 @@ from coordkit.routing.walk import Walk
 
 _log = logging.getLogger("coordkit")
 
+_TAKEN_AT_ONCE, _BYTES_AT_ONCE = 5_000, 64 << 20  # keys and bytes that may be at both shards before they are removed
+_REMOVED_AT_ONCE = 500  # keys of one UNLINK
 _PASSES = 2  # at least: the last finds nothing
 
 Barrier = Callable[[int], Awaitable[None]]
@@ -34,7 +36,11 @@ class Stopped(Exception):
 
 
 class Mover:
-    """Moves the keys of one move. ``step`` is told each step before it is done, and may raise to end it there."""
+    """Moves the keys of one move. ``step`` is told each step before it is done, and may raise to end it there.
+
+    ``copies`` says of each shard how many replicas must have what it is told: as many as it was ever seen with, which
+    is noted there, so that one that is away stays missed however often this move is taken up again.
+    """
 
     def __init__(
         self,
@@ -49,9 +55,12 @@ class Mover:
         barrier: Barrier,
         big: int,
         step: Callable[[str], None],
+        copies: dict[str, int] | None = None,
     ) -> None:
-        self.carrier = Carrier(runtime, topology, move, source, target, before_removal=self._replicate)
-        self._replicas = 0  # of the target, when it was looked at last
+        self.carrier = Carrier(runtime, topology, move, source, target)
+        self._copies = {} if copies is None else copies
+        self._taken: list[bytes] = []  # and not removed at the source yet
+        self._taken_size = 0
         self._runtime = runtime
         self._topology = topology
         self._move = move
@@ -68,7 +77,7 @@ class Mover:
     async def carry(self) -> None:
         """Bring all keys of these slots to the target, and close the move there; then the topology may say so."""
         state = await self.carrier.state()
-        self._replicas = await replicas_of(self._target)
+        await self._see_replicas(self._target)
         if not state:
             self._progress.phase = "fencing"
             await self._fence()
@@ -87,13 +96,7 @@ class Mover:
         ports = (self._source, self._target)
         for port in ports:
             self._step(f"raise {port.shard}")
-            raised = await raise_epoch(port, self._topology, self._move.number)
-            if raised.epoch > self._move.number:
-                raise CoordError(
-                    port.shard,
-                    f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
-                    "has gone on; read the topology again",
-                )
+            await self._raise(port)
         weaker = []
         for port in ports:
             self._step(f"drop {port.shard}")
@@ -111,6 +114,19 @@ class Mover:
             )
             self._step("barrier")
             await self._barrier(self._move.number)
+
+    async def _raise(self, port: ShardPort) -> None:
+        await self._see_replicas(port)
+        raised = await raise_epoch(port, self._topology, self._move.number, replicas=self._copies[port.shard])
+        if raised.epoch > self._move.number:
+            raise CoordError(
+                port.shard,
+                f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
+                "has gone on; read the topology again",
+            )
+
+    async def _see_replicas(self, port: ShardPort) -> None:
+        self._copies[port.shard] = max(self._copies.get(port.shard, 0), await replicas_of(port))
 
     # -- keys
 
@@ -137,13 +153,21 @@ class Mover:
             mine = [key for key in listed if slot_of(key) in self._slots and not is_local(self._topology, key)]
             found += len(mine)
             await self._bring(mine)
+        await self._settle()
         return found
 
-    async def _replicate(self) -> None:
-        """Wait until all replicas of the target have what it has, as far as it had any."""
-        if self._replicas:
-            # The epoch is written once more: who has that has all that was written before.
-            self._replicas = (await raise_epoch(self._target, self._topology, self._move.number)).replicas
+    async def _settle(self) -> None:
+        """Remove at the source what was brought, once all replicas of the target have it, and its disk if that tells.
+
+        The wait is for many keys at once: a file that is written out each second costs up to a second.
+        """
+        if not self._taken:
+            return
+        # The epoch is written once more: who has that has all that was written before.
+        await self._raise(self._target)
+        for at in range(0, len(self._taken), _REMOVED_AT_ONCE):
+            await self.carrier.remove(self._taken[at : at + _REMOVED_AT_ONCE])
+        self._taken, self._taken_size = [], 0
 
     async def _fetch_former(self) -> None:
         """Of a move that is rolled back: what it had brought may be gone here, and still lie about at the target."""
@@ -153,6 +177,7 @@ class Mover:
         self._step("former")
         while not walk.over:
             await self._bring([key for key in await walk.page() if not is_local(self._topology, key)])
+        await self._settle()
 
     async def _bring(self, keys: Sequence[bytes]) -> None:
         await self._tell_big(keys)
@@ -160,12 +185,16 @@ class Mover:
         for at in range(0, len(keys), width):
             self._step("bring")
             some = keys[at : at + width]
-            brought = await self.carrier.bring(some)
+            brought = await self.carrier.bring(some, remove=False)
             if brought.over:
                 raise CoordError(
                     self._target.shard, f"move {self._move.number} was closed by another rebalancer; read it again"
                 )
+            self._taken += some  # those that were marked as well: whoever brought them has left them
+            self._taken_size += brought.size
             await self._count(len(some), brought)
+        if len(self._taken) >= _TAKEN_AT_ONCE or self._taken_size >= _BYTES_AT_ONCE:
+            await self._settle()
 
     async def _count(self, handled: int, brought: Brought) -> None:
         progress, now = self._progress, self._runtime.now()

@@ -41,7 +41,7 @@ Not moved: how long ago or how often a key was used (its rank for eviction).
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -115,10 +115,8 @@ class Carrier:
         target: ShardPort,
         *,
         patience: float = 10.0,
-        before_removal: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.move = move
-        self._before_removal = before_removal
         self._runtime = runtime
         self._source = source
         self._target = target
@@ -171,9 +169,7 @@ class Carrier:
                 return one
             taken = taken.plus(one)
         if remove:
-            if self._before_removal is not None:
-                await self._before_removal()
-            await self._remove(keys)  # those that were marked as well: whoever brought them has left them
+            await self.remove(keys)  # those that were marked as well: whoever brought them has left them
         return taken
 
     async def _found(self, keys: Sequence[bytes]) -> list[_Read] | None:
@@ -253,7 +249,8 @@ class Carrier:
                 total = total.plus(Brought(1, len(each.value), len(each.value), each.key))
         return total
 
-    async def _remove(self, keys: Sequence[bytes]) -> None:
+    async def remove(self, keys: Sequence[bytes]) -> None:
+        """Remove keys at the source, which are at the target."""
         await self.replies(self._source, [(b"UNLINK", *keys)])
 
     # -- for the mover

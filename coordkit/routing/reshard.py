@@ -102,6 +102,7 @@ class Reshard:
         self._on_progress = on_progress
         self._on_step = on_step
         self._stopping = False
+        self._copies: tuple[tuple[object, ...], dict[str, int]] = (), {}  # replicas of the shards of a move
 
     def stop(self) -> None:
         """Have the work end at its next step, with everything as it is; it can be resumed."""
@@ -234,6 +235,7 @@ class Reshard:
             barrier=self._wait_for_clients,
             big=self._big,
             step=self._step,
+            copies=self._replicas(topology, move),
         )
         await mover.carry()
         self._step("finish")
@@ -244,6 +246,14 @@ class Reshard:
         self.progress.slots_done += len(move.slots)
         self.progress.slots_left -= len(move.slots)
         self.progress.slots = 0
+
+    def _replicas(self, topology: Topology, move: Move) -> dict[str, int]:
+        """Return how many replicas the shards of a move must have: as many as they were seen with, where they are."""
+        shards = topology.shards[move.source], topology.shards[move.target]
+        of = (move.number, *(shard.primary for shard in shards))  # after a failover it counts anew
+        if self._copies[0] != of:
+            self._copies = of, {}
+        return self._copies[1]
 
     async def _expect(self, topology: Topology, move: Move, source: ShardPort) -> None:
         """Guess how much there is to do."""

@@ -15,7 +15,7 @@ import pytest
 import redis
 from reshard_cluster import Client, Cluster
 
-from coordkit.errors import StoreRefused
+from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing import Topology, slot_of
 from coordkit.testing.processes import start_redis
 
@@ -173,6 +173,41 @@ async def test_a_rollback_passes_over_no_key_when_its_source_restarts(durable: A
     await back.roll_back()
     assert len(brought) > 9
     cluster.check()
+
+
+async def test_nothing_is_removed_while_a_replica_of_the_target_is_away(flavour: Any, coordkit_namespace: str) -> None:
+    """Its link breaks, and INFO counts it no more; the mover waits for it, however often it tries, then says so."""
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(start_redis()) for _ in range(2))
+        replica = stack.enter_context(start_redis(replica_of=b))
+        cluster = Cluster(flavour, [a.url, b.url], coordkit_namespace, "ab")
+        stack.callback(cluster.close)
+        away = stack.enter_context(redis.Redis.from_url(replica.url))
+
+        def at_step(step: str) -> None:
+            if step == "pass 1" and step not in seen:
+                away.replicaof("127.0.0.1", 1)
+                while cluster.plain["b"].info("replication")["connected_slaves"]:
+                    pass
+            seen.append(step)
+
+        seen: list[str] = []
+        reshard = cluster.reshard(on_step=at_step, batch=16384, patience=1.0)
+        await reshard.initialise()
+        topology = cluster.ledger.now
+        mine = [key for key in cluster.keys(200) if topology.owners.lookup(key) == "a"]
+        cluster.plain["a"].mset(dict.fromkeys(mine, 1))
+        cluster.expected.update(mine)
+        cluster.ledger.now = topology.begin_move(sorted({slot_of(key) for key in mine}), "a", "b")
+        with pytest.raises(StoreUnavailable, match="0 of its 1 replicas are connected"):
+            await reshard.run()
+        assert seen.count("pass 1") > 1
+        assert cluster.plain["a"].exists(*mine) == len(mine)
+        away.replicaof("127.0.0.1", b.port)
+        await flavour.until(lambda: away.info("replication")["master_link_status"] == "up")
+        await cluster.reshard()._finish_moves()
+        cluster.check()
+        assert away.exists(*mine) == len(mine)
 
 
 async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> None:
