@@ -13,6 +13,7 @@ from functools import partial
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
 from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of
+from coordkit.routing.leftovers import data_of, drop_leftovers
 from coordkit.routing.moving import AT_ONCE, Brought, Carrier
 from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
@@ -39,7 +40,8 @@ class Mover:
     """Moves the keys of one move. ``step`` is told each step before it is done, and may raise to end it there.
 
     ``copies`` says of each shard how many replicas must have what it is told: as many as it was ever seen with, which
-    is noted there, so that one that is away stays missed however often this move is taken up again.
+    is noted there, so that one that is away stays missed however often this move is taken up again. ``cleared`` is what
+    `drop_leftovers` returned before the move was announced, or "".
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Mover:
         big: int,
         step: Callable[[str], None],
         copies: dict[str, int] | None = None,
+        cleared: str = "",
     ) -> None:
+        self._cleared = cleared
         self.carrier = Carrier(runtime, topology, move, source, target)
         self._copies = {} if copies is None else copies
         self._taken: list[bytes] = []  # and not removed at the source yet
@@ -81,6 +85,7 @@ class Mover:
         if not state:
             self._progress.phase = "fencing"
             await self._fence()
+            await self._drop_leftovers()
             self._step("begin")
             await self.carrier.begin()
         if state != "over":
@@ -114,6 +119,14 @@ class Mover:
             )
             self._step("barrier")
             await self._barrier(self._move.number)
+
+    async def _drop_leftovers(self) -> None:
+        """See `coordkit.routing.leftovers`; of a move that is rolled back, the target's are no leftovers."""
+        if self._move.undoes or self._cleared == await data_of(self._runtime, self._target):
+            return
+        shard, slots, epoch = self._target, self._move.slots, self._move.number
+        again = partial(self._step, "clear again")
+        await drop_leftovers(self._runtime, shard, self._topology, slots, epoch=epoch, step=again)
 
     async def _raise(self, port: ShardPort) -> None:
         await self._see_replicas(port)

@@ -22,7 +22,8 @@ Each step may be repeated, by anybody, in any order with those of others. What c
   slots while the move lasts. The fence sees to that: all connections of those who still wrote there were dropped
   *before* the move was opened on the target (``move_begin.lua``), and nothing is taken before that.
 - What is at the target and not marked is left over from another time, because whoever writes there brings the key
-  first: it is replaced, or removed if the source has no such key.
+  first: it is replaced, or removed if the source has no such key. The mover comes only to keys that the source has, so
+  what is left over of others is dropped before the move begins (`leftovers`).
 
 **Time to live.** PTTL counts by the source's clock, and that of the target may differ. The target's time when PTTL was
 answered is at most what it said in step 1 and what has passed since, by our clock; what is restored ends then, plus
@@ -50,7 +51,7 @@ from coordkit.core.answer import answered
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.fence import local_key
 from coordkit.routing.shard_port import Command, ShardPort
-from coordkit.routing.walk import Walk
+from coordkit.routing.walk import Walk, replies
 from coordkit.scripts import load
 
 _BEGIN = load("move_begin")
@@ -216,11 +217,11 @@ class Carrier:
         if not keys:
             return []
         kept = await self._kept(keys)
-        replies = await self.replies(
+        read = await self.replies(
             self._source, [command for key in keys for command in ((b"DUMP", key), (b"PTTL", key))]
         )
         found = []
-        for key, value, left in zip(keys, replies[::2], replies[1::2], strict=True):
+        for key, value, left in zip(keys, read[::2], read[1::2], strict=True):
             gone = left == -2 or key in kept  # between the two it may have ended
             found.append(_Read(key, b"" if gone or value is None else bytes(value), int(left), kept=key in kept))
         return found
@@ -285,11 +286,7 @@ class Carrier:
 
     async def replies(self, port: ShardPort, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to commands that stand being sent twice; raise the first refusal among them."""
-        replies = await answered(self._runtime, lambda: port.ask(commands), self._runtime.now())
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return await replies(self._runtime, port, commands)
 
 
 class _Read(NamedTuple):

@@ -10,7 +10,9 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from coordkit.routing.shard_port import Command, Word
+from coordkit._ports import Runtime
+from coordkit.core.answer import answered
+from coordkit.routing.shard_port import Command, ShardPort, Word
 
 _PAGE = 500  # keys that are looked at for one reply
 
@@ -49,6 +51,15 @@ class Walk:
             self.over = cursor == b"0"
         self._process, self._cursor = process, cursor
         return list(keys)
+
+
+async def replies(runtime: Runtime, port: ShardPort, commands: Sequence[Command]) -> list[Any]:
+    """Return the replies to commands that stand being sent twice; raise the first refusal among them."""
+    replies = await answered(runtime, lambda: port.ask(commands), runtime.now())
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def said(info: Any, name: str) -> str:

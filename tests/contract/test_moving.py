@@ -11,6 +11,7 @@ from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing import Move as Whole
 from coordkit.routing import fence, slot_of
 from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover
 from coordkit.routing.moving import AT_ONCE, Carrier
 from coordkit.routing.pace import Pace
@@ -243,6 +244,26 @@ async def test_what_is_left_from_another_time_gives_way(pair: Pair, maybe: Any) 
     await carrier.ensure([there, gone])
 
     assert await maybe(pair.b.mget(there, gone)) == [b"true", None]
+
+
+async def test_who_comes_late_drops_nothing_that_is_alive(pair: Pair, maybe: Any, flavour: Any) -> None:
+    """One that was paused in front of its move, which another has begun; and one in front of an earlier one."""
+    key, runtime = pair.key("k"), shard_ports.runtime(flavour)
+
+    async def drop(epoch: int) -> None:
+        port, slots = pair.ports["b"], [slot_of(key)]
+        await drop_leftovers(runtime, port, pair.name, slots, epoch=epoch, step=lambda: None)
+
+    await maybe(pair.b.set(key, "left"))
+    await raise_epoch(pair.ports["b"], pair.name, 2, create=True)
+    await drop(2)
+    assert await maybe(pair.b.exists(key)) == 0
+    await pair.carrier(Move(2, "a", "b")).begin()
+    await maybe(pair.b.set(key, "alive"))
+    await drop(2)
+    with pytest.raises(StoreUnavailable, match="another epoch than 1"):
+        await drop(1)
+    assert await maybe(pair.b.get(key)) == b"alive"
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -125,14 +125,14 @@ async def test_wherever_it_ends_another_goes_on(cluster: Cluster, step: str, end
     else:
         with pytest.raises(Killed):
             await reshard.run()
-    begun = step not in {"announce", "raise a", "raise c", "drop a", "drop c", "begin"}
+    begun = step not in {"clear", "announce", "raise a", "raise c", "drop a", "drop c", "begin"}
     late = Client(cluster)
-    for client in (early, late) if begun or step == "announce" else ():
+    for client in (early, late) if begun or step in {"clear", "announce"} else ():
         for key in keys[::3]:
             await client.incr(key)
 
     following = cluster.reshard(batch=16384)
-    if end == "roll back" and step != "announce":
+    if end == "roll back" and step not in {"clear", "announce"}:
         assert (await following.roll_back()).phase == "done"
         assert cluster.ledger.now.owners.counts()["c"] == 0
     else:
@@ -165,6 +165,32 @@ async def test_a_rollback_finds_what_was_left_at_the_source_of_keys_that_are_gon
     del cluster.expected[gone]
     await cluster.reshard().roll_back()
     cluster.check()
+
+
+@pytest.mark.parametrize("when", ["before", "announce", "drop c"])
+async def test_what_a_shard_still_has_from_another_time_does_not_come_to_life(cluster: Cluster, when: str) -> None:
+    """It had these slots, failed over to a replica without the last removals, and a key was deleted elsewhere since."""
+
+    def at_step(step: str) -> None:
+        if step == when and leave():
+            raise Killed  # who goes on has cleared nothing
+
+    def leave() -> bool:
+        return bool(cluster.plain["c"].mset(dict.fromkeys(cluster.keys(50, "left"), 1)))
+
+    reshard = cluster.reshard(on_step=at_step, batch=16384)
+    await reshard.initialise()
+    await reshard.add("c", cluster.urls["c"])
+    if when == "before":
+        leave()
+        assert (await reshard.run()).phase == "done"
+    else:
+        with pytest.raises(Killed):
+            await reshard.run()
+        assert (await cluster.reshard(batch=16384).run()).phase == "done"
+    owned = [key for key in cluster.keys(50, "left") if cluster.ledger.now.owners.lookup(key) == "c"]
+    assert len(owned) > 5
+    assert cluster.plain["c"].exists(*owned) == 0
 
 
 @pytest.mark.parametrize("step", STEPS)
