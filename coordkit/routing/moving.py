@@ -48,7 +48,7 @@ from typing import Any, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime
 from coordkit.core.answer import answered
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing.fence import local_key
 from coordkit.routing.shard_port import Command, ShardPort
 from coordkit.routing.walk import Walk, replies
@@ -231,7 +231,8 @@ class Carrier:
         if self._former is None:
             return set()
         commands: list[Command] = [(b"SISMEMBER", self._former, key) for key in keys]
-        state, *brought = await self.replies(self._source, [(b"HGET", self._moves, self.move.undoes), *commands])
+        state, marks, *brought = await self.replies(self._source, [*self._of_former(self._former), *commands])
+        self._check_former(state, marks)
         if state == b"over":
             return set()
         return {key for key, mark in zip(keys, brought, strict=True) if not mark}
@@ -277,7 +278,22 @@ class Carrier:
         """Return the way through the keys that the move which is rolled back had brought; None if this one is none."""
         if self._former is None:
             return None
-        return Walk(partial(self.replies, self._source), b"SSCAN", self._former)
+        also, heard = self._of_former(self._former), self._check_former
+        return Walk(partial(self.replies, self._source), b"SSCAN", self._former, also=also, heard=heard)
+
+    def _of_former(self, marks: bytes) -> list[Command]:
+        return [(b"HGET", self._moves, self.move.undoes), (b"EXISTS", marks)]
+
+    def _check_former(self, state: Any, marks: int) -> None:
+        """Raise if what the former move had brought is not known any more: it would be taken for never brought."""
+        if (state == b"open") != bool(marks):
+            raise StoreRefused(
+                self._source.shard,
+                f"it does not know any more what move {self.move.undoes} had brought (an eviction, a hand, a copy that "
+                "is older): nobody can tell whether a key is newer here or at "
+                f"{self._target.shard!r}; nothing was removed. Bring back its data as it was (a replica, the file), or "
+                "compare both shards by hand",
+            )
 
     # -- asking: all of it stands being asked twice, and the fence may just have dropped our connection
 

@@ -10,8 +10,9 @@ import pytest
 from reshard_cluster import STEPS, Client, Cluster
 
 from coordkit._run import run
-from coordkit.errors import CoordError
+from coordkit.errors import CoordError, StoreRefused
 from coordkit.routing import Topology, slot_of
+from coordkit.routing.fence import local_key
 from coordkit.routing.pace import Pace
 
 
@@ -191,6 +192,34 @@ async def test_what_a_shard_still_has_from_another_time_does_not_come_to_life(cl
     owned = [key for key in cluster.keys(50, "left") if cluster.ledger.now.owners.lookup(key) == "c"]
     assert len(owned) > 5
     assert cluster.plain["c"].exists(*owned) == 0
+
+
+@pytest.mark.parametrize(("step", "lost"), [("pass 2", "moved:{}"), ("pass 2", "moves"), ("pass 1", "moved:{}")])
+async def test_a_rollback_that_cannot_know_what_was_brought_removes_nothing(
+    cluster: Cluster, step: str, lost: str
+) -> None:
+    """The marks were evicted, or removed by hand: all keys would be taken for never brought, and removed."""
+
+    def at_step(name: str) -> None:
+        if name == step:
+            raise Killed
+
+    first = cluster.reshard(on_step=at_step, batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    with pytest.raises(Killed):
+        await first.run()
+    topology = cluster.ledger.now
+    cluster.plain["c"].delete(local_key(topology.name, lost.format(topology.moves[0].number)))
+    before = {shard: cluster.plain[shard].dbsize() for shard in "abc"}
+    with pytest.raises(StoreRefused, match="does not know any more what move"):
+        await cluster.reshard().roll_back()
+    mine = topology.moves[0].source
+    assert cluster.plain["c"].dbsize() == before["c"]
+    assert before[mine] <= cluster.plain[mine].dbsize() <= before[mine] + 2  # and what says which move is open
 
 
 @pytest.mark.parametrize("step", STEPS)
