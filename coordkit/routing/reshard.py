@@ -262,11 +262,11 @@ class Reshard:
         )
 
     def _replicas(self, topology: Topology, move: Move) -> dict[str, int]:
-        """Return how many replicas the shards of a move must have: as many as they were seen with, where they are."""
-        shards = topology.shards[move.source], topology.shards[move.target]
-        of = (move.number, *(shard.primary for shard in shards))  # after a failover it counts anew
+        """Return how many replicas the shards of a move must have: as the topology names, or as they were seen with."""
+        shards = {name: topology.shards[name] for name in (move.source, move.target)}
+        of = (move.number, *shards.values())  # after a failover it counts anew
         if self._copies[0] != of:
-            self._copies = of, {}
+            self._copies = of, {name: len({*shard.replicas} - {shard.primary}) for name, shard in shards.items()}
         return self._copies[1]
 
     async def _expect(self, topology: Topology, move: Move, source: ShardPort) -> None:

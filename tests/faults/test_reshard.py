@@ -17,6 +17,7 @@ from reshard_cluster import Client, Cluster
 
 from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing import Topology, slot_of
+from coordkit.routing.fence import local_key
 from coordkit.testing.processes import start_redis
 
 # Counts on its own counters until told to stop; each line that it hears is answered by what it has counted so far.
@@ -208,6 +209,29 @@ async def test_nothing_is_removed_while_a_replica_of_the_target_is_away(flavour:
         await cluster.reshard()._finish_moves()
         cluster.check()
         assert away.exists(*mine) == len(mine)
+
+
+async def test_a_replica_that_the_topology_names_is_waited_for(flavour: Any, coordkit_namespace: str) -> None:
+    """It is away when the epoch is raised; promoted later it would let in who routes by the old topology."""
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(start_redis()) for _ in range(2))
+        replica = stack.enter_context(start_redis(replica_of=a))
+        cluster = Cluster(flavour, [a.url, b.url], coordkit_namespace, "ab")
+        stack.callback(cluster.close)
+        away = stack.enter_context(redis.Redis.from_url(replica.url))
+        await cluster.reshard().initialise()
+        named = cluster.ledger.now.with_addresses("a", a.url, [replica.url])
+        cluster.ledger.now = named.begin_move([1], "a", "b")
+        away.replicaof("127.0.0.1", 1)
+        await flavour.until(lambda: not cluster.plain["a"].info("replication")["connected_slaves"])
+        with pytest.raises(StoreUnavailable, match="0 of its 1 replicas are connected"):
+            await cluster.reshard(patience=0.2)._finish_moves()
+        assert not cluster.plain["b"].exists(local_key(coordkit_namespace, "moves"))
+
+        away.replicaof("127.0.0.1", a.port)
+        await flavour.until(lambda: away.info("replication")["master_link_status"] == "up")
+        await cluster.reshard()._finish_moves()
+        assert int(away.get(local_key(coordkit_namespace, "epoch"))) == cluster.ledger.now.shards["a"].fenced
 
 
 async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> None:
