@@ -243,8 +243,10 @@ class Carrier:
             args += [each.value, each.ends, "keep" if each.kept else "take"]
         call = Call(_TAKE, (self._moves, self._marks, *(each.key for each in batch)), args)
         state, *taken = await self._asked(self._target, call)
-        if state != b"open":  # it was when we looked
+        if state == b"over":  # it was open when we looked
             return Brought(over=True)
+        if state != b"open":  # somebody removed what says so
+            raise self._not_begun()
         total = Brought()
         for each, fresh in zip(batch, taken, strict=True):
             if fresh and each.value:

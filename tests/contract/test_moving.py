@@ -311,6 +311,23 @@ async def test_marks_that_are_gone_are_missed(pair: Pair, maybe: Any) -> None:
         await carrier.ensure([pair.key("l")])
 
 
+async def test_a_take_that_finds_no_move_is_not_the_end(pair: Pair, maybe: Any) -> None:
+    """What says that it is open was removed between the look and the take: nothing was brought, so nobody goes on."""
+    key = pair.key("k")
+    await maybe(pair.a.set(key, 1000))
+
+    async def removed() -> None:
+        await maybe(pair.b.delete(local_key(pair.name, "moves")))
+
+    carrier = pair.carrier(Move(2, "a", "b"), patience=0.05, b=Between(pair.ports["b"], removed, b"move_take"))
+    await carrier.begin()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="has not begun"):
+            await carrier.ensure([key])
+    assert await maybe(pair.b.exists(key)) == 0
+    assert await maybe(pair.a.get(key)) == b"1000"
+
+
 async def test_a_target_without_memory_leaves_the_key_where_it_is(pair: Pair, maybe: Any) -> None:
     key = pair.key("k")
     await maybe(pair.a.set(key, "v"))
