@@ -94,7 +94,8 @@ class Mover:
             await self._empty_source()
             self._step("close")
             self._progress.phase = "closing"
-            await self.carrier.close()
+        # Also one that is over: whoever closed it may have ended before the move that it rolls back was closed.
+        await self.carrier.close()
 
     async def _fence(self) -> None:
         """See `coordkit.routing.fence`: after this nobody acts on these two shards by an earlier epoch."""

@@ -13,6 +13,7 @@ from coordkit._run import run
 from coordkit.errors import CoordError, StoreRefused
 from coordkit.routing import Topology, slot_of
 from coordkit.routing.fence import local_key
+from coordkit.routing.moving import Carrier
 from coordkit.routing.pace import Pace
 
 
@@ -220,6 +221,35 @@ async def test_a_rollback_that_cannot_know_what_was_brought_removes_nothing(
     mine = topology.moves[0].source
     assert cluster.plain["c"].dbsize() == before["c"]
     assert before[mine] <= cluster.plain[mine].dbsize() <= before[mine] + 2  # and what says which move is open
+
+
+async def test_a_rollback_that_ended_between_its_two_closes_leaves_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed on its target, and what it rolls back was still open: whoever goes on closes that, too."""
+    first = cluster.reshard(on_step=lambda step: step == "pass 2" and first.stop(), batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    await first.run()
+    asked, closes = Carrier._asked, []
+
+    async def killed(self: Carrier, port: Any, call: Any) -> Any:
+        closes.extend([call] * (call.script.name == "move_close"))
+        if len(closes) == 2:
+            raise Killed
+        return await asked(self, port, call)
+
+    monkeypatch.setattr(Carrier, "_asked", killed)
+    with pytest.raises(Killed):
+        await cluster.reshard().roll_back()
+    monkeypatch.undo()
+    assert [move.undoes > 0 for move in cluster.ledger.now.moves] == [True]
+    assert (await cluster.reshard().roll_back()).phase == "done"
+    cluster.check()
+    assert b"open" not in cluster.plain["c"].hvals(local_key(cluster.ledger.now.name, "moves"))
 
 
 @pytest.mark.parametrize("step", STEPS)
