@@ -20,7 +20,10 @@ from coordkit.routing.first_touch import FirstTouch
 from coordkit.routing.pace import Pace
 from coordkit.routing.reshard import Reshard
 
-STEPS = ["announce", "raise a", "raise c", "drop a", "drop c", "begin", "pass 1", "bring", "pass 2", "close", "finish"]
+STEPS = [
+    *("clear", "announce", "raise a", "raise c", "drop a", "drop c", "begin"),
+    *("pass 1", "bring", "pass 2", "close", "finish"),
+]
 """What the mover does for one batch, in this order; its hook is called before each."""
 
 

@@ -21,9 +21,13 @@ each connection was either made before the drop, and is gone, or after it, and s
 - A client that was killed in flight is a client whose connection is gone.
 - A transaction that is open loses its connection, and with it what was queued. A script that runs ends first.
 
-The epoch survives what the server's data survives: a restart with an append-only file, a failover to a replica (all
-that are connected have it). A shard whose epoch is missing was wiped, or is none of this topology: it is refused. One
-whose epoch is lower than the last completed move says (``floor``) has lost it, and is refused by all who know that.
+The epoch survives what the server's data survives: a restart with an append-only file, a failover to a replica that has
+it. Those that are connected when it is raised have it, and as many as the topology names (``replicas`` of `Shard`) must
+be connected: the fence waits for them. **A replica that is away just then, and that the topology does not name, must
+not be promoted later**: it knows an older epoch, and a client that has not heard of the change would write there, to
+keys that have moved away. So name the replicas of each shard in the topology. A shard whose epoch is missing was wiped,
+or is none of this topology: it is refused. One whose epoch is lower than the last completed move says (``floor``) has
+lost it, and is refused by all who know that.
 
 Needed: the right to CLIENT KILL, for whoever reshards. It drops the connections of *all* clients of these servers,
 once for each batch of slots; they connect anew. An eviction policy must not be able to evict the epoch: ``noeviction``
@@ -118,13 +122,20 @@ class Raised(NamedTuple):
 
 
 async def raise_epoch(
-    port: ShardPort, topology: str, epoch: int, *, create: bool = False, patience: float | None = None
+    port: ShardPort,
+    topology: str,
+    epoch: int,
+    *,
+    create: bool = False,
+    replicas: int = 0,
+    patience: float | None = None,
 ) -> Raised:
     """Raise the shard's epoch, and wait until each connected replica has it (and the disk, where that can be had).
 
     It is written before it is waited for, and may be asked again. Raise StoreRefused if the shard has no epoch, unless
     ``create``. Raise StoreUnavailable if not all replicas had it within ``patience`` seconds (`PATIENCE`, or what the
-    client itself allows): then ask again, because a replica that lacks it could be promoted.
+    client itself allows), or fewer than ``replicas`` are connected: then ask again, because a replica that lacks it
+    could be promoted.
     """
     patience = min(patience or PATIENCE, 0.4 * port.patience)  # there are two waits in one answer
     milliseconds = max(1, round(patience * 1000))
@@ -136,7 +147,13 @@ async def raise_epoch(
         raise _not_of_it(port.shard, topology)
     if stands == -2:
         raise StoreRefused(port.shard, f"its epoch at {key!r} is no number; somebody wrote it by hand")
-    expected = _replicas(info)
+    expected = max(replicas, connected := _replicas(info))
+    if connected < expected:
+        raise StoreUnavailable(
+            port.shard,
+            f"{connected} of its {expected} replicas are connected; one that is away lacks epoch {epoch} and could be "
+            "promoted: bring it back and try again; if it is gone for good, take it out of the topology and resume",
+        )
     # The same connection need not be had again: what it wrote before is written again, and waited for.
     stands, copies, disks = await port.ask(
         [command, (b"WAIT", expected, milliseconds), (b"WAITAOF", 1, 0, milliseconds)]

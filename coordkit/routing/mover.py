@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
 from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of
+from coordkit.routing.leftovers import data_of, drop_leftovers
 from coordkit.routing.moving import AT_ONCE, Brought, Carrier
 from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import slot_of
 from coordkit.routing.topology_parts import Move
+from coordkit.routing.walk import Walk
 
 _log = logging.getLogger("coordkit")
 
-_PAGE = 500  # keys that SCAN looks at for one reply
+_TAKEN_AT_ONCE, _BYTES_AT_ONCE = 5_000, 64 << 20  # keys and bytes that may be at both shards before they are removed
+_REMOVED_AT_ONCE = 500  # keys of one UNLINK
 _PASSES = 2  # at least: the last finds nothing
 
 Barrier = Callable[[int], Awaitable[None]]
@@ -33,7 +37,12 @@ class Stopped(Exception):
 
 
 class Mover:
-    """Moves the keys of one move. ``step`` is told each step before it is done, and may raise to end it there."""
+    """Moves the keys of one move. ``step`` is told each step before it is done, and may raise to end it there.
+
+    ``copies`` says of each shard how many replicas must have what it is told: as many as it was ever seen with, which
+    is noted there, so that one that is away stays missed however often this move is taken up again. ``cleared`` is what
+    `drop_leftovers` returned before the move was announced, or "".
+    """
 
     def __init__(
         self,
@@ -48,9 +57,14 @@ class Mover:
         barrier: Barrier,
         big: int,
         step: Callable[[str], None],
+        copies: dict[str, int] | None = None,
+        cleared: str = "",
     ) -> None:
-        self.carrier = Carrier(runtime, topology, move, source, target, before_removal=self._replicate)
-        self._replicas = 0  # of the target, when it was looked at last
+        self._cleared = cleared
+        self.carrier = Carrier(runtime, topology, move, source, target)
+        self._copies = {} if copies is None else copies
+        self._taken: list[bytes] = []  # and not removed at the source yet
+        self._taken_size = 0
         self._runtime = runtime
         self._topology = topology
         self._move = move
@@ -67,10 +81,11 @@ class Mover:
     async def carry(self) -> None:
         """Bring all keys of these slots to the target, and close the move there; then the topology may say so."""
         state = await self.carrier.state()
-        self._replicas = await replicas_of(self._target)
+        await self._see_replicas(self._target)
         if not state:
             self._progress.phase = "fencing"
             await self._fence()
+            await self._drop_leftovers()
             self._step("begin")
             await self.carrier.begin()
         if state != "over":
@@ -79,20 +94,15 @@ class Mover:
             await self._empty_source()
             self._step("close")
             self._progress.phase = "closing"
-            await self.carrier.close()
+        # Also one that is over: whoever closed it may have ended before the move that it rolls back was closed.
+        await self.carrier.close()
 
     async def _fence(self) -> None:
         """See `coordkit.routing.fence`: after this nobody acts on these two shards by an earlier epoch."""
         ports = (self._source, self._target)
         for port in ports:
             self._step(f"raise {port.shard}")
-            raised = await raise_epoch(port, self._topology, self._move.number)
-            if raised.epoch > self._move.number:
-                raise CoordError(
-                    port.shard,
-                    f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
-                    "has gone on; read the topology again",
-                )
+            await self._raise(port)
         weaker = []
         for port in ports:
             self._step(f"drop {port.shard}")
@@ -110,6 +120,27 @@ class Mover:
             )
             self._step("barrier")
             await self._barrier(self._move.number)
+
+    async def _drop_leftovers(self) -> None:
+        """See `coordkit.routing.leftovers`; of a move that is rolled back, the target's are no leftovers."""
+        if self._move.undoes or self._cleared == await data_of(self._runtime, self._target):
+            return
+        shard, slots, epoch = self._target, self._move.slots, self._move.number
+        again = partial(self._step, "clear again")
+        await drop_leftovers(self._runtime, shard, self._topology, slots, epoch=epoch, step=again)
+
+    async def _raise(self, port: ShardPort) -> None:
+        await self._see_replicas(port)
+        raised = await raise_epoch(port, self._topology, self._move.number, replicas=self._copies[port.shard])
+        if raised.epoch > self._move.number:
+            raise CoordError(
+                port.shard,
+                f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
+                "has gone on; read the topology again",
+            )
+
+    async def _see_replicas(self, port: ShardPort) -> None:
+        self._copies[port.shard] = max(self._copies.get(port.shard, 0), await replicas_of(port))
 
     # -- keys
 
@@ -130,36 +161,37 @@ class Mover:
                 )
 
     async def _pass(self) -> int:
-        found, cursor = 0, b"0"
-        while True:
-            cursor, listed = await self._scanned(cursor)
+        found, walk = 0, Walk(partial(self.carrier.replies, self._source), b"SCAN")
+        while not walk.over:
+            listed = await walk.page()
             mine = [key for key in listed if slot_of(key) in self._slots and not is_local(self._topology, key)]
             found += len(mine)
             await self._bring(mine)
-            if cursor == b"0":
-                return found
+        await self._settle()
+        return found
 
-    async def _replicate(self) -> None:
-        """Wait until all replicas of the target have what it has, as far as it had any."""
-        if self._replicas:
-            # The epoch is written once more: who has that has all that was written before.
-            self._replicas = (await raise_epoch(self._target, self._topology, self._move.number)).replicas
+    async def _settle(self) -> None:
+        """Remove at the source what was brought, once all replicas of the target have it, and its disk if that tells.
+
+        The wait is for many keys at once: a file that is written out each second costs up to a second.
+        """
+        if not self._taken:
+            return
+        # The epoch is written once more: who has that has all that was written before.
+        await self._raise(self._target)
+        for at in range(0, len(self._taken), _REMOVED_AT_ONCE):
+            await self.carrier.remove(self._taken[at : at + _REMOVED_AT_ONCE])
+        self._taken, self._taken_size = [], 0
 
     async def _fetch_former(self) -> None:
         """Of a move that is rolled back: what it had brought may be gone here, and still lie about at the target."""
-        if not self._move.undoes:
+        walk = self.carrier.former()
+        if walk is None:
             return
         self._step("former")
-        cursor = b"0"
-        while True:
-            cursor, keys = await self.carrier.former(cursor)
-            await self._bring(keys)
-            if cursor == b"0":
-                return
-
-    async def _scanned(self, cursor: bytes) -> tuple[bytes, list[bytes]]:
-        [reply] = await self.carrier.replies(self._source, [(b"SCAN", cursor, b"COUNT", _PAGE)])
-        return reply[0], list(reply[1])
+        while not walk.over:
+            await self._bring([key for key in await walk.page() if not is_local(self._topology, key)])
+        await self._settle()
 
     async def _bring(self, keys: Sequence[bytes]) -> None:
         await self._tell_big(keys)
@@ -167,12 +199,16 @@ class Mover:
         for at in range(0, len(keys), width):
             self._step("bring")
             some = keys[at : at + width]
-            brought = await self.carrier.bring(some)
+            brought = await self.carrier.bring(some, remove=False)
             if brought.over:
                 raise CoordError(
                     self._target.shard, f"move {self._move.number} was closed by another rebalancer; read it again"
                 )
+            self._taken += some  # those that were marked as well: whoever brought them has left them
+            self._taken_size += brought.size
             await self._count(len(some), brought)
+        if len(self._taken) >= _TAKEN_AT_ONCE or self._taken_size >= _BYTES_AT_ONCE:
+            await self._settle()
 
     async def _count(self, handled: int, brought: Brought) -> None:
         progress, now = self._progress, self._runtime.now()

@@ -22,7 +22,8 @@ Each step may be repeated, by anybody, in any order with those of others. What c
   slots while the move lasts. The fence sees to that: all connections of those who still wrote there were dropped
   *before* the move was opened on the target (``move_begin.lua``), and nothing is taken before that.
 - What is at the target and not marked is left over from another time, because whoever writes there brings the key
-  first: it is replaced, or removed if the source has no such key.
+  first: it is replaced, or removed if the source has no such key. The mover comes only to keys that the source has, so
+  what is left over of others is dropped before the move begins (`leftovers`).
 
 **Time to live.** PTTL counts by the source's clock, and that of the target may differ. The target's time when PTTL was
 answered is at most what it said in step 1 and what has passed since, by our clock; what is restored ends then, plus
@@ -41,14 +42,16 @@ Not moved: how long ago or how often a key was used (its rank for eviction).
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime
 from coordkit.core.answer import answered
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing.fence import local_key
 from coordkit.routing.shard_port import Command, ShardPort
+from coordkit.routing.walk import Walk, replies
 from coordkit.scripts import load
 
 _BEGIN = load("move_begin")
@@ -113,10 +116,8 @@ class Carrier:
         target: ShardPort,
         *,
         patience: float = 10.0,
-        before_removal: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.move = move
-        self._before_removal = before_removal
         self._runtime = runtime
         self._source = source
         self._target = target
@@ -169,9 +170,7 @@ class Carrier:
                 return one
             taken = taken.plus(one)
         if remove:
-            if self._before_removal is not None:
-                await self._before_removal()
-            await self._remove(keys)  # those that were marked as well: whoever brought them has left them
+            await self.remove(keys)  # those that were marked as well: whoever brought them has left them
         return taken
 
     async def _found(self, keys: Sequence[bytes]) -> list[_Read] | None:
@@ -218,11 +217,11 @@ class Carrier:
         if not keys:
             return []
         kept = await self._kept(keys)
-        replies = await self.replies(
+        read = await self.replies(
             self._source, [command for key in keys for command in ((b"DUMP", key), (b"PTTL", key))]
         )
         found = []
-        for key, value, left in zip(keys, replies[::2], replies[1::2], strict=True):
+        for key, value, left in zip(keys, read[::2], read[1::2], strict=True):
             gone = left == -2 or key in kept  # between the two it may have ended
             found.append(_Read(key, b"" if gone or value is None else bytes(value), int(left), kept=key in kept))
         return found
@@ -232,7 +231,8 @@ class Carrier:
         if self._former is None:
             return set()
         commands: list[Command] = [(b"SISMEMBER", self._former, key) for key in keys]
-        state, *brought = await self.replies(self._source, [(b"HGET", self._moves, self.move.undoes), *commands])
+        state, marks, *brought = await self.replies(self._source, [*self._of_former(self._former), *commands])
+        self._check_former(state, marks)
         if state == b"over":
             return set()
         return {key for key, mark in zip(keys, brought, strict=True) if not mark}
@@ -243,15 +243,18 @@ class Carrier:
             args += [each.value, each.ends, "keep" if each.kept else "take"]
         call = Call(_TAKE, (self._moves, self._marks, *(each.key for each in batch)), args)
         state, *taken = await self._asked(self._target, call)
-        if state != b"open":  # it was when we looked
+        if state == b"over":  # it was open when we looked
             return Brought(over=True)
+        if state != b"open":  # somebody removed what says so
+            raise self._not_begun()
         total = Brought()
         for each, fresh in zip(batch, taken, strict=True):
             if fresh and each.value:
                 total = total.plus(Brought(1, len(each.value), len(each.value), each.key))
         return total
 
-    async def _remove(self, keys: Sequence[bytes]) -> None:
+    async def remove(self, keys: Sequence[bytes]) -> None:
+        """Remove keys at the source, which are at the target."""
         await self.replies(self._source, [(b"UNLINK", *keys)])
 
     # -- for the mover
@@ -273,12 +276,26 @@ class Carrier:
             await self._asked(self._source, call)
         return int(touched)
 
-    async def former(self, cursor: bytes) -> tuple[bytes, list[bytes]]:
-        """Return the next of the keys that the move which is rolled back had brought, as SSCAN does."""
+    def former(self) -> Walk | None:
+        """Return the way through the keys that the move which is rolled back had brought; None if this one is none."""
         if self._former is None:
-            return b"0", []
-        [[cursor, keys]] = await self.replies(self._source, [(b"SSCAN", self._former, cursor, b"COUNT", 500)])
-        return cursor, [key for key in keys if key != self._former]
+            return None
+        also, heard = self._of_former(self._former), self._check_former
+        return Walk(partial(self.replies, self._source), b"SSCAN", self._former, also=also, heard=heard)
+
+    def _of_former(self, marks: bytes) -> list[Command]:
+        return [(b"HGET", self._moves, self.move.undoes), (b"EXISTS", marks)]
+
+    def _check_former(self, state: Any, marks: int) -> None:
+        """Raise if what the former move had brought is not known any more: it would be taken for never brought."""
+        if (state == b"open") != bool(marks):
+            raise StoreRefused(
+                self._source.shard,
+                f"it does not know any more what move {self.move.undoes} had brought (an eviction, a hand, a copy that "
+                "is older): nobody can tell whether a key is newer here or at "
+                f"{self._target.shard!r}; nothing was removed. Bring back its data as it was (a replica, the file), or "
+                "compare both shards by hand",
+            )
 
     # -- asking: all of it stands being asked twice, and the fence may just have dropped our connection
 
@@ -287,11 +304,7 @@ class Carrier:
 
     async def replies(self, port: ShardPort, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to commands that stand being sent twice; raise the first refusal among them."""
-        replies = await answered(self._runtime, lambda: port.ask(commands), self._runtime.now())
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return await replies(self._runtime, port, commands)
 
 
 class _Read(NamedTuple):

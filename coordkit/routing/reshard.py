@@ -3,6 +3,7 @@
 One rebalancer at a time, elected (`coordkit.Election`), works off the plan of the topology, a batch of slots after the
 other. A batch is::
 
+    clear      what b still has of these slots from another time is dropped: a scan of b           `leftovers`
     announce   the topology says MOVING(a -> b), by compare-and-set     its epoch is the number of the move
     fence      the epoch is raised on a and b, then all connections are dropped there             `fence`
     begin      the move is opened on b: from here on keys may be brought                           `moving`
@@ -14,6 +15,8 @@ The state of all that is in the topology and on the shards, none in this process
 any two steps or within one; who is elected next goes on there. Until then clients go on, too: before *announce* and
 after *begin* at no cost to others, with one exception: between *announce* and *begin* they wait for keys of the slots
 that are to move (`Carrier`), which is a few milliseconds, or, if the rebalancer died just there, until the next one.
+That, or a failover of b just there, costs another scan of b, for which they wait as well (up to the ten seconds that a
+`Carrier` has): who goes on does not know what b had.
 
 The word of a former rebalancer that was paused does not count: it cannot write the topology (compare-and-set, and only
 while it leads), its connections to the two shards are gone after the next fence, an epoch never falls, and a move that
@@ -34,18 +37,19 @@ from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover, Stopped, keys_in
 from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import SLOTS
 from coordkit.routing.topology import Topology
-from coordkit.routing.topology_parts import Move, Shard
+from coordkit.routing.topology_parts import Move, Shard, Step
 
 _log = logging.getLogger("coordkit")
 
 BATCH = 1024
-"""Slots of one batch: each costs every client of two shards a new connection, and the mover at least two scans."""
+"""Slots of one batch: each costs every client of two shards a new connection, and the mover three scans at least."""
 
 BIG = 64 << 20
 """Bytes from which on the mover warns of a key before it moves it: some tenths of a second for two servers."""
@@ -102,6 +106,8 @@ class Reshard:
         self._on_progress = on_progress
         self._on_step = on_step
         self._stopping = False
+        self._cleared = 0, ""  # the number of a move, and which data its target had when it was cleared
+        self._copies: tuple[tuple[object, ...], dict[str, int]] = (), {}  # replicas of the shards of a move
 
     def stop(self) -> None:
         """Have the work end at its next step, with everything as it is; it can be resumed."""
@@ -204,8 +210,10 @@ class Reshard:
             return True
         steps = topology.plan(self._batch)
         if steps:
+            after = topology.begin_move(*steps[0])
+            self._cleared = after.moves[-1].number, await self._clear(topology, steps[0])
             self._step("announce")
-            await self._write(topology.begin_move(*steps[0]))
+            await self._write(after)
             return True
         empty = [name for name, shard in topology.shards.items() if shard.state == "draining"]
         if empty:
@@ -234,6 +242,8 @@ class Reshard:
             barrier=self._wait_for_clients,
             big=self._big,
             step=self._step,
+            copies=self._replicas(topology, move),
+            cleared=self._cleared[1] if self._cleared[0] == move.number else "",
         )
         await mover.carry()
         self._step("finish")
@@ -244,6 +254,20 @@ class Reshard:
         self.progress.slots_done += len(move.slots)
         self.progress.slots_left -= len(move.slots)
         self.progress.slots = 0
+
+    async def _clear(self, topology: Topology, step: Step) -> str:
+        target = self._port(step.target, topology.shards[step.target], topology)
+        return await drop_leftovers(
+            self._runtime, target, topology.name, step.slots, epoch=topology.epoch, step=lambda: self._step("clear")
+        )
+
+    def _replicas(self, topology: Topology, move: Move) -> dict[str, int]:
+        """Return how many replicas the shards of a move must have: as the topology names, or as they were seen with."""
+        shards = {name: topology.shards[name] for name in (move.source, move.target)}
+        of = (move.number, *shards.values())  # after a failover it counts anew
+        if self._copies[0] != of:
+            self._copies = of, {name: len({*shard.replicas} - {shard.primary}) for name, shard in shards.items()}
+        return self._copies[1]
 
     async def _expect(self, topology: Topology, move: Move, source: ShardPort) -> None:
         """Guess how much there is to do."""

@@ -11,6 +11,7 @@ from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing import Move as Whole
 from coordkit.routing import fence, slot_of
 from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover
 from coordkit.routing.moving import AT_ONCE, Carrier
 from coordkit.routing.pace import Pace
@@ -245,6 +246,26 @@ async def test_what_is_left_from_another_time_gives_way(pair: Pair, maybe: Any) 
     assert await maybe(pair.b.mget(there, gone)) == [b"true", None]
 
 
+async def test_who_comes_late_drops_nothing_that_is_alive(pair: Pair, maybe: Any, flavour: Any) -> None:
+    """One that was paused in front of its move, which another has begun; and one in front of an earlier one."""
+    key, runtime = pair.key("k"), shard_ports.runtime(flavour)
+
+    async def drop(epoch: int) -> None:
+        port, slots = pair.ports["b"], [slot_of(key)]
+        await drop_leftovers(runtime, port, pair.name, slots, epoch=epoch, step=lambda: None)
+
+    await maybe(pair.b.set(key, "left"))
+    await raise_epoch(pair.ports["b"], pair.name, 2, create=True)
+    await drop(2)
+    assert await maybe(pair.b.exists(key)) == 0
+    await pair.carrier(Move(2, "a", "b")).begin()
+    await maybe(pair.b.set(key, "alive"))
+    await drop(2)
+    with pytest.raises(StoreUnavailable, match="another epoch than 1"):
+        await drop(1)
+    assert await maybe(pair.b.get(key)) == b"alive"
+
+
 @pytest.mark.parametrize("ended", [False, True])
 async def test_a_move_that_is_rolled_back(pair: Pair, maybe: Any, ended: bool) -> None:
     """What was brought comes back as it is now; what was not is kept. The removal at the source was not reached."""
@@ -262,8 +283,12 @@ async def test_a_move_that_is_rolled_back(pair: Pair, maybe: Any, ended: bool) -
 
     back = pair.carrier(Move(3, "b", "a", undoes=2))
     await back.begin()
-    cursor, brought = await back.former(b"0")
-    assert (cursor, set(brought)) == (b"0", set() if ended else {changed, deleted, copied})
+    walk = back.former()
+    assert walk is not None
+    assert set(await walk.page()) - {local_key(pair.name, "moved:2")} == (
+        set() if ended else {changed, deleted, copied}
+    )
+    assert walk.over
     await back.bring([changed, deleted, kept, copied, pair.key("made")])
     await back.close()
 
@@ -284,6 +309,23 @@ async def test_marks_that_are_gone_are_missed(pair: Pair, maybe: Any) -> None:
     await carrier.begin()  # asked again, it does not begin anew
     with pytest.raises(StoreRefused, match="marks of move 2 are gone"):
         await carrier.ensure([pair.key("l")])
+
+
+async def test_a_take_that_finds_no_move_is_not_the_end(pair: Pair, maybe: Any) -> None:
+    """What says that it is open was removed between the look and the take: nothing was brought, so nobody goes on."""
+    key = pair.key("k")
+    await maybe(pair.a.set(key, 1000))
+
+    async def removed() -> None:
+        await maybe(pair.b.delete(local_key(pair.name, "moves")))
+
+    carrier = pair.carrier(Move(2, "a", "b"), patience=0.05, b=Between(pair.ports["b"], removed, b"move_take"))
+    await carrier.begin()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="has not begun"):
+            await carrier.ensure([key])
+    assert await maybe(pair.b.exists(key)) == 0
+    assert await maybe(pair.a.get(key)) == b"1000"
 
 
 async def test_a_target_without_memory_leaves_the_key_where_it_is(pair: Pair, maybe: Any) -> None:
@@ -350,16 +392,16 @@ async def test_nothing_is_removed_before_the_replicas_of_the_target_have_it(
         step=lambda _: None,
     )
     await mover.carrier.begin()
-    mover._replicas = 2
     fence.PATIENCE, patience = 0.2, fence.PATIENCE
     try:
         with pytest.raises(StoreUnavailable, match="1 of its 2 replicas"):
             await mover._bring([key])
+            await mover._settle()
         assert await maybe(pair.a.get(key)) == b"v"
     finally:
         fence.PATIENCE = patience
         coordkit_faults.heal()
-    await mover._bring([key])
+    await mover._settle()
     assert await maybe(pair.a.exists(key)) == 0
 
 

@@ -10,8 +10,10 @@ import pytest
 from reshard_cluster import STEPS, Client, Cluster
 
 from coordkit._run import run
-from coordkit.errors import CoordError
+from coordkit.errors import CoordError, StoreRefused
 from coordkit.routing import Topology, slot_of
+from coordkit.routing.fence import local_key
+from coordkit.routing.moving import Carrier
 from coordkit.routing.pace import Pace
 
 
@@ -125,14 +127,14 @@ async def test_wherever_it_ends_another_goes_on(cluster: Cluster, step: str, end
     else:
         with pytest.raises(Killed):
             await reshard.run()
-    begun = step not in {"announce", "raise a", "raise c", "drop a", "drop c", "begin"}
+    begun = step not in {"clear", "announce", "raise a", "raise c", "drop a", "drop c", "begin"}
     late = Client(cluster)
-    for client in (early, late) if begun or step == "announce" else ():
+    for client in (early, late) if begun or step in {"clear", "announce"} else ():
         for key in keys[::3]:
             await client.incr(key)
 
     following = cluster.reshard(batch=16384)
-    if end == "roll back" and step != "announce":
+    if end == "roll back" and step not in {"clear", "announce"}:
         assert (await following.roll_back()).phase == "done"
         assert cluster.ledger.now.owners.counts()["c"] == 0
     else:
@@ -165,6 +167,89 @@ async def test_a_rollback_finds_what_was_left_at_the_source_of_keys_that_are_gon
     del cluster.expected[gone]
     await cluster.reshard().roll_back()
     cluster.check()
+
+
+@pytest.mark.parametrize("when", ["before", "announce", "drop c"])
+async def test_what_a_shard_still_has_from_another_time_does_not_come_to_life(cluster: Cluster, when: str) -> None:
+    """It had these slots, failed over to a replica without the last removals, and a key was deleted elsewhere since."""
+
+    def at_step(step: str) -> None:
+        if step == when and leave():
+            raise Killed  # who goes on has cleared nothing
+
+    def leave() -> bool:
+        return bool(cluster.plain["c"].mset(dict.fromkeys(cluster.keys(50, "left"), 1)))
+
+    reshard = cluster.reshard(on_step=at_step, batch=16384)
+    await reshard.initialise()
+    await reshard.add("c", cluster.urls["c"])
+    if when == "before":
+        leave()
+        assert (await reshard.run()).phase == "done"
+    else:
+        with pytest.raises(Killed):
+            await reshard.run()
+        assert (await cluster.reshard(batch=16384).run()).phase == "done"
+    owned = [key for key in cluster.keys(50, "left") if cluster.ledger.now.owners.lookup(key) == "c"]
+    assert len(owned) > 5
+    assert cluster.plain["c"].exists(*owned) == 0
+
+
+@pytest.mark.parametrize(("step", "lost"), [("pass 2", "moved:{}"), ("pass 2", "moves"), ("pass 1", "moved:{}")])
+async def test_a_rollback_that_cannot_know_what_was_brought_removes_nothing(
+    cluster: Cluster, step: str, lost: str
+) -> None:
+    """The marks were evicted, or removed by hand: all keys would be taken for never brought, and removed."""
+
+    def at_step(name: str) -> None:
+        if name == step:
+            raise Killed
+
+    first = cluster.reshard(on_step=at_step, batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    with pytest.raises(Killed):
+        await first.run()
+    topology = cluster.ledger.now
+    cluster.plain["c"].delete(local_key(topology.name, lost.format(topology.moves[0].number)))
+    before = {shard: cluster.plain[shard].dbsize() for shard in "abc"}
+    with pytest.raises(StoreRefused, match="does not know any more what move"):
+        await cluster.reshard().roll_back()
+    mine = topology.moves[0].source
+    assert cluster.plain["c"].dbsize() == before["c"]
+    assert before[mine] <= cluster.plain[mine].dbsize() <= before[mine] + 2  # and what says which move is open
+
+
+async def test_a_rollback_that_ended_between_its_two_closes_leaves_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed on its target, and what it rolls back was still open: whoever goes on closes that, too."""
+    first = cluster.reshard(on_step=lambda step: step == "pass 2" and first.stop(), batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    await first.run()
+    asked, closes = Carrier._asked, []
+
+    async def killed(self: Carrier, port: Any, call: Any) -> Any:
+        closes.extend([call] * (call.script.name == "move_close"))
+        if len(closes) == 2:
+            raise Killed
+        return await asked(self, port, call)
+
+    monkeypatch.setattr(Carrier, "_asked", killed)
+    with pytest.raises(Killed):
+        await cluster.reshard().roll_back()
+    monkeypatch.undo()
+    assert [move.undoes > 0 for move in cluster.ledger.now.moves] == [True]
+    assert (await cluster.reshard().roll_back()).phase == "done"
+    cluster.check()
+    assert b"open" not in cluster.plain["c"].hvals(local_key(cluster.ledger.now.name, "moves"))
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -15,8 +15,9 @@ import pytest
 import redis
 from reshard_cluster import Client, Cluster
 
-from coordkit.errors import StoreRefused
-from coordkit.routing import Topology
+from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.routing import Topology, slot_of
+from coordkit.routing.fence import local_key
 from coordkit.testing.processes import start_redis
 
 # Counts on its own counters until told to stop; each line that it hears is answered by what it has counted so far.
@@ -139,6 +140,98 @@ async def test_a_shard_is_killed_and_comes_back_with_its_file(durable: Any, step
     for key in keys:
         await client.incr(key)
     cluster.check()
+
+
+async def test_a_rollback_passes_over_no_key_when_its_source_restarts(durable: Any) -> None:
+    """It goes through what was brought, by a cursor that means nothing to the next process; all of it was deleted."""
+    cluster, servers = durable
+    first = cluster.reshard(on_step=lambda step: step == "pass 1" and first.stop(), batch=16384)
+    await first.initialise()
+    await first.add("c", cluster.urls["c"])
+    keys = cluster.keys(9000)
+    for key in keys:
+        cluster.expected[key] = 1
+    for shard in "ab":
+        mine = [key for key in keys if cluster.ledger.now.owners.lookup(key) == shard]
+        cluster.plain[shard].mset(dict.fromkeys(mine, 1))
+    await first.run()
+
+    [move] = cluster.ledger.now.moves
+    client = Client(cluster)
+    gone = [key for key in keys if slot_of(key) in set(move.slots)]
+    await client.touch.ensure(client.adopted, gone)
+    assert cluster.plain["c"].delete(*gone) == len(gone) > 1000
+    for key in gone:
+        del cluster.expected[key]
+    brought: list[str] = []
+
+    def at_step(step: str) -> None:
+        brought.extend([step] * (step == "bring"))
+        if step == "bring" and len(brought) == 9:  # the second page
+            servers["c"].restart()
+
+    back = cluster.reshard(on_step=at_step)
+    await back.roll_back()
+    assert len(brought) > 9
+    cluster.check()
+
+
+async def test_nothing_is_removed_while_a_replica_of_the_target_is_away(flavour: Any, coordkit_namespace: str) -> None:
+    """Its link breaks, and INFO counts it no more; the mover waits for it, however often it tries, then says so."""
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(start_redis()) for _ in range(2))
+        replica = stack.enter_context(start_redis(replica_of=b))
+        cluster = Cluster(flavour, [a.url, b.url], coordkit_namespace, "ab")
+        stack.callback(cluster.close)
+        away = stack.enter_context(redis.Redis.from_url(replica.url))
+
+        def at_step(step: str) -> None:
+            if step == "pass 1" and step not in seen:
+                away.replicaof("127.0.0.1", 1)
+                while cluster.plain["b"].info("replication")["connected_slaves"]:
+                    pass
+            seen.append(step)
+
+        seen: list[str] = []
+        reshard = cluster.reshard(on_step=at_step, batch=16384, patience=1.0)
+        await reshard.initialise()
+        topology = cluster.ledger.now
+        mine = [key for key in cluster.keys(200) if topology.owners.lookup(key) == "a"]
+        cluster.plain["a"].mset(dict.fromkeys(mine, 1))
+        cluster.expected.update(mine)
+        cluster.ledger.now = topology.begin_move(sorted({slot_of(key) for key in mine}), "a", "b")
+        with pytest.raises(StoreUnavailable, match="0 of its 1 replicas are connected"):
+            await reshard.run()
+        assert seen.count("pass 1") > 1
+        assert cluster.plain["a"].exists(*mine) == len(mine)
+        away.replicaof("127.0.0.1", b.port)
+        await flavour.until(lambda: away.info("replication")["master_link_status"] == "up")
+        await cluster.reshard()._finish_moves()
+        cluster.check()
+        assert away.exists(*mine) == len(mine)
+
+
+async def test_a_replica_that_the_topology_names_is_waited_for(flavour: Any, coordkit_namespace: str) -> None:
+    """It is away when the epoch is raised; promoted later it would let in who routes by the old topology."""
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(start_redis()) for _ in range(2))
+        replica = stack.enter_context(start_redis(replica_of=a))
+        cluster = Cluster(flavour, [a.url, b.url], coordkit_namespace, "ab")
+        stack.callback(cluster.close)
+        away = stack.enter_context(redis.Redis.from_url(replica.url))
+        await cluster.reshard().initialise()
+        named = cluster.ledger.now.with_addresses("a", a.url, [replica.url])
+        cluster.ledger.now = named.begin_move([1], "a", "b")
+        away.replicaof("127.0.0.1", 1)
+        await flavour.until(lambda: not cluster.plain["a"].info("replication")["connected_slaves"])
+        with pytest.raises(StoreUnavailable, match="0 of its 1 replicas are connected"):
+            await cluster.reshard(patience=0.2)._finish_moves()
+        assert not cluster.plain["b"].exists(local_key(coordkit_namespace, "moves"))
+
+        away.replicaof("127.0.0.1", a.port)
+        await flavour.until(lambda: away.info("replication")["master_link_status"] == "up")
+        await cluster.reshard()._finish_moves()
+        assert int(away.get(local_key(coordkit_namespace, "epoch"))) == cluster.ledger.now.shards["a"].fenced
 
 
 async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> None:
