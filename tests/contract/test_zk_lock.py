@@ -253,7 +253,7 @@ async def test_the_bodys_own_error_wins_and_it_is_given_back(flavour: Any, zk_cl
 
 
 async def test_it_is_proven_as_long_as_it_is_held(flavour: Any, zk_client: Any, path: str) -> None:
-    zk = zk_client(timeout=0.6)
+    zk = zk_client(timeout=1.5)
     async with flavour.within(flavour.zk.Lock(zk, path)) as lease:
         lowest = lease.ttl
         for _ in range(30):
