@@ -113,8 +113,8 @@ class Adoption:
                 self._is_away(self._session.why(link))
             else:
                 await self._look(urgent=urgent)
+                self._is_back()  # whether or not our epoch is shown
                 await self._show()
-                self._is_back()
         except StoreUnavailable as error:
             self._is_away(str(error))
             pause = min(_PAUSE, self._poll)
