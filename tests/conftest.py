@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ import pytest
 from deployed import KINDS, Deployed
 from programs import program  # noqa: F401  a fixture for all tests
 
+from coordkit.testing.backends import Settings
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.servers import ZooKeeperEnsemble
 
@@ -289,6 +291,15 @@ def zk_client(zk_servers: ZooKeeperEnsemble) -> Iterator[Callable[..., Any]]:
     yield make
     for each in made:
         close_kazoo(each)
+
+
+@pytest.fixture(autouse=True)
+def only_on_servers_of_ours(request: pytest.FixtureRequest) -> None:
+    """Keep away from named servers what empties whole databases: a topology has them to itself."""
+    if request.node.get_closest_marker("empties_servers"):
+        named = Settings.read(request.config.getoption, os.environ, request.config.getini).redis_url
+        if named:
+            pytest.skip(f"it empties whole databases, and {named} is not ours to empty")
 
 
 def pytest_configure() -> None:

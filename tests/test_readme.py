@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import redis
 
+from coordkit.testing.external import ExternalRedis
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = [
     (README.read_text("utf-8")[: found.start()].count("\n") + 1, found.group(1))
@@ -35,6 +37,8 @@ def test_a_block_runs(
     )
     code = re.sub(r"redis://localhost:(\d{4})", lambda found: coordkit_redis_shards[int(found[1]) - 6379].url, code)
     if "Reshard(" in block:  # a new shard must have no keys
+        if any(isinstance(server, ExternalRedis) for server in coordkit_redis_shards):
+            pytest.skip("it empties whole databases, and these are not ours to empty")
         for server in coordkit_redis_shards:
             with redis.Redis.from_url(server.url) as client:
                 client.flushall()

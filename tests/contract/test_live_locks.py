@@ -15,6 +15,8 @@ from coordkit.routing import slot_of
 from coordkit.routing.fence import drop_connections, raise_epoch
 from coordkit.routing.moving import Carrier
 
+pytestmark = pytest.mark.empties_servers
+
 _SOURCE = "return redis.call('INCR', KEYS[1])"
 INCR = Script("incr", _SOURCE, hashlib.sha1(_SOURCE.encode()).hexdigest())  # noqa: S324  as Redis has it
 

@@ -18,6 +18,8 @@ from coordkit.routing import Topology, slot_of
 from coordkit.routing.fence import drop_connections, local_key, raise_epoch
 from coordkit.routing.moving import Carrier
 
+pytestmark = pytest.mark.empties_servers
+
 
 class Service:
     """Three servers, of which two are shards; a topology in ZooKeeper; clients of one flavour."""

@@ -16,6 +16,8 @@ from coordkit.routing.fence import local_key
 from coordkit.routing.moving import Carrier
 from coordkit.routing.pace import Pace
 
+pytestmark = pytest.mark.empties_servers
+
 
 class Killed(Exception):
     """The mover ended here."""

@@ -18,6 +18,8 @@ from coordkit import ShardedRedis, Topology, TopologyStore, cli
 from coordkit.routing import slot_of
 from coordkit.testing.servers import wait_until
 
+pytestmark = pytest.mark.empties_servers
+
 KEYS = 600
 
 

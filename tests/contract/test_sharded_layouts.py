@@ -11,6 +11,8 @@ from deployed import Deployed
 
 from coordkit.errors import StoreRefused, StoreUnavailable
 
+pytestmark = pytest.mark.empties_servers
+
 LAYOUTS = {
     "three": "coordkit_redis_shards",
     "five": "coordkit_redis_quorum",

@@ -25,6 +25,8 @@ COUNTING = """
 import redis, redis.asyncio
 from coordkit.errors import StoreUnavailable
 
+pytestmark = pytest.mark.empties_servers
+
 store = flavour.TopologyStore(zk, path)
 kind = redis.asyncio.Redis if flavour.is_async else redis.Redis
 
