@@ -20,12 +20,12 @@ from coordkit.routing import Topology, slot_of
 from coordkit.routing.fence import local_key
 from coordkit.testing.processes import start_redis
 
+pytestmark = pytest.mark.empties_servers
+
 # Counts on its own counters until told to stop; each line that it hears is answered by what it has counted so far.
 COUNTING = """
 import redis, redis.asyncio
 from coordkit.errors import StoreUnavailable
-
-pytestmark = pytest.mark.empties_servers
 
 store = flavour.TopologyStore(zk, path)
 kind = redis.asyncio.Redis if flavour.is_async else redis.Redis
