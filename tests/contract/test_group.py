@@ -18,7 +18,7 @@ from kazoo.security import make_acl
 import coordkit
 from coordkit import _kazoo_trees
 from coordkit._ports_zookeeper import GetData, Multi, SetData
-from coordkit.core import membership
+from coordkit.core import own_znode
 from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
@@ -427,7 +427,7 @@ def test_an_update_never_reaches_another_incarnation(
     old_zk, new_zk = zk_client(), zk_client()
     old = coordkit.Group(old_zk, path).join("a", data=b"old").__enter__()
     # By the numbers of their joins, both znodes would begin with the same version.
-    monkeypatch.setattr(membership, "_joins", itertools.count(old._core._join + membership._VERSIONS))
+    monkeypatch.setattr(own_znode, "_joins", itertools.count(old._core._znode._join + own_znode._VERSIONS))
     block, joined = coordkit.Group(new_zk, path).join("a", data=b"new"), []
 
     def join() -> None:

@@ -159,11 +159,12 @@ def flaps_at_a_reconnect() -> None:
     async def keep(self: Membership) -> None:
         if self._again_connected:
             self._again_connected = False
-            await self._ask(Delete(self.node))
-            await self._ask(Multi((Create(self.node, self.data, Kind.EPHEMERAL),)))
-            seen = (await self._ask(GetData(self.node)))[0]
+            znode = self._znode
+            await znode.ask(Delete(znode.node))
+            await znode.ask(Multi((Create(znode.node, self.data, Kind.EPHEMERAL),)))
+            seen = (await znode.ask(GetData(znode.node)))[0]
             if not isinstance(seen, Exception):
-                self._is_ours(seen[1])
+                znode.is_ours(seen[1])
         await was(self)
 
     heard = Membership._heard
@@ -193,7 +194,7 @@ def keeps_the_old_sessions_znode() -> None:
 
     async def keep(self: Membership) -> None:
         session = await self._session.connected(self.name, self._runtime.now())
-        seen, _ = await self._look()
+        seen, _ = await self._znode.watch()
         if isinstance(seen, NoNode):
             await self._put(session)
 
