@@ -12,7 +12,7 @@ from coordkit._async.lost import Lost, Scope
 from coordkit._async.share import Share
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
-from coordkit.core import balance, changes, group, membership, znodes
+from coordkit.core import balance, changes, group, membership, zk_checks
 from coordkit.core import share as shares
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
@@ -68,7 +68,7 @@ class Member:
         Raises ``LeaseLost`` if the identity is another's, ``StoreUnavailable`` if no answer came: the data are then
         changed as soon as there is a connection.
         """
-        await self._core.update(znodes.check_data(data))
+        await self._core.update(zk_checks.check_data(data))
 
     def __repr__(self) -> str:
         return f"<Member {self.identity!r} of {self.name}>"
@@ -85,8 +85,8 @@ class Join:
 
     def __init__(self, group: Group, identity: str, data: bytes) -> None:
         self._group = group
-        self._identity = znodes.check_identity(identity)
-        self._data = znodes.check_data(data)
+        self._identity = zk_checks.check_identity(identity)
+        self._data = zk_checks.check_data(data)
         self._member: Member | None = None
         self._scope: Scope | None = None
 
@@ -157,7 +157,7 @@ class Group:
 
     def __init__(self, zk: Any, path: str) -> None:
         _kazoo.check_client(zk)
-        self.path = znodes.check_path(path)
+        self.path = zk_checks.check_path(path)
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
         self._core = group.Group(RUNTIME, lambda: session_of(zk), path)
@@ -220,8 +220,10 @@ class Group:
         else. Each partition is worked on by one member at a time: the next begins when the work of the former has
         ended, or its session has. Not promised: that a former owner that hangs has stopped; its token tells.
         """
-        keys = znodes.check_partitions(partitions)
-        core = shares.Share(RUNTIME, self._core, keys, znodes.check_identity(identity), data=znodes.check_data(data))
+        keys = zk_checks.check_partitions(partitions)
+        core = shares.Share(
+            RUNTIME, self._core, keys, zk_checks.check_identity(identity), data=zk_checks.check_data(data)
+        )
         return Share(core)
 
     def __repr__(self) -> str:

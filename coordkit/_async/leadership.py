@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from coordkit._async.lost import Lost
-from coordkit.core import leadership, transaction, znodes
+from coordkit.core import leadership, transaction, zk_checks
 from coordkit.core.token import Token
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Leadership:
         Raises ``NoNodes`` if nobody stands under it: then we lead on. Should it leave in that moment, or crash before
         it leads (which takes a session timeout to be known), the next in line leads. Raises what ``resign`` raises.
         """
-        await self._core.transfer_to(znodes.check_identity(identity))
+        await self._core.transfer_to(zk_checks.check_identity(identity))
 
     def transaction(self) -> Transaction:
         """Return a block that collects writes to ZooKeeper, which are carried out only if we lead then.

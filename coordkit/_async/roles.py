@@ -11,10 +11,10 @@ from coordkit._async.leadership import Leadership
 from coordkit._async.lost import Lost, Scope
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
-from coordkit.core import checks, following, in_sync, leadership, primacy, roles, znodes
+from coordkit.core import checks, following, in_sync, leadership, primacy, roles, zk_checks
 from coordkit.core.candidate import Terms
 from coordkit.core.in_sync import InSyncSet
-from coordkit.core.znodes import Leader
+from coordkit.core.records import Leader
 
 if TYPE_CHECKING:
     from coordkit.core.primacy import Applicant
@@ -112,9 +112,9 @@ class Roles(Generic[R]):
         policy: Literal["strict", "session"] = "strict",
     ) -> None:
         _kazoo.check_client(zk)
-        self.path = znodes.check_path(path)
-        self.identity = znodes.check_identity(identity)
-        self.priority = znodes.check_priority(priority)
+        self.path = zk_checks.check_path(path)
+        self.identity = zk_checks.check_identity(identity)
+        self.priority = zk_checks.check_priority(priority)
         self.policy = checks.check_policy(policy)
         self.takeover_delay = checks.check_delay("takeover_delay", takeover_delay)
         self.client = zk

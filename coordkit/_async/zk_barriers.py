@@ -9,7 +9,7 @@ from typing import Any
 from coordkit import _kazoo
 from coordkit._asyncio.zookeeper import session_of
 from coordkit._open import OpenBlocks
-from coordkit.core import checks, zk_barrier, zk_double_barrier, znodes
+from coordkit.core import checks, zk_barrier, zk_checks, zk_double_barrier
 from coordkit.errors import CoordError
 
 
@@ -23,7 +23,7 @@ class Barrier:
 
     def __init__(self, zk: Any, path: str) -> None:
         _kazoo.check_client(zk)
-        self.name = znodes.check_path(path)
+        self.name = zk_checks.check_path(path)
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
         self._core = zk_barrier.Barrier(lambda: session_of(zk), path)
@@ -119,7 +119,7 @@ class DoubleBarrier:
 
     def __init__(self, zk: Any, path: str, *, parties: int) -> None:
         _kazoo.check_client(zk)
-        self.name = znodes.check_path(path)
+        self.name = zk_checks.check_path(path)
         self.client = zk
         self.parties = checks.check_parties(parties)
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates

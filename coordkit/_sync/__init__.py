@@ -22,10 +22,10 @@ from coordkit.core.changes import Change
 from coordkit.core.data import from_json, to_json
 from coordkit.core.holder import Holder
 from coordkit.core.in_sync import InSyncSet
+from coordkit.core.records import Leader
 from coordkit.core.share import Owner
 from coordkit.core.token import Token
 from coordkit.core.views import View
-from coordkit.core.znodes import Leader
 from coordkit.errors import (
     AcquireTimeout,
     BadTopology,

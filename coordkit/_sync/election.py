@@ -15,10 +15,10 @@ from coordkit._run import run
 from coordkit._sync.leadership import Leadership
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import checks, election, leadership, views, znodes
+from coordkit.core import checks, election, leadership, views, zk_checks
 from coordkit.core.candidate import Terms
+from coordkit.core.records import Leader
 from coordkit.core.views import View
-from coordkit.core.znodes import Leader
 from coordkit.errors import CoordError, LeadershipLost
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ class Election:
         on_lost: Callable[[LeadershipLost], object] | None = None,
     ) -> None:
         _kazoo.check_client(zk)
-        self.path = znodes.check_path(path)
-        self.identity = znodes.check_identity(identity)
-        self.priority = znodes.check_priority(priority)
+        self.path = zk_checks.check_path(path)
+        self.identity = zk_checks.check_identity(identity)
+        self.priority = zk_checks.check_priority(priority)
         self.policy = checks.check_policy(policy)
         self.on_lost = checks.check_callback("on_lost", on_lost)
         self.client = zk

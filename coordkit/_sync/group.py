@@ -13,7 +13,7 @@ from coordkit._sync.lost import Lost
 from coordkit._sync.share import Share
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import balance, changes, group, membership, znodes
+from coordkit.core import balance, changes, group, membership, zk_checks
 from coordkit.core import share as shares
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
@@ -69,7 +69,7 @@ class Member:
         Raises ``LeaseLost`` if the identity is another's, ``StoreUnavailable`` if no answer came: the data are then
         changed as soon as there is a connection.
         """
-        run(self._core.update(znodes.check_data(data)))
+        run(self._core.update(zk_checks.check_data(data)))
 
     def __repr__(self) -> str:
         return f"<Member {self.identity!r} of {self.name}>"
@@ -86,8 +86,8 @@ class Join:
 
     def __init__(self, group: Group, identity: str, data: bytes) -> None:
         self._group = group
-        self._identity = znodes.check_identity(identity)
-        self._data = znodes.check_data(data)
+        self._identity = zk_checks.check_identity(identity)
+        self._data = zk_checks.check_data(data)
         self._member: Member | None = None
 
     def __enter__(self) -> Member:
@@ -153,7 +153,7 @@ class Group:
 
     def __init__(self, zk: Any, path: str) -> None:
         _kazoo.check_client(zk)
-        self.path = znodes.check_path(path)
+        self.path = zk_checks.check_path(path)
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates
         self._core = group.Group(RUNTIME, lambda: session_of(zk), path)
@@ -216,8 +216,10 @@ class Group:
         else. Each partition is worked on by one member at a time: the next begins when the work of the former has
         ended, or its session has. Not promised: that a former owner that hangs has stopped; its token tells.
         """
-        keys = znodes.check_partitions(partitions)
-        core = shares.Share(RUNTIME, self._core, keys, znodes.check_identity(identity), data=znodes.check_data(data))
+        keys = zk_checks.check_partitions(partitions)
+        core = shares.Share(
+            RUNTIME, self._core, keys, zk_checks.check_identity(identity), data=zk_checks.check_data(data)
+        )
         return Share(core)
 
     def __repr__(self) -> str:

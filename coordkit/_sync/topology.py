@@ -11,7 +11,7 @@ from coordkit._run import run
 from coordkit._sync.election import Election
 from coordkit._sync.leadership import Leadership
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import adoption, checks, topologies, znodes
+from coordkit.core import adoption, checks, topologies, zk_checks
 from coordkit.errors import LeadershipLost
 from coordkit.routing.topology import Topology
 
@@ -75,7 +75,7 @@ class TopologyStore:
 
     def __init__(self, zk: Any, path: str, *, history: int = 100) -> None:
         _kazoo.check_client(zk)
-        self.path = znodes.check_path(path)
+        self.path = zk_checks.check_path(path)
         self.history_length = checks.check_history(history)
         self.client = zk
         _kazoo.wire_of(zk)  # before it is started, to hear what it negotiates

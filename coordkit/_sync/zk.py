@@ -8,7 +8,7 @@ from coordkit import _kazoo
 from coordkit._run import run
 from coordkit._sync.hold import Acquirable
 from coordkit._threads.zookeeper import session_of
-from coordkit.core import checks, holder, znodes
+from coordkit.core import checks, holder, zk_checks
 from coordkit.core.holder import Holder
 from coordkit.core.turn import Options, Ticket, Turns
 from coordkit.core.zk_rwlock import Reader, Writer
@@ -137,7 +137,7 @@ class Semaphore(Acquirable):
 def _described(zk: Any, path: str, max_hold: float | None, label: str) -> Options:
     """Check what describes a lock, before its client is started: to hear what it negotiates."""
     _kazoo.check_client(zk)
-    znodes.check_path(path)
+    zk_checks.check_path(path)
     options = Options(holder.check_label(label), checks.check_bound(max_hold))
     _kazoo.wire_of(zk)
     return options

@@ -25,7 +25,7 @@ from coordkit._ports_zookeeper import (
     SetData,
     Stat,
 )
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.grantor import Returned
 from coordkit.core.leadership import Leadership
 from coordkit.core.place import Place
@@ -62,7 +62,7 @@ class Candidate(Place[Leadership]):
         return Create(prefix, self.data(), Kind.SEQUENTIAL), *self.looks()
 
     def data(self) -> bytes:
-        return znodes.candidate_data(self.terms.identity)
+        return records.candidate_data(self.terms.identity)
 
     def foundation(self) -> list[Request]:
         above: list[Request] = [Create(path) for path in znodes.ancestors(self.name)]
@@ -94,7 +94,7 @@ class Candidate(Place[Leadership]):
             return None
         self.mark = mark
         epoch = answers.pop(0) if self.marked else None
-        return znodes.line(listed, znodes.unpack_record(epoch[0]) if isinstance(epoch, tuple) else None)
+        return znodes.line(listed, records.unpack_record(epoch[0]) if isinstance(epoch, tuple) else None)
 
     def who(self) -> str:
         return self.terms.identity
@@ -104,7 +104,7 @@ class Candidate(Place[Leadership]):
 
     def take_over(self) -> Multi:
         """Return the transaction that makes us the leader: it fails unless our znode is there and the order stands."""
-        record = znodes.pack_record(self._record())
+        record = records.pack_record(self._record())
         return Multi((Check(self.node), Check(self.parent, self.mark), SetData(self._epoch, record)))
 
     def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int:  # noqa: ARG002  it is the set's
@@ -115,8 +115,8 @@ class Candidate(Place[Leadership]):
         self._led = True
         return Leadership(self, token, asked=asked, strict=self.terms.strict)
 
-    def _record(self) -> znodes.Record:
-        return znodes.Record(self.node.rpartition("/")[2], self.terms.identity, self.holder)
+    def _record(self) -> records.Record:
+        return records.Record(self.node.rpartition("/")[2], self.terms.identity, self.holder)
 
     # -- leaving
 
@@ -127,10 +127,10 @@ class Candidate(Place[Leadership]):
         """
         record = self._record()._replace(resigned=True)
         if self.successor is None:
-            return Multi((Delete(self.node), SetData(self._epoch, znodes.pack_record(record))))
+            return Multi((Delete(self.node), SetData(self._epoch, records.pack_record(record))))
         node, data = self.successor
         record = record._replace(successor=node.rpartition("/")[2])
-        steps = Delete(self.node), SetData(self._epoch, znodes.pack_record(record))
+        steps = Delete(self.node), SetData(self._epoch, records.pack_record(record))
         return Multi((*steps, SetData(node, data), SetData(self.parent, b"")))
 
     async def revoke(self, holder: str) -> Returned:  # noqa: ARG002  one candidate, one holder

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from coordkit._ports_zookeeper import Check, Create, Delete, GetData, Kind, Multi, NoNode, Request, Sync
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.session import GRACE, Session
 from coordkit.core.token import Token
 from coordkit.errors import LeaseLost, StoreUnavailable
@@ -95,7 +95,7 @@ class Claim:
         """Return what makes the znode, if we are a member and there is none."""
         self.epoch = epoch
         self._session.guests.add(self)
-        data = znodes.claim_data(self._identity, self.holder, epoch)
+        data = records.claim_data(self._identity, self.holder, epoch)
         return Multi((membership, Create(self.node, data, Kind.EPHEMERAL)))
 
     def look(self) -> GetData:
@@ -115,7 +115,7 @@ class Claim:
 
     def is_ours(self, seen: Any) -> bool:
         """Return whether the znode that was seen is this claim's."""
-        return not isinstance(seen, Exception) and znodes.claim_holder(seen[0]) == self.holder
+        return not isinstance(seen, Exception) and records.claim_holder(seen[0]) == self.holder
 
     def hold(self, created: int, owner: int, expires: float) -> None:
         """Be ours, by that zxid and session."""

@@ -18,7 +18,7 @@ from tenacity.wait import wait_random_exponential
 
 from coordkit._ports import Runtime
 from coordkit._ports_zookeeper import Delete, GetChildren, GetData, Link, NoNode, SetData
-from coordkit.core import znodes
+from coordkit.core import records
 from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate, Terms
 from coordkit.core.leadership import Leadership, leave, leave_with_result
@@ -133,30 +133,30 @@ class Election:
         for attempt in list(self._attempts):
             attempt.stop.set()
 
-    async def leader(self) -> znodes.Leader | None:
+    async def leader(self) -> records.Leader | None:
         """Return who leads, by one round trip."""
         found = await self._leader()
         return None if found is None else found[0]
 
-    async def _leader(self) -> tuple[znodes.Leader, str] | None:
+    async def _leader(self) -> tuple[records.Leader, str] | None:
         """Return who leads, and its znode."""
         parent = f"{self.path}/candidates"
         epoch, names = await self._session().read(self.path, [GetData(f"{self.path}/epoch"), GetChildren(parent)])
         if isinstance(epoch, NoNode) or isinstance(names, NoNode):
             return None
-        record, modified = znodes.unpack_record(epoch[0]), epoch[1].modified
+        record, modified = records.unpack_record(epoch[0]), epoch[1].modified
         if record is None or record.resigned or record.candidate not in names:
             return None
-        return znodes.Leader(record.identity, Token(modified, record.holder)), f"{parent}/{record.candidate}"
+        return records.Leader(record.identity, Token(modified, record.holder)), f"{parent}/{record.candidate}"
 
-    async def evict(self, reason: str, *, force: bool) -> znodes.Leader | None:
+    async def evict(self, reason: str, *, force: bool) -> records.Leader | None:
         """Have who leads step down, or delete its znode; return who that is."""
         found = await self._leader()
         if found is None:
             return None
         leader, node = found
         why = f"by {self.terms.identity!r}: {reason}" if reason else f"by {self.terms.identity!r}"
-        step = Delete(node) if force else SetData(node, znodes.candidate_data(leader.identity, why))
+        step = Delete(node) if force else SetData(node, records.candidate_data(leader.identity, why))
         answer = (await self._session().read(self.path, [step]))[0]
         if isinstance(answer, Exception) and not isinstance(answer, NoNode):
             raise answer

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from coordkit._ports import Runtime
+from coordkit.core.records import Leader
 from coordkit.core.token import Token
-from coordkit.core.znodes import Leader
 
 
 class Following:

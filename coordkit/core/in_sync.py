@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from coordkit._ports_zookeeper import GetData, NoNode
-from coordkit.core import znodes
+from coordkit.core import zk_checks
 from coordkit.core.leadership import Leadership
 from coordkit.core.session import Session, Stop, Stopped, Wake
 from coordkit.errors import StoreUnavailable
@@ -93,7 +93,7 @@ def pack(identities: Iterable[str] | Mapping[str, str], token: int) -> bytes:
     if not notes:
         raise ValueError("in_sync must name at least one identity: without any, nobody could ever be the primary")
     for identity, note in notes.items():
-        znodes.check_identity(identity)
+        zk_checks.check_identity(identity)
         if not isinstance(note, str):
             raise TypeError(f"a note on one who is in sync must be a str, got {note!r}")
     return json.dumps({"v": 1, "identities": dict(sorted(notes.items())), "token": token}).encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from coordkit.core import lease, znodes
+from coordkit.core import lease, records
 from coordkit.core.proven import Proven
 from coordkit.core.succession import succession
 from coordkit.core.transaction import Transaction
@@ -35,7 +35,7 @@ class Leadership(Proven):
         return LeadershipLost(error.name, error.why, token=error.token)
 
     def told(self, data: bytes) -> None:
-        why = znodes.candidate_evicted(data)
+        why = records.candidate_evicted(data)
         if why:
             self.lose(f"evicted {why}")
 

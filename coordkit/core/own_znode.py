@@ -33,7 +33,7 @@ from coordkit._ports_zookeeper import (
     Stat,
     Sync,
 )
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.session import GRACE, Session
 from coordkit.errors import StoreRefused, StoreUnavailable
 
@@ -80,7 +80,7 @@ class OwnZnode:
         """
         if isinstance(mark, Exception) or mark[1].created != stat.created:
             return False
-        return 0 < znodes.marked(mark[0]) < self.since
+        return 0 < records.marked(mark[0]) < self.since
 
     def _trying(self, session: int) -> None:
         self._sessions.add(session)
@@ -153,7 +153,7 @@ class OwnZnode:
             (
                 *(() if replaced is None else (Delete(self.node, replaced.version),)),
                 *(() if mark is None or isinstance(mark, Exception) else (Delete(self.mark, mark[1].version),)),
-                *((Create(self.mark, znodes.mark_data(self.since), Kind.EPHEMERAL),) if self.since else ()),
+                *((Create(self.mark, records.mark_data(self.since), Kind.EPHEMERAL),) if self.since else ()),
                 Create(self.node, kind=Kind.EPHEMERAL),
                 *((SetData(self.node, b""),) * (sets - 1)),
                 SetData(self.node, data),  # its answer says by which zxid the znode was made, a creation's does not

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 from coordkit._ports import Runtime
 from coordkit._ports_zookeeper import Check, Create, GetData, Multi, NoNode, Request, Stat
-from coordkit.core import in_sync, znodes
+from coordkit.core import in_sync, records
 from coordkit.core.candidate import Candidate, Terms
 from coordkit.core.election import Attempt, Election
 from coordkit.core.leadership import Leadership
+from coordkit.core.records import Leader
 from coordkit.core.session import Session
 from coordkit.core.standing import Standing
 from coordkit.core.token import Token
-from coordkit.core.znodes import Leader
 
 
 class NotAdmitted(Exception):
@@ -48,7 +48,7 @@ class Applicant(Candidate):
         self.before_us = None if isinstance(epoch, NoNode) else self._unclean(*epoch)
 
     def _unclean(self, data: bytes, stat: Stat) -> Leader | None:
-        record = znodes.unpack_record(data)
+        record = records.unpack_record(data)
         if record is None or record.resigned:
             return None
         if record.candidate == self.node.rpartition("/")[2]:

@@ -19,8 +19,8 @@ from coordkit._ports import Runtime
 from coordkit.core.following import Follower, Following
 from coordkit.core.leadership import Leadership
 from coordkit.core.primacy import Applicant, RoleElection
+from coordkit.core.records import Leader
 from coordkit.core.views import Views
-from coordkit.core.znodes import Leader
 from coordkit.errors import CoordError, StoreUnavailable
 
 _log = logging.getLogger("coordkit")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from coordkit._ports import Runtime
 from coordkit._ports_zookeeper import GetChildren, GetData, NodeError, NoNode
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.claim import Claim
 from coordkit.core.group import Group
 from coordkit.core.shift import Begin, Shift
@@ -86,7 +86,7 @@ class Share:
         seen = await session.read(self.path, [GetData(f"{parent}/{name}") for name in names])
         return {
             znodes.identity_of(name): Owner(
-                znodes.candidate_identity(answer[0]), Token(answer[1].created, znodes.claim_holder(answer[0]))
+                records.candidate_identity(answer[0]), Token(answer[1].created, records.claim_holder(answer[0]))
             )
             for name, answer in zip(names, seen, strict=True)
             if not isinstance(answer, NodeError)

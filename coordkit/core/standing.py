@@ -1,8 +1,8 @@
 """One contender on its way to the head of the line.
 
-Entering the line and seeing it is one round trip; each contender then watches the one before it only, so that a
-hand-over wakes one; taking over is one transaction, which proves the session and may be asked again. A lost answer is
-resolved by the candidate's GUID within one session, and by a new GUID in the next.
+Once in the line (see ``entering``), each contender watches the one before it only, so that a hand-over wakes one;
+taking over is one transaction, which proves the session and may be asked again. If the session ends, or our znode goes,
+we stand again, at the end of the line, with a new GUID.
 """
 
 from __future__ import annotations
@@ -10,32 +10,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
 
-from coordkit._ports_zookeeper import BadVersion, GetData, NodeExists, NoNode
-from coordkit.core import znodes
+from coordkit._ports_zookeeper import BadVersion, GetData, NoNode
+from coordkit.core.entering import PAUSE, Entering, Gone, T
 from coordkit.core.lease import DRIFT
 from coordkit.core.place import Entry, Place
-from coordkit.core.session import GRACE, Session, Stop, Stopped
-from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused, StoreUnavailable
+from coordkit.core.session import GRACE, Session, Stop
+from coordkit.errors import AcquireTimeout, NotAcquired, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
-
-
-class Gained(Protocol):
-    """What one comes to by standing in a line."""
-
-    @property
-    def held(self) -> bool: ...
-
-
-T = TypeVar("T", bound=Gained)
-
-PAUSE = 0.05  # seconds before what got no answer is asked again
-
-
-class Gone(Exception):
-    """Our place in the line is gone; stand again with a new GUID."""
 
 
 async def stand(
@@ -78,19 +61,8 @@ async def stand(
                 stop.unlisten(candidate.wake.ring)
 
 
-class Standing(Generic[T]):
+class Standing(Entering[T]):
     """One contender on its way to the head of the line."""
-
-    def __init__(self, candidate: Place[T], deadline: float, timeout: float | None, stop: Stop | None) -> None:
-        self._candidate = candidate
-        self._session = candidate.session
-        self._runtime = candidate.session.runtime
-        self._name = candidate.name
-        self._deadline = deadline
-        self._timeout = timeout
-        self._stop = stop
-        self._parent = f"{candidate.parent}/"
-        self._entry: Entry | None = None  # as long as it shows how things are
 
     async def lead(self) -> T:
         line = await self._enter()
@@ -112,89 +84,6 @@ class Standing(Generic[T]):
         if own not in line:
             raise Gone("our znode was deleted")
         return self._candidate.before(line, line.index(own))
-
-    async def _ask(self, *requests: Any) -> list[Any]:
-        return await self._session.ask(self._name, requests, self._deadline, self._stop)
-
-    async def _same_session(self, owner: int) -> None:
-        """Wait for a connection; raise ``Gone`` if it is of another session."""
-        if await self._session.connected(self._name, self._deadline, self._stop) != owner:
-            raise Gone("the session ended")
-
-    async def _enter(self) -> list[str]:
-        """Enter the line; return it. Sends both requests at once, so that it takes one round trip."""
-        candidate = self._candidate
-        while True:
-            session = await self._session.connected(self._name, self._deadline, self._stop)
-            asked = self._runtime.now()
-            created, names, *seen = await self._ask(*candidate.entry())
-            if isinstance(created, NoNode):
-                if not await self._found():
-                    await self._runtime.sleep(PAUSE)
-                continue
-            if isinstance(created, StoreUnavailable):
-                found = await self._find(session, created)
-                if found is None:
-                    await self._runtime.sleep(PAUSE)
-                    continue
-                names, seen = found, []
-            elif isinstance(created, Exception):
-                raise created
-            else:
-                candidate.entered(created[0], created[1].owner)
-                self._entry = Entry(asked, created[1], seen)
-            number = candidate.number(candidate.node.rpartition("/")[2])
-            if number is None or not 0 <= number < znodes.LAST_SEQUENCE:
-                raise StoreRefused(
-                    self._name,
-                    f"the numbers of {self._parent[:-1]} are used up; delete that znode when nobody stands, and they "
-                    "begin anew (tokens still rise)",
-                )
-            line = None if isinstance(names, Exception) else candidate.line(names, seen)
-            return await self._list() if line is None else line
-
-    async def _find(self, session: int, lost: StoreUnavailable) -> list[str] | None:
-        """Find our znode, whose creation got no answer; None if it was not made."""
-        while True:
-            if self._runtime.now() >= self._deadline:
-                raise lost
-            await self._same_session(session)
-            synced, names = await self._ask(*self._candidate.search())
-            unanswered = next((each for each in (synced, names) if isinstance(each, StoreUnavailable)), None)
-            if unanswered is None:
-                break
-            lost = unanswered
-            await self._runtime.sleep(PAUSE)
-        if isinstance(names, Exception):
-            return None
-        own = [name for name in names if name.startswith(self._candidate.guid)]
-        if not own:
-            return None
-        self._candidate.entered(self._parent + own[0], session)
-        return list(names)
-
-    async def _found(self) -> bool:
-        """Make what an election stands on; return False if that got no answer."""
-        answers = await self._session.ensemble.ask(
-            self._name, self._candidate.foundation(), within=max(GRACE, self._session.ensemble.session_timeout())
-        )
-        for answer in answers[-2:]:  # above them, we may lack the right to create what exists already
-            if isinstance(answer, NoNode):
-                refused = next((each for each in answers if isinstance(each, StoreRefused)), None)
-                raise refused or StoreRefused(self._name, "its parent cannot be created: no such chroot")
-            if isinstance(answer, StoreUnavailable) and self._runtime.now() >= self._deadline:
-                raise answer
-            if isinstance(answer, Exception) and not isinstance(answer, NodeExists | StoreUnavailable):
-                raise answer
-        return not any(isinstance(answer, StoreUnavailable) for answer in answers[-2:])
-
-    async def _list(self) -> list[str]:
-        while True:
-            looks = self._candidate.looks()
-            names, *seen = await self._session.read(self._name, looks, self._deadline, self._stop)
-            line = [] if isinstance(names, NoNode) else self._candidate.line(names, seen)
-            if line is not None:
-                return line
 
     async def _wait(self, line: list[str], ahead: list[str]) -> list[str]:
         """Wait for the last of those ``ahead`` of us to leave; return the line as it is then."""
@@ -255,10 +144,6 @@ class Standing(Generic[T]):
         candidate.looked(own[1])
         self._entry = Entry(asked, own[1], seen)
         return candidate.in_order(names)
-
-    def _check_stop(self) -> None:
-        if self._stop is not None and self._stop.is_set():
-            raise Stopped
 
     def _at_once(self) -> T | None:
         """Return what the last look gives us: a write went with it, and nobody was before us."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from coordkit._ports_zookeeper import GetChildren, GetData, NoNode
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.session import Session
 
 
@@ -17,7 +17,7 @@ class Contender(NamedTuple):
 
     @property
     def identity(self) -> str:
-        return znodes.candidate_identity(self.data)
+        return records.candidate_identity(self.data)
 
 
 async def succession(session: Session, election: str) -> list[Contender]:
@@ -26,7 +26,7 @@ async def succession(session: Session, election: str) -> list[Contender]:
     names, epoch = await session.read(election, [GetChildren(parent), GetData(f"{election}/epoch")])
     if isinstance(names, NoNode):
         return []
-    line = znodes.line(names, None if isinstance(epoch, NoNode) else znodes.unpack_record(epoch[0]))
+    line = znodes.line(names, None if isinstance(epoch, NoNode) else records.unpack_record(epoch[0]))
     nodes = [f"{parent}/{name}" for name in line]
     answers = await session.read(election, [GetData(node) for node in nodes]) if nodes else []
     return [

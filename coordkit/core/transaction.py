@@ -22,7 +22,7 @@ from coordkit._ports_zookeeper import (
     SetData,
     Stat,
 )
-from coordkit.core import znodes
+from coordkit.core import zk_checks
 from coordkit.core.session import GRACE
 from coordkit.errors import CoordError, TransactionFailed
 
@@ -47,16 +47,18 @@ class Transaction:
 
     def create(self, path: str, data: bytes, *, ephemeral: bool) -> None:
         kind = Kind.EPHEMERAL if ephemeral else Kind.PERSISTENT
-        self._add("create", Create(znodes.check_path(path), znodes.check_data(data), kind))
+        self._add("create", Create(zk_checks.check_path(path), zk_checks.check_data(data), kind))
 
     def set(self, path: str, data: bytes, version: int) -> None:
-        self._add("set", SetData(znodes.check_path(path), znodes.check_data(data), znodes.check_version(version)))
+        self._add(
+            "set", SetData(zk_checks.check_path(path), zk_checks.check_data(data), zk_checks.check_version(version))
+        )
 
     def delete(self, path: str, version: int) -> None:
-        self._add("delete", Delete(znodes.check_path(path), znodes.check_version(version)))
+        self._add("delete", Delete(zk_checks.check_path(path), zk_checks.check_version(version)))
 
     def check(self, path: str, version: int) -> None:
-        self._add("check", Check(znodes.check_path(path), znodes.check_version(version)))
+        self._add("check", Check(zk_checks.check_path(path), zk_checks.check_version(version)))
 
     def _add(self, verb: str, step: Create | Delete | SetData | Check) -> None:
         if self._sent:

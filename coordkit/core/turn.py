@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from coordkit._ports import Timer
 from coordkit._ports_zookeeper import Check, Delete, GetChildren, GetData, Multi, NoNode, Request, Stat
-from coordkit.core import znodes
+from coordkit.core import records
 from coordkit.core.grantor import Returned
 from coordkit.core.holder import Holder, read
 from coordkit.core.lease import DRIFT, State
@@ -104,7 +104,7 @@ class Ticket(Place[Turn]):
         self._created = 0
 
     def data(self) -> bytes:
-        return znodes.ticket_data(self.holder)
+        return records.ticket_data(self.holder)
 
     def foundation(self) -> list[Request]:
         return containers(self.name, self.parent)
@@ -217,7 +217,7 @@ class Turns:
         answers = await session.read(self.name, [GetData(f"{ticket.parent}/{name}") for name in line])
         seen = [None if isinstance(answer, NoNode) else answer for answer in answers]
         holders = [
-            read(znodes.ticket_holder(answer[0]), since=answer[1].born, token=answer[1].created if at == 0 else None)
+            read(records.ticket_holder(answer[0]), since=answer[1].born, token=answer[1].created if at == 0 else None)
             for at, answer in enumerate(seen)
             if answer is not None
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from coordkit._ports_zookeeper import GetData, GetStat, NoNode
-from coordkit.core import znodes
+from coordkit.core import records
 from coordkit.core.session import GRACE, Session
 from coordkit.core.stream import Stream
 from coordkit.core.token import Token
@@ -46,7 +46,7 @@ class Views(Stream[View]):
             self._forget()
             there = (await session.read(self.name, [self._birth()], soon))[0]
             return View(None, None, "none") if there is None else None
-        record = znodes.unpack_record(epoch[0])
+        record = records.unpack_record(epoch[0])
         if record is None or record.resigned:
             self._forget()
             return View(None, None, "none" if record is None else "resigned")

@@ -18,10 +18,11 @@ from functools import partial
 from typing import Any
 
 from coordkit._ports_zookeeper import BadVersion, Create, Delete, GetData, Kind, Multi, NoNode, Request, SetData, Stat
-from coordkit.core import znodes
+from coordkit.core import records, znodes
+from coordkit.core.entering import PAUSE, Gone
 from coordkit.core.place import Place, containers
 from coordkit.core.session import GRACE, Session
-from coordkit.core.standing import PAUSE, Gone, Standing, stand
+from coordkit.core.standing import Standing, stand
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefused, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
@@ -160,7 +161,7 @@ class Gathering(Standing["Crossing"]):
 
     def _complete(self, line: list[str], record: tuple[bytes, Stat]) -> Multi | None:
         """Return the transaction that lets a round in, if enough wait for that."""
-        party, last = self._party, znodes.unpack_last(record[0])
+        party, last = self._party, records.unpack_last(record[0])
         if party.own_number() <= last:
             return None
         waiting = [name for name in line if (party.number(name) or 0) > last]
@@ -173,8 +174,8 @@ class Gathering(Standing["Crossing"]):
             return None
         names = waiting[: party.parties]
         numbers = [number for name in names if (number := party.number(name)) is not None]
-        data = znodes.pack_round(numbers)
-        mark = SetData(party.parent, znodes.pack_last(numbers[-1]), record[1].version)
+        data = records.pack_round(numbers)
+        mark = SetData(party.parent, records.pack_last(numbers[-1]), record[1].version)
         return Multi((mark, *(SetData(f"{party.parent}/{name}", data) for name in names)))
 
     async def _let_in(self) -> Crossing:
@@ -194,7 +195,7 @@ class Gathering(Standing["Crossing"]):
                     await self._runtime.sleep(PAUSE)
                 elif isinstance(own, Exception):
                     raise own
-                elif own[1].owner == party.owner and (round_ := znodes.unpack_round(own[0])):
+                elif own[1].owner == party.owner and (round_ := records.unpack_round(own[0])):
                     return Crossing(party, round_)
                 elif self._runtime.now() >= self._deadline:
                     await self._give_up(own[1].version)

@@ -20,9 +20,10 @@ from typing import Any
 
 from coordkit._ports_zookeeper import Create, Delete, GetChildren, GetData, Kind, Multi, NoNode, Request, Stat
 from coordkit.core import znodes
+from coordkit.core.entering import PAUSE, Gone
 from coordkit.core.place import Entry
 from coordkit.core.session import GRACE, Session, Stop
-from coordkit.core.standing import PAUSE, Gone, Standing
+from coordkit.core.standing import Standing
 from coordkit.core.turn import Options, Ticket, Turn
 from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused, StoreUnavailable
 

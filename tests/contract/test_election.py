@@ -22,7 +22,7 @@ from zk_lines import meddle
 
 import coordkit.aio
 from coordkit._ports_zookeeper import Create, GetData, Link, Multi
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.session import PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo
@@ -577,7 +577,7 @@ async def test_taking_over_fails_if_our_znode_went_meanwhile(flavour: Any, zk_cl
         data, stat = direct.get(f"{path}/epoch")
         assert stat.version == 1
         assert stat.mzxid == leadership.token
-        assert candidates(direct, path) == [znodes.unpack_record(data).candidate]
+        assert candidates(direct, path) == [records.unpack_record(data).candidate]
 
 
 async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_client: Any, path: str) -> None:

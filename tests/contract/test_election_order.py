@@ -11,7 +11,7 @@ from kazoo.exceptions import BadVersionError
 
 import coordkit
 from coordkit._ports_zookeeper import Delete, GetData, Multi, SetData
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.core.succession import succession
 from coordkit.errors import AcquireTimeout, LeadershipLost, NoNodes
 from coordkit.testing.faults import kill_session
@@ -122,7 +122,7 @@ async def test_a_priority_that_comes_at_the_hand_over_makes_no_second_leader(
     assert not running.done()
     with pytest.raises(BadVersionError):
         raise raced[1].get(timeout=10)[1]
-    record = znodes.unpack_record(raced[0].get(f"{path}/epoch")[0])
+    record = records.unpack_record(raced[0].get(f"{path}/epoch")[0])
     assert record is not None
     assert record.resigned, "it published itself beside one that comes before it"
     raced[0].stop()  # the one of greater priority goes, and never led
@@ -171,13 +171,13 @@ async def test_a_successor_that_is_named_while_it_comes_to_wait_hears_of_it(
     def transfer() -> None:
         direct.sync(path)
         first, *_, own = znodes.line(direct.get_children(f"{path}/candidates"))
-        record = znodes.unpack_record(direct.get(f"{path}/epoch")[0])
+        record = records.unpack_record(direct.get(f"{path}/epoch")[0])
         assert record is not None
         transaction = direct.transaction()
         transaction.delete(f"{path}/candidates/{first}")
         resigned = record._replace(resigned=True, successor=own)
-        transaction.set_data(f"{path}/epoch", znodes.pack_record(resigned))
-        transaction.set_data(f"{path}/candidates/{own}", znodes.candidate_data("named"))
+        transaction.set_data(f"{path}/epoch", records.pack_record(resigned))
+        transaction.set_data(f"{path}/candidates/{own}", records.candidate_data("named"))
         transaction.set_data(f"{path}/candidates", b"")
         assert not any(isinstance(each, Exception) for each in transaction.commit())
 
@@ -270,7 +270,7 @@ async def test_a_transfer_to_nobody_leads_on(flavour: Any, stage: Stage) -> None
 async def test_a_successor_that_goes_keeps_nobody_waiting(flavour: Any, stage: Stage, path: str, when: str) -> None:
     """Before its name is written, or between that and its term."""
     gone = stage.zk_client()
-    own = znodes.candidate_data("gone")
+    own = records.candidate_data("gone")
 
     async with flavour.within(stage.election("first")) as leadership:
         await stage.add("a")
@@ -289,7 +289,7 @@ async def test_a_successor_that_goes_keeps_nobody_waiting(flavour: Any, stage: S
         await flavour.maybe(leadership.transfer_to("gone"))
     if when == "after":
         stage.watcher.sync(path)
-        record = znodes.unpack_record(stage.watcher.get(f"{path}/epoch")[0])
+        record = records.unpack_record(stage.watcher.get(f"{path}/epoch")[0])
         assert record is not None
         assert record.successor == node.rpartition("/")[2]
         assert stage.led == []

@@ -9,7 +9,7 @@ import pytest
 from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError, NotEmptyError
 
 from coordkit._ports_zookeeper import Multi
-from coordkit.core import znodes
+from coordkit.core import zk_checks
 from coordkit.errors import CoordError, LeadershipLost, StoreRefused, StoreUnavailable, TransactionFailed
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
@@ -198,4 +198,4 @@ async def test_steps_that_can_only_be_mistakes(flavour: Any, election: Any) -> N
         ]:
             with pytest.raises(error):
                 add()
-        assert znodes.check_version(-1) == -1
+        assert zk_checks.check_version(-1) == -1

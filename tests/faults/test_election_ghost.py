@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import coordkit
-from coordkit.core import znodes
+from coordkit.core import records
 from coordkit.errors import LeadershipLost, StaleToken, StoreUnavailable
 from coordkit.testing._process import free_ports, start_all
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
@@ -88,7 +88,7 @@ async def test_the_ghost_is_told_before_its_successor_leads(
         async with flavour.within(successor.lead(timeout=60)) as leadership:
             led = time.monotonic()
             stands = idle.connected and idle.client_id == session
-            seen = znodes.unpack_record(idle.get(f"{path}/epoch")[0]) if stands else None
+            seen = records.unpack_record(idle.get(f"{path}/epoch")[0]) if stands else None
             return led, int(leadership.token), "" if seen is None else seen.identity
 
     with pytest.raises(LeadershipLost):

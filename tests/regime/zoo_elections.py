@@ -13,7 +13,7 @@ from regime.weather import Weather, quietly
 from regime.wired import GHOST
 from regime.zoo_crew import Term, place
 
-from coordkit.core import znodes
+from coordkit.core import records, znodes
 from coordkit.testing.servers import ask, scaled
 
 
@@ -45,7 +45,7 @@ class ElectionWeather(Weather):
             whose = workers.get(stat.ephemeralOwner, f"{stat.ephemeralOwner:#x}, nobody's now")
             age = time.time() - stat.ctime / 1000
             text.append(
-                f"{name} {znodes.candidate_identity(data)} (session of {whose}, {stat.czxid:#x}, {age:.1f} s old)"
+                f"{name} {records.candidate_identity(data)} (session of {whose}, {stat.czxid:#x}, {age:.1f} s old)"
             )
         return "; ".join(text)
 
@@ -142,7 +142,7 @@ class ElectionWeather(Weather):
         if len(line) < 2:
             return None
         node = f"{path}/candidates/{line[1]}"
-        return node, znodes.candidate_identity(self.ask(self.direct.get_async(node))[0]).partition("/")[0]
+        return node, records.candidate_identity(self.ask(self.direct.get_async(node))[0]).partition("/")[0]
 
     def late_answer(self) -> bool:
         """Stop a worker between the answer to its take-over and its use, and cut its server off: the lease counts from

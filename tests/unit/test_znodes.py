@@ -12,7 +12,7 @@ from kazoo.client import KazooClient
 
 import coordkit as blocking
 import coordkit.aio as awaited
-from coordkit.core import znodes
+from coordkit.core import records, zk_checks, znodes
 
 GUID = "0123456789abcdef" * 2
 FLAVOURS = pytest.mark.parametrize("flavour", [blocking, awaited], ids=["blocking", "asyncio"])
@@ -25,7 +25,7 @@ def test_an_identity_is_read_as_it_was_written(identity: str) -> None:
 
     assert znodes.identity_of(name) == identity
     assert name not in (".", "..")
-    znodes.check_path(f"/group/{name}")
+    zk_checks.check_path(f"/group/{name}")
 
 
 @given(TEXT, TEXT)
@@ -56,20 +56,20 @@ def test_names_of_another_form_are_not_in_the_line(name: str) -> None:
 
 @pytest.mark.parametrize("resigned", [True, False])
 def test_an_epoch_record_is_read_as_it_was_written(resigned: bool) -> None:
-    record = znodes.Record(f"{GUID}-0000000001", "ünï 'quoted'", "host:1:ab", resigned)
+    record = records.Record(f"{GUID}-0000000001", "ünï 'quoted'", "host:1:ab", resigned)
 
-    assert znodes.unpack_record(znodes.pack_record(record)) == record
+    assert records.unpack_record(records.pack_record(record)) == record
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff", b'{"v": 2, "other": 1}'])
 def test_an_epoch_record_that_is_none_of_ours_is_no_leader(data: bytes) -> None:
-    assert znodes.unpack_record(data) is None
+    assert records.unpack_record(data) is None
 
 
 def test_a_later_version_may_add_to_a_record() -> None:
-    record = znodes.unpack_record(b'{"v": 2, "candidate": "c", "identity": "i", "state": "leading", "new": [1]}')
+    record = records.unpack_record(b'{"v": 2, "candidate": "c", "identity": "i", "state": "leading", "new": [1]}')
 
-    assert record == znodes.Record("c", "i", "", resigned=False)
+    assert record == records.Record("c", "i", "", resigned=False)
 
 
 def test_ancestors_come_from_the_top() -> None:
