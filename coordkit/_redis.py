@@ -125,10 +125,15 @@ def keeps_connections(client: Any) -> bool:
     return not (single or caching or few or isinstance(pool, bounded))
 
 
+def is_cluster(client: Any) -> bool:
+    """Whether this is redis-py's client of a Cluster, with its own way of asking."""
+    ways = (redis.RedisCluster.execute_command, redis.asyncio.cluster.RedisCluster.execute_command)
+    return getattr(type(client), "execute_command", None) in ways
+
+
 def cannot_confirm(client: Any) -> str | None:
     """Say why this client cannot WAIT on the connection that wrote; None if it can."""
-    clusters = (redis.RedisCluster.execute_command, redis.asyncio.cluster.RedisCluster.execute_command)
-    if keeps_connections(client) or getattr(type(client), "execute_command", None) in clusters:
+    if keeps_connections(client) or is_cluster(client):
         return None
     return (
         f"{type(client).__name__} does not let coordkit choose the connection, and WAIT speaks for the one that wrote; "
@@ -288,12 +293,6 @@ def confirmed(replies: list[Any], confirm: Confirm, name: str, server: str) -> t
     else:
         raise named(copies, name, server)
     raise StoreRefused(name, f"{server} answered no: {said}; {advice}") from copies
-
-
-def raise_if_elsewhere(replies: list[Any]) -> None:
-    """Raise the error of a node of a Cluster that sends us to another."""
-    if isinstance(replies[0], exceptions.MovedError):
-        raise replies[0]
 
 
 def is_silence(error: BaseException) -> bool:

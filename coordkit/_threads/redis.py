@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _cluster, _redis
 from coordkit._ports import Call, Confirm, Form
+from coordkit._threads.cluster import Nodes
 from coordkit._threads.inbox import Inbox
 from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core.keeper import Keeper
+from coordkit.core.keepers import Keepers
 from coordkit.core.shards import ShardedStore
 from coordkit.routing.live_store import LiveStore
 
@@ -21,10 +24,12 @@ class RedisStore:
     """One client's Redis, spoken to over connections that are kept while there is work; safe for many threads."""
 
     def __init__(self, client: Any) -> None:
-        self.keeper = Keeper(RUNTIME, self)
         self._client = client
         self._lines = Lines(client) if _redis.keeps_connections(client) else None
-        self._nodes: dict[str, Lines] = {}  # of a Cluster, by the name of the node
+        self._nodes = Nodes(client, lambda call: self._ask([call])[0]) if _redis.is_cluster(client) else None
+        self.keeper = Keeper(RUNTIME, self)
+        if self._nodes is not None:
+            self.keeper = Keepers(RUNTIME, self, partial(_cluster.name_of_node, client))
         self._where = _redis.where(client)
         self._inbox = Inbox(self, client, keeps=self._lines is not None)
 
@@ -69,7 +74,8 @@ class RedisStore:
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            replies = self._ask(asked) if self._lines is None else self._lines.ask_many(asked, within)
+            way = self._lines or self._nodes
+            replies = self._ask(asked) if way is None else way.ask_many(asked, within)
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -85,10 +91,8 @@ class RedisStore:
 
     async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
         try:
-            if self._lines is None:
-                replies = self._on_its_node(call, confirm)
-            else:
-                replies = self._lines.ask_confirmed(call, confirm)
+            way = cast("Lines | Nodes", self._lines or self._nodes)  # of the others `cannot_confirm` speaks
+            replies = way.ask_confirmed(call, confirm)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:
@@ -112,30 +116,6 @@ class RedisStore:
             except Exception as error:  # noqa: BLE001  each call may go to another server: its error is its own
                 replies.append(error)
         return replies
-
-    def _on_its_node(self, call: Call, confirm: Confirm) -> list[Any]:
-        """Ask the node of a Cluster that has the keys; where the client does not know it any more, let it find it."""
-        try:
-            node = self._client.get_node_from_key(call.keys[0])
-            replies = self._to(node).ask_confirmed(call, confirm)
-            _redis.raise_if_elsewhere(replies)
-        except exceptions.MovedError:
-            pass
-        except exceptions.RedisError as error:
-            if not _redis.is_silence(error):
-                raise
-        else:
-            return replies
-        [reply] = self._ask([call])  # the client follows the keys; what is asked twice does what asking once does
-        if isinstance(reply, Exception):
-            raise reply
-        replies = self._to(self._client.get_node_from_key(call.keys[0])).ask_confirmed(call, confirm)
-        _redis.raise_if_elsewhere(replies)
-        return replies
-
-    def _to(self, node: Any) -> Lines:
-        line = self._nodes.get(node.name)
-        return line or self._nodes.setdefault(node.name, Lines(self._client.get_redis_connection(node)))
 
 
 def store_for(client: Any) -> RedisStore | ShardedStore:
