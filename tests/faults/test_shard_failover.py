@@ -6,10 +6,13 @@ and nobody is served by two owners: each count is given out once.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,16 +22,16 @@ from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing import ReplicaSet, RoundRobin, Shard, Topology
 from coordkit.routing.fence import local_key
 from coordkit.testing.deployments import tell
+from coordkit.testing.faults import kill_session
 from coordkit.testing.replicated import ReplicatedRedis, start_replicated
 from coordkit.testing.servers import scaled
 
 pytestmark = pytest.mark.empties_servers
 
-KEYS = [f"k{i}" for i in range(80)]
 PATIENCE = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0, "retry": None}
 SOON = scaled(60.0)
 
-# Moves slots slowly until it is killed; says so once keys have been moved.
+# Moves slots until some keys have been moved; then it says so, does no more, and is killed.
 MOVER = """
 import redis, redis.asyncio
 
@@ -36,16 +39,16 @@ kind = redis.asyncio.Redis if flavour.is_async else redis.Redis
 
 async def work():
     store = flavour.TopologyStore(zk, path)
-    said = []
 
     def on_progress(progress):
-        if progress.seen >= 15 and not said:
-            said.append(True)
-            say("moving")
+        if progress.seen >= 15:
+            session, password = zk.client_id
+            say(json.dumps([session, password.hex()]))
+            time.sleep(1000)
 
     async with flavour.within(store.rebalancer("first")) as leadership:
         async with flavour.within(flavour.Reshard(
-            store, leadership, lambda _, url: kind.from_url(url, socket_timeout=2), batch=16384, keys_per_second=10,
+            store, leadership, lambda _, url: kind.from_url(url, socket_timeout=2), batch=16384, keys_per_second=20,
             on_progress=on_progress,
         )) as reshard:
             await flavour.maybe(reshard.drain("a"))
@@ -76,16 +79,12 @@ def hurt(coordkit_redis_replicated: ReplicatedRedis, coordkit_faults: Any) -> It
     coordkit_redis_replicated.wait_ready()
 
 
-def empty(*servers: Any) -> None:
-    for each in servers:
-        tell(each.primary() if callable(each.primary) else each.primary, "FLUSHALL")
-
-
 class Counting:
     """Clients that count, and what they were told: each number of a key is to be given out once."""
 
-    def __init__(self, flavour: Any, make: Any) -> None:
+    def __init__(self, flavour: Any, make: Any, prefix: str) -> None:
         self._flavour, self._make = flavour, make
+        self.keys = [f"{prefix}:{i}" for i in range(80)]
         self.told: Counter[tuple[str, int]] = Counter()
         self.acknowledged: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
@@ -93,9 +92,15 @@ class Counting:
         self._ended = False
         self._working: list[Any] = []
 
-    async def start(self, count: int = 3) -> None:
-        for number in range(count):
+    async def __aenter__(self) -> Any:
+        for number in range(3):
             self._working.append(self._flavour.spawn(self._work, await self._make(), number))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        for each in self._working:
+            await each.result(SOON)
 
     async def _work(self, shards: Any, number: int) -> None:
         maybe = self._flavour.maybe
@@ -104,7 +109,7 @@ class Counting:
         for turn in itertools.count(number * 7):
             if self._ended:
                 return
-            key = KEYS[turn * 13 % len(KEYS)]
+            key = self.keys[turn * 13 % len(self.keys)]
             try:
                 value = int(await maybe(safe.incr(key)))
             except StoreRefused:
@@ -128,23 +133,69 @@ class Counting:
         until = sum(self.acknowledged.values()) + count
         await self._flavour.until(lambda: sum(self.acknowledged.values()) >= until, SOON)
 
-    async def end(self) -> None:
-        self._ended = True
-        for each in self._working:
-            await each.result()
-
     def check(self, owner: Any, former: Any) -> None:
         """Compare with what is at the owner of all, and see that nothing is at the former one."""
         assert sum(self.acknowledged.values()) > 300
         twice = {told: times for told, times in self.told.items() if times > 1}
         assert twice == {}, "a number was given out by two owners, or again after it was lost"
         assert self.misses == [], "a replica said that a key was not there"
-        for key in KEYS:
+        for key in self.keys:
             there = int(tell(owner, "GET", key) or 0)
             last = max((value for name, value in self.told if name == key), default=0)
             assert max(last, self.acknowledged[key]) <= there, key
             assert there <= 1 + self.acknowledged[key] + self.unknown[key], key
             assert tell(former, "EXISTS", key) == 0, key
+
+
+class Scene:
+    """The topology of a and b in ZooKeeper, and clients of it."""
+
+    def __init__(self, flavour: Any, zk_client: Any, connect: Any, name: str) -> None:
+        self.flavour, self.maybe, self.connect, self.name = flavour, flavour.maybe, connect, name
+        self._zk_client = zk_client
+        self.store = self.another()
+
+    def another(self) -> Any:
+        return self.flavour.TopologyStore(self._zk_client(20.0), f"/{self.name}/x")
+
+    async def client(self, source: Any = None, **options: Any) -> Any:
+        make = self.flavour.ShardedRedis.from_topology
+        options = {"poll": 0.5, "patience": 1.0, "balance": RoundRobin, **options}
+        made = await self.maybe(make(source or self.another(), self.connect, **options))
+        self.flavour.on_exit(getattr(made, "aclose", None) or made.close)
+        return made
+
+    async def begin(self, shards: dict[str, Shard], keys: list[str], *servers: Any) -> None:
+        """Create the topology, tell its shards the epoch, and have all keys there, on all replicas."""
+        await self.maybe(self.store.create(Topology.first(self.name, shards)))
+        async with self.flavour.within(self.store.rebalancer("setup")) as leadership:
+            made = self.flavour.Reshard(self.store, leadership, self.connect)
+            async with self.flavour.within(made) as reshard:
+                await self.maybe(reshard.initialise())
+        first = await self.client()
+        await self.maybe(first.with_options(min_replicas=1, wait_timeout=10.0).mset(dict.fromkeys(keys, 0)))
+        size = [tell(primary, "DBSIZE") for primary, _ in servers]
+        await self.flavour.until(
+            lambda: all(
+                tell(each, "DBSIZE") == count
+                for count, (_, replicas) in zip(size, servers, strict=True)
+                for each in replicas
+            ),
+            SOON,
+        )
+
+    async def aside(self, call: Any) -> Any:
+        """Call what blocks, so that it holds up no event loop."""
+        return await asyncio.to_thread(call) if self.flavour.is_async else call()
+
+    async def run(self, reshard: Any) -> Any:
+        return await self.maybe(reshard.run())
+
+
+def expire(hosts: str, session: str) -> None:
+    """End the session of a process that was killed, which else goes on for a while."""
+    number, password = json.loads(session)
+    kill_session(SimpleNamespace(client_id=(number, bytes.fromhex(password)), hosts=[tuple(hosts.split(":"))]))
 
 
 @pytest.mark.parametrize(("which", "fault"), [("source", "kill"), ("target", "pause")])
@@ -153,6 +204,7 @@ async def test_a_primary_fails_while_its_slots_move(
     maybe: Any,
     zk_client: Any,
     program: Any,
+    coordkit_zk_server: Any,
     hurt: ReplicatedRedis,
     steady: ReplicatedRedis,
     coordkit_faults: Any,
@@ -161,80 +213,59 @@ async def test_a_primary_fails_while_its_slots_move(
     fault: str,
 ) -> None:
     """All of a's slots go to b. The mover is killed on its way, then a primary fails, and is replaced by hand."""
-    empty(hurt, steady)
     a, b = (hurt, steady) if which == "source" else (steady, hurt)
     failing = "a" if which == "source" else "b"
-    store = flavour.TopologyStore(zk_client(), f"/{coordkit_namespace}/x")
+    scene = Scene(flavour, zk_client, lambda _, url: flavour.redis(url, **PATIENCE), coordkit_namespace)
+    counting = Counting(flavour, scene.client, coordkit_namespace)
+    for each in (a, b):
+        tell(each.primary, "FLUSHALL")
     shards = {
         name: Shard(each.primary.url, tuple(replica.url for replica in each.replicas))
         for name, each in (("a", a), ("b", b))
     }
-    await maybe(store.create(Topology.first(coordkit_namespace, shards)))
+    await scene.begin(shards, counting.keys, (a.primary, a.replicas), (b.primary, b.replicas))
+    async with counting:
+        mover = program(MOVER)
+        session = await scene.aside(mover.line)
+        moving = await maybe(scene.store.read())
+        [move] = moving.moves
+        deaf = (await scene.client(moving, patience=0.2)).with_options(min_replicas=1, wait_timeout=0.2)
+        await maybe(deaf.incrby(counting.keys[0], 0))  # all keys are served by b, and it has a connection there
+        await counting.more()
 
-    def connect(_: str, url: str) -> Any:
-        return flavour.redis(url, **PATIENCE)
+        # The mover is killed, and the primary fails; the replica that has most is promoted. It knows the move's epoch.
+        mover.kill()
+        old = hurt.primary
+        await scene.aside(lambda: getattr(coordkit_faults, fault)(old))
+        best = max(hurt.replicas, key=lambda each: int(tell(each, "ROLE")[4]))
+        await scene.aside(lambda: hurt.promote(best))
+        assert int(tell(best, "GET", local_key(coordkit_namespace, "epoch"))) == move.number
+        await scene.aside(lambda: expire(coordkit_zk_server.hosts, session))
+        async with flavour.within(scene.store.rebalancer("second")) as leadership:
+            topology = await maybe(scene.store.read())
+            others = [each.url for each in hurt.replicas if each is not old]
+            after = topology.with_addresses(failing, best.url, others)
+            await maybe(scene.store.publish(after, expected=topology, leadership=leadership))
+            made = flavour.Reshard(scene.store, leadership, scene.connect, batch=16384, patience=30)
+            async with flavour.within(made) as reshard:
+                running = flavour.spawn(scene.run, reshard)
+                await counting.more()
+                assert (await running.result(SOON)).phase == "done"
+        last = await maybe(scene.store.read())
+        assert (list(last.shards), last.moves) == (["b"], ())
 
-    async def client(source: Any = None, **options: Any) -> Any:
-        source = source or flavour.TopologyStore(zk_client(), f"/{coordkit_namespace}/x")
-        options = {"poll": 0.5, "patience": 1.0, "balance": RoundRobin, **options}
-        made = await maybe(flavour.ShardedRedis.from_topology(source, connect, **options))
-        flavour.on_exit(getattr(made, "aclose", None) or made.close)
-        return made
-
-    async with flavour.within(store.rebalancer("setup")) as leadership:
-        made = flavour.Reshard(store, leadership, connect)
-        async with flavour.within(made) as reshard:
-            await maybe(reshard.initialise())
-    first = await client()
-    await maybe(first.with_options(min_replicas=1, wait_timeout=10.0).mset(dict.fromkeys(KEYS, 0)))
-    for each in (hurt, steady):
-        each.wait_in_sync()
-    counting = Counting(flavour, client)
-    await counting.start()
-    mover = program(MOVER, timeout=4.0)
-    assert mover.line() == "moving"
-    moving = await maybe(store.read())
-    assert len(moving.moves) == 1
-    deaf = (await client(moving, patience=0.2)).with_options(min_replicas=1, wait_timeout=0.2)
-    await maybe(deaf.incrby(KEYS[0], 0))  # all keys are served by b, and it has a connection there
-    await counting.more()
-    mover.kill()
-
-    # The primary fails, and the replica that has most is promoted; it knows the epoch of the move.
-    old = hurt.primary
-    getattr(coordkit_faults, fault)(old)
-    best = max(hurt.replicas, key=lambda each: int(tell(each, "ROLE")[4]))
-    hurt.promote(best)
-    assert int(tell(best, "GET", local_key(coordkit_namespace, "epoch"))) == moving.moves[0].number
-    async with flavour.within(store.rebalancer("second")) as leadership:
-        topology = await maybe(store.read())
-        others = [each.url for each in hurt.replicas if each is not old]
-        after = topology.with_addresses(failing, best.url, others)
-        await maybe(store.publish(after, expected=topology, leadership=leadership))
-        async with flavour.within(flavour.Reshard(store, leadership, connect, batch=16384, patience=30)) as reshard:
-            running = flavour.spawn(lambda: maybe_run(flavour, reshard))
-            await counting.more()
-            assert (await running.result(SOON)).phase == "done"
-    last = await maybe(store.read())
-    assert (list(last.shards), last.moves) == (["b"], ())
-
-    # The old one is back, takes itself for a primary, and somebody believes that: it acknowledges nothing.
-    if fault == "pause":
-        coordkit_faults.resume(old)
-    for key in KEYS[:5]:
-        if which == "source":  # where nobody writes any more
-            counting.heard(key, int(await maybe(deaf.incr(key))))
-        else:
-            with pytest.raises(StoreUnavailable):
-                await maybe(deaf.incr(key))
-    coordkit_faults.heal()
-    await counting.more(60)
-    await counting.end()
+        # The old one is back, takes itself for a primary, and somebody believes that: it acknowledges nothing.
+        if fault == "pause":
+            coordkit_faults.resume(old)
+        for key in counting.keys[:5]:
+            if which == "source":  # where nobody writes any more
+                counting.heard(key, int(await maybe(deaf.incr(key))))
+            else:
+                with pytest.raises(StoreUnavailable):
+                    await maybe(deaf.incr(key))
+        await scene.aside(coordkit_faults.heal)
+        await counting.more(60)
     counting.check(b.primary, a.primary)
-
-
-async def maybe_run(flavour: Any, reshard: Any) -> Any:
-    return await flavour.maybe(reshard.run())
 
 
 async def test_a_target_behind_sentinel_fails_over_while_slots_come_to_it(
@@ -249,47 +280,35 @@ async def test_a_target_behind_sentinel_fails_over_while_slots_come_to_it(
     """Its address in the topology stays; the mover waits for the replica that is away, and goes on when it is back."""
     watched = coordkit_redis_sentinel
     watched.wait_ready()
-    empty(steady, watched)
-    sentinels = [(each.host, each.port) for each in watched.watchers]
+    sentinels = watched.sentinels
     kind = redis.asyncio.Sentinel if flavour.is_async else redis.Sentinel
 
     def connect(shard: str, url: str) -> Any:
         if shard == "a":
             return flavour.redis(url, **PATIENCE)
-        made = ReplicaSet.of_sentinel(kind(sentinels, sentinel_kwargs=PATIENCE), watched.service_name, **PATIENCE)
-        return flavour.closing(made.primary) and made
+        sentinel: Any = kind(sentinels, sentinel_kwargs=PATIENCE)
+        for each in sentinel.sentinels:
+            flavour.closing(each)
+        return ReplicaSet.of_sentinel(sentinel, watched.service_name, **PATIENCE)
 
-    store = flavour.TopologyStore(zk_client(), f"/{coordkit_namespace}/x")
+    scene = Scene(flavour, zk_client, connect, coordkit_namespace)
+    counting = Counting(flavour, scene.client, coordkit_namespace)
+    for each in (steady.primary, watched.primary()):
+        tell(each, "FLUSHALL")
     replicas = tuple(each.url for each in steady.replicas)
     shards = {"a": Shard(steady.primary.url, replicas), "b": Shard("sentinel:b")}
-    await maybe(store.create(Topology.first(coordkit_namespace, shards)))
-
-    async def client() -> Any:
-        source = flavour.TopologyStore(zk_client(), f"/{coordkit_namespace}/x")
-        make = flavour.ShardedRedis.from_topology
-        made = await maybe(make(source, connect, poll=0.5, patience=1.0, balance=RoundRobin))
-        flavour.on_exit(getattr(made, "aclose", None) or made.close)
-        return made
-
-    counting = Counting(flavour, client)
-    async with flavour.within(store.rebalancer("test")) as leadership:
-        made = flavour.Reshard(store, leadership, connect, batch=16384, keys_per_second=15, patience=60)
+    await scene.begin(shards, counting.keys, (steady.primary, steady.replicas), (watched.primary(), watched.servers))
+    async with counting, flavour.within(scene.store.rebalancer("test")) as leadership:
+        made = flavour.Reshard(scene.store, leadership, connect, batch=16384, keys_per_second=15, patience=60)
         async with flavour.within(made) as reshard:
-            await maybe(reshard.initialise())
-            first = await client()
-            await maybe(first.with_options(min_replicas=1, wait_timeout=10.0).mset(dict.fromkeys(KEYS, 0)))
-            steady.wait_in_sync()
-            await flavour.until(lambda: all(tell(each, "DBSIZE") for each in watched.servers), SOON)
-            await counting.start()
             await maybe(reshard.drain("a"))
-            running = flavour.spawn(lambda: maybe_run(flavour, reshard))
+            running = flavour.spawn(scene.run, reshard)
             await flavour.until(lambda: reshard.progress.seen >= 15, SOON)
             old = watched.primary()
-            coordkit_faults.kill(old)
-            watched.wait_promoted(old)
+            await scene.aside(lambda: coordkit_faults.kill(old))
+            await scene.aside(lambda: watched.wait_promoted(old))
             await counting.more()
-            coordkit_faults.heal()
+            await scene.aside(coordkit_faults.heal)
             assert (await running.result(2 * SOON)).phase == "done"
-    await counting.more(60)
-    await counting.end()
+        await counting.more(60)
     counting.check(watched.primary(), steady.primary)
