@@ -82,7 +82,7 @@ class Cluster:
         for shard, client in self.plain.items():
             for key in client.scan_iter(count=1000):
                 if key.startswith(local_key(self.ledger.now.name, "")):
-                    assert key.rpartition(b":")[2] in {b"epoch", b"moves"}, "marks are left"
+                    assert key.rpartition(b":")[2] in {b"epoch", b"moves", b"settled"}, "marks are left"
                     continue
                 assert key not in found, f"{key!r} is on {shard} and on {found[key][0]}"
                 found[key] = shard, int(client.get(key))

@@ -16,9 +16,11 @@ from coordkit._threads.runtime import RUNTIME
 from coordkit.core import checks
 from coordkit.core.rebalancing import Rebalancing
 from coordkit.routing import reshard
+from coordkit.routing.client_replicas import clients_of, primary_of
 from coordkit.routing.fence import Greeting
 from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
+from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Shard
@@ -34,7 +36,8 @@ class Reshard:
 
     :param store: where the topology is kept.
     :param leadership: that we are its rebalancer: of ``store.rebalancer(...)``.
-    :param connect: returns a new client for a shard, given its name and address; it adds the password.
+    :param connect: returns a new client for a shard, given its name and address; it adds the password. Of a
+        ``ReplicaSet`` the primary is used.
     :param keys_per_second: how many keys to move at most, None for no limit; as ``bytes_per_second``, of values as DUMP
         gives them. Both shards serve others meanwhile; a limit is what keeps them quick.
     :param batch: slots that move at once, 1 to 16384. Each batch drops, once, all connections of two shards.
@@ -58,7 +61,7 @@ class Reshard:
         self,
         store: TopologyStore,
         leadership: Leadership,
-        connect: Callable[[str, str], redis.Redis],
+        connect: Callable[[str, str], redis.Redis | ReplicaSet[redis.Redis]],
         *,
         keys_per_second: float | None = reshard.KEYS_PER_SECOND,
         bytes_per_second: float | None = reshard.BYTES_PER_SECOND,
@@ -71,7 +74,7 @@ class Reshard:
         self.store = store
         self.leadership = leadership
         self._connect = checks.check_callable("connect", connect)
-        self._ways: dict[tuple[str, str, bool], tuple[redis.Redis, Way]] = {}
+        self._ways: dict[tuple[str, str, bool], tuple[redis.Redis | ReplicaSet[redis.Redis], Way]] = {}
         self._core = reshard.Reshard(
             RUNTIME,
             Rebalancing(store._core, leadership._core),  # noqa: SLF001  one facade
@@ -144,9 +147,10 @@ class Reshard:
     def close(self) -> None:
         """Close the clients that ``connect`` returned."""
         while self._ways:
-            client, way = self._ways.popitem()[1]
+            given, way = self._ways.popitem()[1]
             way.close()
-            client.close()
+            for client in clients_of(given):
+                client.close()
 
     def _still_leading(self, _step: str) -> None:
         self.leadership.ensure()
@@ -154,11 +158,11 @@ class Reshard:
     def _port(self, name: str, shard: Shard, topology: Topology | None) -> ShardPort:
         at = name, shard.primary, topology is not None
         if at not in self._ways:
-            client = self._connect(name, shard.primary)
+            given = self._connect(name, shard.primary)
             greet = None if topology is None else greeted(Greeting(topology.name, name))
-            self._ways[at] = client, Way(name, client, greet=greet)
-        client, way = self._ways[at]
-        return WayPort(way, topology.epoch if topology else 0, _redis.patience(client))
+            self._ways[at] = given, Way(name, primary_of(given), greet=greet)
+        given, way = self._ways[at]
+        return WayPort(way, topology.epoch if topology else 0, _redis.patience(primary_of(given)))
 
     def __enter__(self) -> Self:
         return self

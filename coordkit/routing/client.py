@@ -43,8 +43,12 @@ from coordkit.routing.client_held import WatchingQueue, outdated_is_lost
 from coordkit.routing.client_pipeline import Script
 from coordkit.routing.client_pubsub import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
+from coordkit.routing.health import Picker
+from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.plan import Plan, Question
+from coordkit.routing.readers import ReadFrom, check_balance
 from coordkit.routing.replicated import ReplicatedWay, replicated
+from coordkit.routing.replication import Terms
 from coordkit.routing.way import Way
 from coordkit.routing.way_pool import PoolWay, way_of
 from coordkit.routing.way_port import WayPort
@@ -109,7 +113,18 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
 
     @classmethod
     def from_topology(
-        cls, source: TopologyStore | Topology, connect: Connect, *, poll: float = 30.0, patience: float = 5.0
+        cls,
+        source: TopologyStore | Topology,
+        connect: Connect,
+        *,
+        poll: float = 30.0,
+        patience: float = 5.0,
+        read_from: ReadFrom = "primary",
+        balance: Callable[[], Picker] = PeakEwma,
+        max_lag: float | None = None,
+        max_lag_bytes: int | None = None,
+        min_replicas: int = 0,
+        wait_timeout: float = 1.0,
     ) -> LiveShardedRedis:
         """Return a client whose shards and placement are those of a topology, and change with it while it is in use.
 
@@ -120,13 +135,30 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         no operation of an earlier topology goes on, and at the latest by `close`.
 
         Only a greater epoch of the same name is adopted; what is damaged or older is logged and refused, and the last
-        good one is served on, as it is while ZooKeeper is away. Raise BadTopology if there is none to begin with,
+        good one is served on, as it is while ZooKeeper is away.
+
+        Where a shard of the topology names replicas, ``connect`` is called for each of their addresses as well, unless
+        it returned a `ReplicaSet`, or a Sentinel's master, for the primary: that is taken as it is. ``read_from`` and
+        what follows it mean what they mean to the constructor. A key that is on its way is read from the primary that
+        has it; a replica that knows a later epoch, or lacks what a move has brought, is passed over. So what a replica
+        answers may be old, but it never says "not there" for the reason that a key has moved.
+
+        Raise BadTopology if there is none to begin with,
         StoreUnavailable if the store did not answer in one session timeout, ValueError or TypeError for arguments that
         can only be mistakes. An operation raises TopologyOutdated if its shard knows a newer epoch than could be had.
         """
         from coordkit.routing.client_live import LiveShardedRedis  # it is one of us, so it cannot come first
 
-        live = LiveShardedRedis(connect, poll=poll, patience=patience, fenced=True)
+        live = LiveShardedRedis(
+            connect,
+            poll=poll,
+            patience=patience,
+            fenced=True,
+            terms=Terms().changed(read_from, min_replicas, wait_timeout),
+            balance=check_balance(balance),
+            max_lag=max_lag,
+            max_lag_bytes=max_lag_bytes,
+        )
         live.follow(source)
         return live
 
@@ -140,12 +172,13 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             if self._touch is not None:
                 run(self._bring(plan.keys()))
             part = plan.parts[0]
-            return plan.join([self._send(part.shard, part.args, part.options)])
+            way = self._ways_where(plan.keys())[part.shard]
+            return plan.join([way.execute(part.args, part.options, self._epoch)])
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
             run(self._bring_for(gathering))
-        return only(gathering.settle(exchange(self._ways, gathering, decided=self._epoch)))
+        return only(gathering.settle(exchange(self._ways_for(gathering), gathering, decided=self._epoch)))
 
     def on_all(self, *command: Any, **options: Any) -> dict[str, Any]:
         """Send a command to every shard and return the replies by shard, as ``on_all("FLUSHDB")``.
@@ -155,7 +188,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """
         gathering = Gathering()
         gathering.add(self._everywhere(command, options))
-        replies: dict[str, Any] = only(gathering.settle(exchange(self._ways, gathering, decided=self._epoch)))
+        ways = self._ways_for(gathering)
+        replies: dict[str, Any] = only(gathering.settle(exchange(ways, gathering, decided=self._epoch)))
         return replies
 
     def pipeline(self, transaction: bool = False, shard_hint: None = None) -> ShardedPipeline:
@@ -292,7 +326,7 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
         return without_errors(commands, replies) if raise_on_error else replies
 
     def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
-        ways, epoch = self._shards._ways, self._shards._epoch  # noqa: SLF001  its own client's
+        ways, epoch = self._shards._ways_for(gathering), self._shards._epoch  # noqa: SLF001  its own client's
         return exchange(ways, gathering, transaction=transaction, decided=epoch)
 
     def _gather(self, commands: Batch) -> Gathering:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as redis
@@ -17,8 +18,16 @@ from coordkit._asyncio.runtime import RUNTIME
 from coordkit.core.adoption import Adoption
 from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 from coordkit.routing.client_errors import Outdated
-from coordkit.routing.client_live_parts import LiveDirectory, checked_source, connected, greeting
+from coordkit.routing.client_live_parts import (
+    LiveDirectory,
+    checked_source,
+    connected,
+    greeting,
+    replica_fence,
+)
 from coordkit.routing.live import Live
+from coordkit.routing.replica_set import ReplicaSet
+from coordkit.routing.replication import Terms
 from coordkit.routing.topology import Topology
 from coordkit.routing.way_aio import Greet
 from coordkit.routing.way_port_aio import greeted
@@ -26,7 +35,7 @@ from coordkit.routing.way_port_aio import greeted
 if TYPE_CHECKING:
     from coordkit._async.topology import TopologyStore
 
-Connect = Callable[[str, str], "redis.Redis"]
+Connect = Callable[[str, str], "redis.Redis | ReplicaSet[redis.Redis]"]
 GreetOf = Callable[[str], Greet]
 """Gives what the new connections to a shard are greeted with."""
 
@@ -43,15 +52,27 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):  # type: ign
     """
 
     def __init__(
-        self, connect: Connect, *, poll: float, patience: float, greet: GreetOf | None = None, fenced: bool = False
+        self,
+        connect: Connect,
+        *,
+        poll: float,
+        patience: float,
+        greet: GreetOf | None = None,
+        fenced: bool = False,
+        terms: Terms | None = None,
+        **reading: Any,
     ) -> None:
         checked_source(connect, poll, patience)
+        self._options = terms = terms or Terms()
 
         def build(topology: Topology, before: ShardedRedis | None) -> ShardedRedis:
-            clients: dict[str, redis.Redis] = connected(topology, before, connect)
-            moment = ShardedRedis(clients, placement=topology.serving)
+            shards = connected(topology, before, connect)
+            moment = ShardedRedis(shards, placement=topology.serving, **reading)
             asked = (lambda name: greeted(greeting(live, topology.name, name))) if fenced else greet
-            moment._made_for(topology, before, asked, fenced=fenced)  # noqa: SLF001  they are one
+            fence_of = partial(replica_fence, live, topology.name) if fenced else None
+            moment._made_for(topology, before, asked, fence_of)  # noqa: SLF001  they are one
+            if before is None:
+                moment._servers.check(terms)  # noqa: SLF001  see above
             return moment
 
         self._live = live = Live(RUNTIME, build, _pieces, _close, patience=patience)
@@ -77,7 +98,7 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):  # type: ign
         moment = self._live.now
         while True:
             try:
-                return await moment.execute_command(*args, **options)
+                return await self._on_terms(moment).execute_command(*args, **options)
             except Outdated as outdated:
                 moment = await self._live.newer(outdated)
 
@@ -86,7 +107,7 @@ class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):  # type: ign
         moment = self._live.now
         while True:
             try:
-                replies: dict[str, Any] = await moment.on_all(*command, **options)
+                replies: dict[str, Any] = await self._on_terms(moment).on_all(*command, **options)
             except Outdated as outdated:
                 moment = await self._live.newer(outdated)
             else:
@@ -116,6 +137,8 @@ class LivePipeline(ShardedPipeline):
     def __init__(self, client: LiveShardedRedis, live: Live[ShardedRedis], *, transaction: bool) -> None:
         moment = live.now
         super().__init__(moment, moment._router, moment._plan, transaction=transaction)  # noqa: SLF001  they are one
+        self._on_terms = client._on_terms  # noqa: SLF001  see above
+        self._moment: ShardedRedis | None = None  # kept while its keys are watched
         self._client = client
         self._live = live
         self._is_of(client)
@@ -128,12 +151,14 @@ class LivePipeline(ShardedPipeline):
         commands, explicit = self.command_stack, self.explicit_transaction
         try:
             while True:
-                pipeline = moment.pipeline(transaction=self.transaction or explicit)
+                pipeline = self._on_terms(moment).pipeline(transaction=self.transaction or explicit)
                 pipeline.command_stack = list(commands)
                 try:
-                    return await pipeline.execute(raise_on_error)
+                    replies: list[Any] = await pipeline.execute(raise_on_error)
                 except Outdated as outdated:
                     moment = await self._live.newer(outdated)
+                else:
+                    return replies
         finally:
             await self.reset()
 
@@ -143,7 +168,8 @@ class LivePipeline(ShardedPipeline):
             return await super().watch(*names)
         moment = self._live.now
         while True:
-            self._is_of(moment)
+            self._is_of(self._on_terms(moment))
+            self._moment = moment
             try:
                 return await super().watch(*names)
             except Outdated as outdated:
@@ -162,11 +188,13 @@ class LivePipeline(ShardedPipeline):
         self._is_of(self._client)
 
     def _is_of(self, shards: ShardedRedis) -> None:
+        self._moment = None
         self._shards, self._router, self._plan = shards, shards._router, shards._plan  # noqa: SLF001  they are one
 
 
 def _pieces(moment: ShardedRedis) -> list[Any]:
-    return moment._pieces()  # noqa: SLF001  they are one
+    pieces: list[Any] = moment._pieces()  # noqa: SLF001  they are one
+    return pieces
 
 
 async def _close(piece: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,8 +13,12 @@ from coordkit.routing.live import Live
 from coordkit.routing.placement import Placement
 from coordkit.routing.plan import Explanation
 from coordkit.routing.readers import ReadFrom
+from coordkit.routing.replica_fence import ReplicaFence
+from coordkit.routing.replica_set import ReplicaSet
+from coordkit.routing.replication import Terms
 from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
+from coordkit.routing.topology_parts import Shard
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -31,32 +36,63 @@ def checked_source(connect: Any, poll: Any, patience: Any) -> None:
     checks.check_delay("patience", patience)
 
 
-def connected(topology: Topology, before: Directory[C] | None, connect: Callable[[str, str], C]) -> dict[str, C]:
-    """Return a client for each shard: that of before where its address is the same, else a new one."""
-    clients: dict[str, C] = {}
+def connected(topology: Topology, before: Directory[C] | None, connect: Callable[[str, str], Any]) -> dict[str, Any]:
+    """Return a client or a ReplicaSet for each shard: that of before where its addresses are the same.
+
+    Where some are, their clients stay. A `ReplicaSet` that ``connect`` returns for the primary is taken as it is, for
+    as long as all addresses stay; so is a Sentinel's master, whose replicas Sentinel knows.
+    """
+    given: dict[str, Any] = {}
     for name, shard in topology.shards.items():
         known = None if before is None or before.topology is None else before.topology.shards.get(name)
-        if before is not None and known is not None and known.primary == shard.primary:
-            clients[name] = before.on(name)
+        if before is None or known is None:
+            given[name] = _connected(name, shard, {}, connect)
+        elif (known.primary, known.replicas) == (shard.primary, shard.replicas):
+            given[name] = before._servers.given(name)  # noqa: SLF001  they are one
         else:
-            clients[name] = connect(name, shard.primary)
-    return clients
+            had = before._servers.given(name)  # noqa: SLF001  see above
+            clients = had.named if isinstance(had, ReplicaSet) else {known.primary: had}
+            given[name] = _connected(name, shard, clients, connect)
+    return given
+
+
+def _connected(name: str, shard: Shard, clients: Mapping[str, Any], connect: Callable[[str, str], Any]) -> Any:
+    primary = clients[shard.primary] if shard.primary in clients else connect(name, shard.primary)
+    others = [address for address in dict.fromkeys(shard.replicas) if address != shard.primary]
+    if not others or isinstance(primary, ReplicaSet):
+        return primary
+    if hasattr(getattr(primary, "connection_pool", None), "sentinel_manager"):
+        return primary
+    replicas = [clients[address] if address in clients else connect(name, address) for address in others]
+    made = ReplicaSet(primary, replicas)
+    made.named = dict(zip([shard.primary, *others], [primary, *replicas], strict=True))
+    return made
 
 
 def greeting(live: Live[Any], topology: str, shard: str) -> Greeting:
     """Return what new connections to a shard ask, and by what is adopted then, whether it may be used."""
+    return Greeting(topology, shard, _floor(live, shard))
 
+
+def replica_fence(live: Live[Any], topology: str, shard: str) -> ReplicaFence:
+    """Return what replicas of a shard are asked, and by what is adopted then, whether they may be read from."""
+    return ReplicaFence(topology, shard, _floor(live, shard))
+
+
+def _floor(live: Live[Any], shard: str) -> Callable[[], int]:
     def floor() -> int:
         known = live.topology.shards.get(shard)
         return known.fenced if known is not None else 0
 
-    return Greeting(topology, shard, floor)
+    return floor
 
 
 class LiveDirectory(Directory[C]):
     """What a live client knows without asking: each answer is of one moment."""
 
     _live: Live[Any]
+    _options = Terms()
+    _whole: Any = None  # what has another's options follows the topology through it
 
     def __getattr__(self, name: str) -> Any:
         if name == "_live" or name.startswith("__"):  # on a copy that is not whole yet
@@ -66,11 +102,19 @@ class LiveDirectory(Directory[C]):
     def with_options(
         self, *, read_from: ReadFrom | None = None, min_replicas: int | None = None, wait_timeout: float | None = None
     ) -> Self:
-        """Refuse: the shards of a live topology are read and written at their primaries."""
-        raise ValueError(
-            f"read_from={read_from!r}, min_replicas={min_replicas!r}, wait_timeout={wait_timeout!r} over a live "
-            "topology; its shards are read and written at their primaries: None is allowed"
-        )
+        """Return the same client with other options, as `ShardedRedis.with_options` does.
+
+        A shard that comes later and has no replicas cannot be read from with ``read_from="replica"``: ShardDown.
+        """
+        terms = self._options.changed(read_from, min_replicas, wait_timeout)
+        self._live.now._servers.check(terms)  # noqa: SLF001  they are one
+        other = copy.copy(self)
+        other._options, other._whole = terms, self  # noqa: SLF001  it is one of us
+        return other
+
+    def _on_terms(self, moment: Any) -> Any:
+        """Return a moment of ours on our terms; the moment itself has to be kept while that is used."""
+        return moment._kept_on(self._options)  # noqa: SLF001  they are one
 
     def adopt(self, topology: Topology) -> bool:
         """Adopt a newer topology; return False if it is the present one."""

@@ -9,6 +9,7 @@ from coordkit.routing.breaker import Breaker
 from coordkit.routing.health import Picker
 from coordkit.routing.lag import MaxLag
 from coordkit.routing.readers import Node, Readers
+from coordkit.routing.replica_fence import ReplicaFence
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms, unbroken
 from coordkit.routing.sentinels import Followed, address_of
@@ -17,6 +18,11 @@ from coordkit.routing.sentinels import Followed, address_of
 def primary_of(given: Any) -> Any:
     """Return the client of a shard's primary."""
     return given.primary if isinstance(given, ReplicaSet) else given
+
+
+def clients_of(given: Any) -> list[Any]:
+    """Return the clients of a shard."""
+    return [given.primary, *given.replicas] if isinstance(given, ReplicaSet) else [given]
 
 
 def servers_of(shards: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,38 +53,65 @@ class Servers:
         kind_of: Callable[[Sequence[Any]], str],
     ) -> None:
         self._shards = shards
-        self._primaries = primaries
+        self.primaries = dict(primaries)
         self._way_of = way_of
         self._replicated = replicated
         self._kind_of = kind_of
-        self._made: dict[str, Any] = {}
+        self.made: dict[str, Any] = {}
+        self._fence_of: Callable[[str], ReplicaFence | None] = without_fence
+
+    def given(self, name: str) -> Any:
+        """Return what a shard was given as."""
+        return self._shards[name]
 
     def read_by(self, balance: Callable[[], Picker], max_lag: MaxLag | None) -> None:
         """Say by what replicas are picked, and how far they may lag."""
         self._balance, self._max_lag = balance, max_lag
+        self._make_all()
+
+    def take_over(
+        self, primaries: Mapping[str, Any], before: Servers | None, fence_of: Callable[[str], ReplicaFence | None]
+    ) -> None:
+        """Use these ways to the primaries, and what was made ``before`` for shards that are given as they were then.
+
+        ``fence_of`` gives what the replicas of a shard are asked under a live topology.
+        """
+        self.primaries, self._fence_of = dict(primaries), fence_of
+        self.made = {}
+        if before is not None:
+            shards = self._shards
+            self.made = {name: made for name, made in before.made.items() if shards.get(name) is before.given(name)}
+        self._make_all()
+
+    def _make_all(self) -> None:
         for name, given in self._shards.items():
-            if isinstance(given, ReplicaSet) and given.has_replicas:
-                self._made[name] = self._make(name, given)
+            if isinstance(given, ReplicaSet) and given.has_replicas and name not in self.made:
+                self.made[name] = self._make(name, given)
+
+    def check(self, terms: Terms) -> None:
+        """Raise ValueError for reads from replicas that a shard has not."""
+        for name, given in self._shards.items():
+            if terms.read_from == "replica" and not (isinstance(given, ReplicaSet) and given.has_replicas):
+                raise ValueError(
+                    f"read_from='replica', and shards[{name!r}] has no replicas: give it a ReplicaSet with some"
+                )
 
     def ways(self, terms: Terms) -> dict[str, Any]:
-        """Return the way to each shard on these terms; ValueError for reads from replicas that a shard has not."""
-        return {name: self._way(name, terms) for name in self._primaries}
+        """Return the way to each shard on these terms."""
+        return {name: self._way(name, terms) for name in self.primaries}
 
     def _way(self, name: str, terms: Terms) -> Any:
         given = self._shards[name]
         has_replicas = isinstance(given, ReplicaSet) and given.has_replicas
-        if terms.read_from == "replica" and not has_replicas:
-            raise ValueError(
-                f"read_from='replica', and shards[{name!r}] has no replicas: give it a ReplicaSet with some"
-            )
-        if not terms.min_replicas and (terms.read_from == "primary" or not has_replicas):
-            return self._primaries[name]
-        if name not in self._made:
-            self._made[name] = self._make(name, ReplicaSet(primary_of(given)))
-        return self._made[name].on(terms)
+        needs_none = terms.read_from == "primary" or (terms.read_from != "replica" and not has_replicas)
+        if not terms.min_replicas and needs_none:
+            return self.primaries[name]
+        if name not in self.made:
+            self.made[name] = self._make(name, ReplicaSet(primary_of(given)))
+        return self.made[name].on(terms)
 
     def _make(self, name: str, given: ReplicaSet[Any]) -> Any:
-        primary = Node(address_of(given.primary), given.primary, self._primaries[name], is_primary=True)
+        primary = Node(address_of(given.primary), given.primary, self.primaries[name], is_primary=True)
         replicas: list[Node] = []
         for client, weight in zip(given.replicas, given.weights, strict=True):
             address = address_of(client, among=[node.address for node in replicas])
@@ -87,13 +120,17 @@ class Servers:
             )
         readers = Readers(name, primary, replicas, self._balance, max_lag=self._max_lag)
         followed = Followed(given.primary) if given.followed else None
-        return self._replicated(readers, followed, self._kind_of)
+        return self._replicated(readers, followed, self._kind_of, self._fence_of(name))
 
     def replicas(self, name: str) -> dict[str, str]:
         """Return the replicas of a shard by address, with why each is not read from."""
-        return self._made[name].readers.told() if name in self._made else {}
+        return self.made[name].readers.told() if name in self.made else {}
 
     def all(self) -> list[Any]:
         """Return what is to be closed, the clients first."""
         clients = list(servers_of(self._shards).values())
-        return [*clients, *self._primaries.values(), *self._made.values()]
+        return [*clients, *self.primaries.values(), *self.made.values()]
+
+
+def without_fence(_shard: str) -> None:
+    """Nothing is asked of replicas without a live topology."""

@@ -14,7 +14,7 @@ from coordkit._ports import Runtime
 from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.client_batch import Gathering
-from coordkit.routing.client_replicas import Servers, primary_of, servers_of
+from coordkit.routing.client_replicas import Servers, primary_of, servers_of, without_fence
 from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
@@ -22,6 +22,8 @@ from coordkit.routing.placement import Placement
 from coordkit.routing.placements.rendezvous import rendezvous
 from coordkit.routing.plan import Explanation, Plan, Question
 from coordkit.routing.readers import ReadFrom, check_balance
+from coordkit.routing.reads import READ
+from coordkit.routing.replica_fence import ReplicaFence
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms, lag_allowed
 from coordkit.routing.replies import is_kept
@@ -87,7 +89,10 @@ class Directory(Generic[C]):
         self._servers = Servers(shards, primary_ways, self._ways_of, self._replicated, self._router.kind_of)
         self._servers.read_by(check_balance(balance), lag_allowed(max_lag, max_lag_bytes))
         self._options = Terms().changed(read_from, min_replicas, wait_timeout)
+        self._servers.check(self._options)
         self._ways: dict[str, Any] = self._servers.ways(self._options)
+        self._at_primaries = self._ways  # the same, but for reads: where replicas may not be asked
+        self._on_other_terms: dict[Terms, Self] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__}({', '.join(self._shards)})>"
@@ -172,9 +177,26 @@ class Directory(Generic[C]):
         closes both. Raises ValueError and TypeError as the constructor does.
         """
         terms = self._options.changed(read_from, min_replicas, wait_timeout)
+        self._servers.check(terms)
+        return self._on(terms)
+
+    def _on(self, terms: Terms) -> Self:
         other = copy.copy(self)
         other._options = terms  # noqa: SLF001  it is one of us
-        other._ways = self._servers.ways(terms)  # noqa: SLF001  see above
+        other._ways = other._at_primaries = self._servers.ways(terms)  # noqa: SLF001  see above
+        if self._topology is not None and terms.read_from != "primary":
+            other._at_primaries = self._servers.ways(terms._replace(read_from="primary"))  # noqa: SLF001  see above
+        return other
+
+    def _kept_on(self, terms: Terms) -> Self:
+        """Return the same on these terms; made once, because a live client asks for it at each operation."""
+        if terms == self._options:
+            return self
+        other = self._on_other_terms.get(terms)
+        if other is None:
+            other = self._on(terms)
+            other._on_other_terms = {}  # noqa: SLF001  see above; so that neither keeps itself alive
+            self._on_other_terms[terms] = other
         return other
 
     def explain(self, *command: Any) -> Explanation:
@@ -216,19 +238,28 @@ class Directory(Generic[C]):
         raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
 
     def _made_for(
-        self, topology: Topology, before: Directory[C] | None, greet: Callable[[str], Any] | None, *, fenced: bool
+        self,
+        topology: Topology,
+        before: Directory[C] | None,
+        greet: Callable[[str], Any] | None,
+        fence_of: Callable[[str], ReplicaFence] | None,
     ) -> None:
         """Take a topology, and the connections of the client of the one before, where its shards are the same.
 
-        ``greet`` gives, by shard, what its new connections are greeted with; ``fenced`` says that the shards know the
-        epoch, and keys of slots that move are brought before they are used.
+        ``greet`` gives, by shard, what its new connections are greeted with. ``fence_of`` gives what its replicas are
+        asked; it is there if the shards know the epoch, and then keys of slots that move are brought before they are
+        used.
         """
         self._topology, self._epoch = topology, topology.epoch
+        ways = self._servers.primaries
         if greet is not None:
-            self._ways = {name: self._greeted(name, client, greet(name)) for name, client in self._shards.items()}
+            ways = {name: self._greeted(name, client, greet(name)) for name, client in self._shards.items()}
         if before is not None:
-            self._take_ways(before)
-        if fenced and topology.moves:
+            ways = {**ways, **self._ways_of_same(before)}
+        servers = None if before is None else before._servers  # noqa: SLF001  it is one of us
+        self._servers.take_over(ways, servers, fence_of or without_fence)
+        self._ways = self._at_primaries = self._servers.ways(self._options)
+        if fence_of is not None and topology.moves:
             self._bring_keys(topology)
 
     def _bring_keys(self, topology: Topology) -> None:
@@ -241,7 +272,7 @@ class Directory(Generic[C]):
 
     def _port(self, shard: str) -> Any:
         """Return the way to a shard for scripts and for keys that are brought, as this client's topology decides."""
-        return self._port_type(self._ways[shard], self._epoch, _redis.patience(self._shards[shard]))
+        return self._port_type(self._servers.primaries[shard], self._epoch, _redis.patience(self._shards[shard]))
 
     async def _bring(self, keys: Sequence[Any]) -> None:
         """Bring those of ``keys`` that are of slots that move; awaits ports only."""
@@ -263,16 +294,31 @@ class Directory(Generic[C]):
             return None
         return self._topology.moving.get(self.slot(key))
 
-    def _take_ways(self, before: Directory[C]) -> None:
+    def _ways_for(self, gathering: Gathering) -> Mapping[str, Any]:
+        """Return the ways by which a batch goes to each shard; see `coordkit.routing.replica_fence`."""
+        if self._at_primaries is self._ways:
+            return self._ways
+        kind_of = self._router.kind_of
+        if any(kind_of(args) is not READ for batch in gathering.batches.values() for args, _ in batch):
+            return self._at_primaries
+        return self._ways_where(gathering.keys())
+
+    def _ways_where(self, keys: Sequence[Any]) -> Mapping[str, Any]:
+        """Return the ways to the shards for a command on these keys: to the primary alone where one of them moves."""
+        if self._touch is None or self._at_primaries is self._ways:
+            return self._ways
+        moves = [move for key in keys if (move := self._move_of(key)) is not None]
+        return {**self._ways, **{move.target: self._at_primaries[move.target] for move in moves}}
+
+    def _ways_of_same(self, before: Directory[C]) -> dict[str, Any]:
         mine, theirs = self._terms(), before._terms()
         if mine != theirs:
             raise ValueError(
                 f"connect made clients with (encoding, encoding_errors, decode_responses, protocol)={mine!r}, and "
                 f"earlier with {theirs!r}; the same for all shards is allowed"
             )
-        for name, way in before._ways.items():
-            if self._shards.get(name) is before.on(name):
-                self._ways[name] = way
+        ways = before._servers.primaries
+        return {name: way for name, way in ways.items() if self._shards.get(name) is before.on(name)}
 
     def _greeted(self, name: str, client: C, greet: Any) -> Any:
         if not is_kept(client):
@@ -280,11 +326,11 @@ class Directory(Generic[C]):
                 f"connect({name!r}, ...) returned {client!r}, which keeps coordkit from making connections itself (a "
                 "customised pool, a cache, a tracer); a plain client is allowed: only so the epoch is compared"
             )
-        return self._way_type(name, client, greet=greet, breaker=self._ways[name].breaker)
+        return self._way_type(name, client, greet=greet, breaker=self._servers.primaries[name].breaker)
 
     def _pieces(self) -> list[Any]:
         """Return what is closed when a shard is no more: clients, and the ways to them."""
-        return [*self._servers.all(), *self._ways.values()]
+        return self._servers.all()
 
     def _terms(self) -> tuple[Any, ...]:
         """Return what all clients agree on: encoding, encoding_errors, decode_responses, protocol."""

@@ -172,6 +172,21 @@ async def raise_epoch(
     return Raised(int(stands), int(copies), on_disk=disks[0] == 1)
 
 
+async def settle(port: ShardPort, topology: str, number: int, *, replicas: int = 0) -> None:
+    """Note on a shard that move ``number`` is over, behind all that it did there, for `replica_fence`.
+
+    So many ``replicas`` are waited for, but not insisted on: one that has not heard of it is not read from.
+    """
+    key = local_key(topology, "settled")
+    commands: list[Command] = [(b"EVAL", _RAISE.source, 1, key, number, "1")]
+    if replicas:
+        commands.append((b"WAIT", replicas, max(1, round(min(PATIENCE, 0.4 * port.patience) * 1000))))
+    stands, *_ = await port.ask(commands)
+    _raise_if_refused(stands)
+    if stands == -2:
+        raise StoreRefused(port.shard, f"what stands at {key!r} is no number; somebody wrote it by hand")
+
+
 async def replicas_of(port: ShardPort) -> int:
     """Return how many replicas are connected to a shard's primary."""
     [info] = await port.ask([(b"INFO", b"replication")])

@@ -12,7 +12,7 @@ from functools import partial
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
-from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of
+from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of, settle
 from coordkit.routing.leftovers import data_of, drop_leftovers
 from coordkit.routing.moving import AT_ONCE, Brought, Carrier
 from coordkit.routing.pace import Pace
@@ -96,6 +96,8 @@ class Mover:
             self._progress.phase = "closing"
         # Also one that is over: whoever closed it may have ended before the move that it rolls back was closed.
         await self.carrier.close()
+        for port in (self._target, self._source):
+            await settle(port, self._topology, self._move.number, replicas=self._copies.get(port.shard, 0))
 
     async def _fence(self) -> None:
         """See `coordkit.routing.fence`: after this nobody acts on these two shards by an earlier epoch."""

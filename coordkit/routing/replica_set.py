@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
@@ -31,6 +31,7 @@ class ReplicaSet(Generic[C]):
         self.replicas = tuple(replicas)
         self.weights = (1,) * len(replicas) if weights is None else tuple(weights)
         self.followed = False
+        self.named: Mapping[str, C] = {}  # the clients by the addresses that a topology has for them
 
     @classmethod
     def of_sentinel(cls, sentinel: Any, service_name: str, **options: Any) -> ReplicaSet[Any]:

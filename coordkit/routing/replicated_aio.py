@@ -19,6 +19,7 @@ from coordkit.routing.client_errors import NO_ANSWER
 from coordkit.routing.probes import WITHIN, Probes
 from coordkit.routing.readers import Node, Readers, ReadFrom
 from coordkit.routing.reads import READ, WRITE
+from coordkit.routing.replica_fence import ReplicaFence
 from coordkit.routing.replication import Terms, first_unfit, is_its_fault, is_unfit, nobody_answered, unbroken
 from coordkit.routing.sentinels import Followed
 from coordkit.routing.way_aio import Way
@@ -29,20 +30,26 @@ KindOf = Callable[[Sequence[Any]], str]
 
 
 class ReplicatedWay:
-    """What `Way` is, to a primary and its replicas, on ``terms``; ``kind_of`` tells reads from writes."""
+    """What `Way` is, to a primary and its replicas, on ``terms``; ``kind_of`` tells reads from writes.
 
-    def __init__(self, readers: Readers, probes: Probes, kind_of: KindOf, terms: Terms) -> None:
+    ``fence`` is what replicas are asked around reads under a live topology.
+    """
+
+    def __init__(
+        self, readers: Readers, probes: Probes, kind_of: KindOf, terms: Terms, fence: ReplicaFence | None
+    ) -> None:
         self.name = readers.shard
         self.primary: Way | PoolWay = readers.primary.way
         self.breaker = self.primary.breaker
         self.readers = readers
         self.terms = terms
+        self.fence = fence
         self._probes = probes
         self._kind_of = kind_of
 
     def on(self, terms: Terms) -> ReplicatedWay:
         """Return the same way on other terms."""
-        return ReplicatedWay(self.readers, self._probes, self._kind_of, terms)
+        return ReplicatedWay(self.readers, self._probes, self._kind_of, terms, self.fence)
 
     async def execute(self, args: tuple[Any, ...], options: Mapping[str, Any], decided: int = 0) -> Any:
         """Send one command; raise what `Way.execute` does, and TooFewReplicas."""
@@ -96,7 +103,10 @@ class ReplicatedWay:
                 raise nobody_answered(self.name, errors) if errors else readers.down(self.terms.read_from) from None
             way, before, began = node.way, node.way.connected, readers.clock()
             try:
-                reply = await way.execute(args, options, decided)
+                if self.fence is None or node.is_primary:
+                    reply = await way.execute(args, options, decided)
+                else:
+                    reply = await self._fenced(self.fence, way, args, options, decided)
             except (ResponseError, StoreRefused, StoreUnavailable) as error:
                 if not is_unfit(error):
                     readers.worked(node, picker)
@@ -110,6 +120,16 @@ class ReplicatedWay:
                 # To connect takes many times as long as to ask, and says nothing of the next command.
                 readers.worked(node, picker, readers.clock() - began if way.connected == before else None)
                 return reply
+
+    @staticmethod
+    async def _fenced(
+        fence: ReplicaFence, way: Any, args: tuple[Any, ...], options: Mapping[str, Any], decided: int
+    ) -> Any:
+        batch = fence.around([(args, dict(options))])
+        [reply] = fence.within(await _exchanged(way.delivery(batch, transaction=False)), decided)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
 
 class Reading:
@@ -127,6 +147,8 @@ class Reading:
         self._inner: Any = None
         self._begun = False
         self._error: Exception | None = None
+        self._fence = way.fence
+        self._fenced_by: ReplicaFence | None = None  # if whoever is asked is a replica under a live topology
 
     def take_now(self) -> bool:
         """Return whether `take` is done."""
@@ -181,7 +203,7 @@ class Reading:
         if self._inner is None:
             return [self._error] * len(self._batch)
         replies: list[Any] = await self._inner.awaited_replies()
-        return replies
+        return replies if self._fenced_by is None else replies[1:-1]
 
     def _next(self) -> bool:
         """Pick who is asked; False if there is nobody else, which then stands in the place of each reply."""
@@ -192,12 +214,27 @@ class Reading:
             errors = self._errors
             self._error = nobody_answered(self.shard, errors) if errors else self._readers.down(self._from)
             return False
-        self._inner = self._picked[0].way.delivery(self._batch, transaction=False, decided=self._decided)
+        node = self._picked[0]
+        self._fenced_by = None if node.is_primary else self._fence
+        batch = self._batch if self._fenced_by is None else self._fenced_by.around(self._batch)
+        # A replica was not greeted: what it has seen comes with its replies.
+        decided = self._decided if node.is_primary else 0
+        self._inner = node.way.delivery(batch, transaction=False, decided=decided)
         return True
 
+    def _trouble(self) -> Any:
+        """Return the error for which another server is asked; None if there is none. Raise Outdated."""
+        replies = self._inner.replies()
+        error = first_unfit(replies)
+        if error is None and replies and self._fenced_by is not None:
+            try:
+                self._fenced_by.within(replies, self._decided)
+            except (ResponseError, StoreRefused, StoreUnavailable) as told:
+                return told
+        return error
+
     async def _was_unfit(self) -> bool:
-        error = first_unfit(self._inner.replies())
-        if error is None or self._picked is None:
+        if self._picked is None or (error := self._trouble()) is None:
             return False
         node, picker = self._picked
         await self._inner.give_back()
@@ -295,7 +332,9 @@ async def closed(client: Any) -> None:
     await (getattr(client, "aclose", None) or client.close)()
 
 
-def replicated(readers: Readers, followed: Followed | None, kind_of: KindOf) -> ReplicatedWay:
+def replicated(
+    readers: Readers, followed: Followed | None, kind_of: KindOf, fence: ReplicaFence | None
+) -> ReplicatedWay:
     """Return the way to a shard with these readers."""
     probes = Probes(readers, Questions(readers.shard, followed), RUNTIME, follows_sentinel=followed is not None)
-    return ReplicatedWay(readers, probes, kind_of, Terms())
+    return ReplicatedWay(readers, probes, kind_of, Terms(), fence)

@@ -36,7 +36,7 @@ from typing import Protocol
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.client_errors import Outdated
-from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.fence import local_key, raise_epoch, settle
 from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover, Stopped, keys_in
 from coordkit.routing.pace import Pace
@@ -153,7 +153,10 @@ class Reshard:
             raise ValueError(f"name={name!r}; one of the shards {list(topology.shards)!r} is allowed")
         numbers = [move.number for move in topology.moves if name in (move.source, move.target)]
         epoch = max([1, shard.fenced, *numbers])
-        await raise_epoch(self._port(name, shard, None), topology.name, epoch, create=True)
+        port = self._port(name, shard, None)
+        await raise_epoch(port, topology.name, epoch, create=True)
+        if shard.fenced:
+            await settle(port, topology.name, shard.fenced)
 
     # -- the work
 
@@ -309,7 +312,8 @@ class Reshard:
 
     async def _told(self, port: ShardPort, topology: Topology) -> int:
         """Return how many keys of a shard are those that say which epoch it knows."""
-        [count] = await port.ask([(b"EXISTS", *(local_key(topology.name, part) for part in ("epoch", "moves")))])
+        keys = [local_key(topology.name, part) for part in ("epoch", "moves", "settled")]
+        [count] = await port.ask([(b"EXISTS", *keys)])
         if isinstance(count, Exception):
             raise count
         return int(count)

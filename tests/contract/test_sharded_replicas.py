@@ -60,6 +60,13 @@ def replicated(flavour: Any, servers: ReplicatedRedis, plain: Any, **options: An
     return shards
 
 
+def test_all_of_them_run_where_the_backend_says(servers: Any, coordkit_servers: Any) -> None:
+    """Primary and replicas alike: none is a local process where containers were asked for."""
+    kinds = {"process": "MemberProcess", "docker": "MemberContainer"}
+    backend = coordkit_servers._choice("redis").backend
+    assert [type(each).__name__ for each in (servers.primary, *servers.replicas)] == [kinds[backend]] * 3
+
+
 class Calls:
     """How often each server was sent a command."""
 
