@@ -32,7 +32,7 @@ lost it, and is refused by all who know that.
 Needed: the right to CLIENT KILL, for whoever reshards. It drops the connections of *all* clients of these servers,
 once for each batch of slots; they connect anew. An eviction policy must not be able to evict the epoch: ``noeviction``
 or one of ``volatile-*``. Where CLIENT KILL is forbidden, as some managed services do, `drop_connections` says so and
-`Reshard` falls back to waiting, which is weaker: see there.
+`Reshard` falls back to waiting, which is weaker: see `barrier`.
 
 Not promised: anything about who does not greet (other programs' clients), and about replicas, whose reads may be old.
 Source: notes/routing.md 7.3; the idea of a fenced connection is that of a lease epoch in Chubby (Burrows, 2006).
