@@ -1,7 +1,8 @@
 """The subject of the loss experiment: the library as its users have it.
 
 Its clients are ``ShardedRedis.from_topology``, its mover is ``Reshard`` under the leadership of the rebalancer, and the
-topology is in ZooKeeper. The changes are other weights, as they are drawn: each moves slots between all shards.
+topology is in ZooKeeper. The changes are other weights, as they are drawn: each moves slots between all shards; and a
+shard that is drained and forgotten, and comes back empty.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from coordkit.testing.servers import scaled
 
 PATH = "/loss"
 WEIGHTS = (1, 2, 4)
+DRAINED = 0.3  # of all changes a shard is drained, and the next adds it
 BATCH = 4096  # slots that move at once: a change takes a batch for each pair of shards, or two
 SESSION = 3.0  # seconds until a rebalancer that was killed is followed by another
 PATIENCE = 30.0  # seconds
@@ -59,10 +61,19 @@ class Library:
         return State(now.epoch, now.owners.table, moves)
 
     def draw(self, place: Place, chance: random.Random) -> Change:
-        """Draw a shard and another weight for it."""
-        del place
+        """Draw another weight for a shard, or a shard that is drained; one that is away is added, empty.
+
+        What was rolled back and not gone on with comes first.
+        """
         now = self._store.read()
+        if now.plan(BATCH):
+            return _change(now, ("go on",))
+        for name in place.urls:
+            if name not in now.shards:
+                return _change(now.with_shard(name, place.urls[name]), ("add", name))
         name = chance.choice(list(now.shards))
+        if chance.random() < DRAINED:
+            return _change(now.draining(name), ("drain", name))
         weight = chance.choice([weight for weight in WEIGHTS if weight != now.shards[name].weight])
         return _change(now.reweighted(name, weight), ("reweight", name, weight))
 
@@ -97,24 +108,21 @@ class Library:
                 patience=PATIENCE,
             ) as reshard,
         ):
-            self._begin(reshard, place, what)
-            reshard.run()
+            match what:
+                case "roll back", *then:
+                    if store.read().moves:
+                        reshard.roll_back()
+                    if then or not store.read().plan(BATCH):
+                        reshard.run()  # the same slots once more, or a drained shard that is to be forgotten
+                case _:
+                    self._begin(reshard, place, what)
+                    reshard.run()
 
 
 class Locks(Library):
-    """The same for W8, whose changes are also a shard that is drained and forgotten, and one that is added, empty."""
+    """The same for W8."""
 
     name = "locks"
-
-    def draw(self, place: Place, chance: random.Random) -> Change:
-        now = self._store.read()
-        for name in place.urls:
-            if name not in now.shards:
-                return _change(now.with_shard(name, place.urls[name]), ("add", name))
-        if chance.random() < 0.5:
-            return super().draw(place, chance)
-        name = chance.choice(list(now.shards))
-        return _change(now.draining(name), ("drain", name))
 
 
 def _change(after: Topology, what: tuple[Any, ...]) -> Change:

@@ -59,6 +59,15 @@ def opened_before_the_fence() -> None:
     moving.Carrier._look = look  # type: ignore[method-assign]
 
 
+def a_rollback_brings_all() -> None:
+    """Of a key that was never brought by the move that is rolled back, what the other shard has is taken: nothing."""
+
+    async def kept(*_: Any) -> set[bytes]:
+        return set()
+
+    moving.Carrier._kept = kept  # type: ignore[method-assign]
+
+
 def counters_stay_behind() -> None:
     """The owner is brought, the counter is not; and it counts by itself, without the server's clock."""
     edit(lock, "_ACQUIRE", "time[1] * 1000000 + time[2]", "0")
@@ -111,7 +120,7 @@ def _read_as(change: Callable[[Any], Any]) -> None:
     moving.Carrier._read = read  # type: ignore[method-assign]
 
 
-OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence)
+OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_all)
 OF_LOCKS = (epoch_is_not_compared, counters_stay_behind, ends_early, dead_shards_keys_go_elsewhere)
 MUTANTS: dict[str, Callable[[], None]] = {mutant.__name__: mutant for mutant in (*OF_LOSS, *OF_LOCKS)}
 
