@@ -74,6 +74,9 @@ class Mover:
         self._barrier = barrier
         self._big = big
         self._step = step
+        self._off_disk: set[str] = (
+            set()
+        )  # shards that cannot say what is on their disk: waiting each time is for nothing
         self._sizes = True  # whether the source tells how large a key is
 
     async def carry(self) -> None:
@@ -121,7 +124,10 @@ class Mover:
 
     async def _raise(self, port: ShardPort) -> None:
         await self._see_replicas(port)
-        raised = await raise_epoch(port, self._topology, self._move.number, replicas=self._copies[port.shard])
+        replicas, disk = self._copies[port.shard], port.shard not in self._off_disk
+        raised = await raise_epoch(port, self._topology, self._move.number, replicas=replicas, disk=disk)
+        if not raised.on_disk:
+            self._off_disk.add(port.shard)
         if raised.epoch > self._move.number:
             raise CoordError(
                 port.shard,

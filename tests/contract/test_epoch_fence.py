@@ -9,6 +9,7 @@ import pytest
 import redis
 import shard_ports
 
+from coordkit._run import run
 from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import Greeting, drop_connections, local_key, raise_epoch
@@ -84,6 +85,44 @@ async def test_an_epoch_never_falls(routed: Any, plain: Any, flavour: Any, serve
     plain.delete(EPOCH)
     fresh = await raise_epoch(shard_ports.port(flavour, "a", flavour.redis(server.url)), TOPOLOGY, 7, create=True)
     assert (fresh.epoch, fresh.replicas, fresh.on_disk) == (7, 0, False)
+
+
+class Scripted:
+    """A shard that says what a test has written down."""
+
+    shard, patience = "a", 10.0
+
+    def __init__(self, waitaof: Any, appendfsync: Any) -> None:
+        self.says: dict[Any, Any] = {b"EVAL": 7, b"INFO": b"", b"WAIT": 0, b"WAITAOF": waitaof, b"CONFIG": appendfsync}
+        self.heard: list[Any] = []
+
+    async def ask(self, commands: Any) -> list[Any]:
+        self.heard += [command[0] for command in commands]
+        return [self.says[command[0]] for command in commands]
+
+
+@pytest.mark.parametrize("policy", [[b"appendfsync", b"everysec"], {b"appendfsync": b"always"}])
+def test_an_epoch_that_should_be_on_the_disk_and_is_not_is_asked_for_again(policy: Any) -> None:
+    port: Any = Scripted([0, 0], policy)
+    with pytest.raises(StoreUnavailable, match=r"epoch 7 was not on its disk within 4 s; .* in a crash"):
+        run(raise_epoch(port, TOPOLOGY, 7))
+
+
+@pytest.mark.parametrize(
+    ("waitaof", "policy"),
+    [
+        ([0, 0], [b"appendfsync", b"no"]),
+        ([0, 0], redis.ResponseError("NOPERM this user has no permissions to run the 'config|get' command")),
+        (redis.ResponseError("unknown command 'WAITAOF'"), None),
+        (redis.ResponseError("WAITAOF cannot be used when numlocal is set but appendonly is disabled."), None),
+    ],
+)
+def test_where_a_disk_is_not_forced_or_says_nothing_the_epoch_stands_all_the_same(waitaof: Any, policy: Any) -> None:
+    port: Any = Scripted(waitaof, policy)
+    assert run(raise_epoch(port, TOPOLOGY, 7)) == (7, 0, False)
+    port.heard.clear()
+    assert run(raise_epoch(port, TOPOLOGY, 7, disk=False)) == (7, 0, False)
+    assert port.heard == [b"EVAL", b"INFO", b"EVAL", b"WAIT"]
 
 
 async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain: Any) -> None:
