@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio.retry
+import redis.retry
 import shard_ports
+from redis.backoff import ConstantBackoff
 
 from coordkit._run import run
 from coordkit.errors import StoreRefused, StoreUnavailable
@@ -143,6 +146,33 @@ async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain:
         assert (outdated.value.seen, outdated.value.decided) == (2, 1)
     assert plain.get("n") == b"2"
     assert await routed(2).do(b"INCR", "n") == 3
+
+
+@pytest.mark.parametrize("raised", [True, False])
+async def test_the_retries_of_the_users_client_carry_nothing_over(
+    routed: Any, plain: Any, flavour: Any, raised: bool
+) -> None:
+    """They reconnect and send again by themselves: what was decided before would be sent after the handshake."""
+    kind: Any = redis.asyncio.retry.Retry if flavour.is_async else redis.retry.Retry
+    again = kind(ConstantBackoff(0.01), 20)
+    lost = [redis.ConnectionError, redis.TimeoutError]
+    client = routed(1, retry=again, retry_on_timeout=True, retry_on_error=lost)
+    mover = routed(2).port
+    waiting = flavour.spawn(lambda: client.do(b"BLPOP", "queue", 0))
+    await flavour.until(lambda: plain.info("clients")["blocked_clients"] == 1)
+    if raised:
+        await raise_epoch(mover, TOPOLOGY, 2)
+    await drop_connections(mover)
+    with pytest.raises(StoreUnavailable, match="unknown"):
+        await waiting.result()
+    plain.rpush("queue", "job")
+    if raised:
+        with pytest.raises(Outdated):
+            await client.do(b"INCR", "n")
+    else:
+        assert await client.do(b"INCR", "n") == 1
+    assert plain.info("clients")["blocked_clients"] == 0
+    assert plain.lrange("queue", 0, -1) == [b"job"]
 
 
 async def test_a_connection_made_between_raising_and_dropping(routed: Any, plain: Any) -> None:
