@@ -24,8 +24,10 @@ _ABOUT = """\
 Move keys between Redis shards while clients use them. What is to be where is
 kept in ZooKeeper; this program leads an election there, so that one at a time
 moves. It may be stopped with Ctrl-C, or killed, at any point: resume goes on,
-here or elsewhere. The user of --username needs CLIENT KILL on the shards.
-The password is read from COORDKIT_REDIS_PASSWORD.
+here or elsewhere. The user of --username needs CLIENT KILL on the shards. Where
+that is forbidden, a warning says so, and each batch waits until all clients
+have adopted it and --lease longer, which is weaker. The password is read from
+COORDKIT_REDIS_PASSWORD.
 """
 _STATUS = """\
 exit status: 0 done; 130 (Ctrl-C) or 143 (SIGTERM) stopped, to be resumed; 75 if
@@ -69,6 +71,9 @@ def add(commands: Any) -> None:
         parser.add_argument("--keys-per-second", type=float, metavar="N", help="0 for no limit; default: 5000")
         parser.add_argument("--bytes-per-second", type=float, metavar="N", help="0 for no limit; default: 32 MiB")
         parser.add_argument("--batch", type=int, metavar="SLOTS", help="slots that move at once; default: 1024")
+        parser.add_argument(
+            "--lease", type=float, metavar="SECONDS", help="for how long a client may be paused; default: 30. See above"
+        )
 
 
 def main(chosen: argparse.Namespace) -> int:
@@ -119,8 +124,9 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         for name in ("keys_per_second", "bytes_per_second")
         if (value := getattr(chosen, name, None)) is not None
     }
-    if getattr(chosen, "batch", None) is not None:
-        limits["batch"] = chosen.batch
+    for name in ("batch", "lease"):
+        if getattr(chosen, name, None) is not None:
+            limits[name] = getattr(chosen, name)
     with (
         closing(display(as_json=chosen.json)) as shown,
         store.rebalancer(f"coordkit reshard on {socket.gethostname()} ({os.getpid()})").lead(timeout=5) as leadership,

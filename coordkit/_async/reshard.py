@@ -41,7 +41,7 @@ class Reshard:
         gives them. Both shards serve others meanwhile; a limit is what keeps them quick.
     :param batch: slots that move at once, 1 to 16384. Each batch drops, once, all connections of two shards.
     :param big: bytes from which on a warning is logged before a key is moved: both servers stand still meanwhile.
-    :param lease: seconds; see below.
+    :param lease: seconds that a client may be paused at most, where ``CLIENT KILL`` is forbidden; see below.
     :param patience: seconds for which a shard that does not answer is asked again.
     :param on_progress: called with a ``Progress`` at each step, many times a second; must be quick.
     :raises ValueError, TypeError: for arguments that can only be mistakes.
@@ -51,9 +51,11 @@ class Reshard:
     what they acknowledged. It may be stopped (``stop``) or killed at any point, and ``run`` resumes it, here or
     elsewhere: its state is in the topology.
 
-    Needed: the right to ``CLIENT KILL`` on the shards. Where that is forbidden a warning is logged, and it waits until
-    all registered clients have adopted each change, and ``lease`` seconds longer: a client that is stopped for longer
-    may then lose what it writes. An eviction policy of ``noeviction`` or ``volatile-*``.
+    Needed: the right to ``CLIENT KILL`` on the shards. Where that is forbidden a warning is logged, and each batch
+    waits until all registered clients have adopted it, and ``lease`` seconds longer. A client that is stopped, or cut
+    off from ZooKeeper, for longer may then lose what it writes. Commands on keys of the batch wait meanwhile, and fail
+    unsent after ten seconds: so take few batches, or a ``lease`` below that. An eviction policy of ``noeviction`` or
+    ``volatile-*``.
     """
 
     def __init__(

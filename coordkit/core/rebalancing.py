@@ -28,4 +28,5 @@ class Rebalancing:
         self._read = after
 
     async def behind(self, epoch: int) -> list[str]:
+        await self._store.read()  # which has our server catch up: one that lags may lack who has registered since
         return sorted(name for name, adopted in (await self._store.clients()).items() if adopted < epoch)

@@ -32,7 +32,7 @@ lost it, and is refused by all who know that.
 Needed: the right to CLIENT KILL, for whoever reshards. It drops the connections of *all* clients of these servers,
 once for each batch of slots; they connect anew. An eviction policy must not be able to evict the epoch: ``noeviction``
 or one of ``volatile-*``. Where CLIENT KILL is forbidden, as some managed services do, `drop_connections` says so and
-`Reshard` falls back to waiting, which is weaker: see there.
+`Reshard` falls back to waiting, which is weaker: see `barrier`.
 
 Not promised: anything about who does not greet (other programs' clients), and about replicas, whose reads may be old.
 Source: notes/routing.md 7.3; the idea of a fenced connection is that of a lease epoch in Chubby (Burrows, 2006).
@@ -52,6 +52,7 @@ _RAISE = load("epoch_raise")
 
 # What a server says that does not let us, or that has no such command; redis-py takes NOPERM off.
 _FORBIDDEN = re.compile(r"NOPERM|no permission|nknown (sub)?command|not allowed|syntax error", re.IGNORECASE)
+_FORCED = re.compile("everysec|always")
 _NO_FILE = re.compile(r"nknown command|appendonly is disabled|NOPERM|no permission", re.IGNORECASE)
 
 
@@ -128,14 +129,16 @@ async def raise_epoch(
     *,
     create: bool = False,
     replicas: int = 0,
+    disk: bool = True,
     patience: float | None = None,
 ) -> Raised:
-    """Raise the shard's epoch, and wait until each connected replica has it (and the disk, where that can be had).
+    """Raise the shard's epoch, and wait until each connected replica has it; the disk as well, if ``disk``.
 
-    It is written before it is waited for, and may be asked again. Raise StoreRefused if the shard has no epoch, unless
-    ``create``. Raise StoreUnavailable if not all replicas had it within ``patience`` seconds (`PATIENCE`, or what the
-    client itself allows), or fewer than ``replicas`` are connected: then ask again, because a replica that lacks it
-    could be promoted.
+    That needs WAITAOF (Redis 7.2, Valkey) and an append-only file that is forced to the disk; where it cannot be had
+    ``on_disk`` is False. It is written before it is waited for, and may be asked again. Raise StoreRefused if the shard
+    has no epoch, unless ``create``. Raise StoreUnavailable if not all replicas, or not the disk, had it within
+    ``patience`` seconds (`PATIENCE`, or what the client itself allows), or fewer than ``replicas`` are connected: then
+    ask again, because a replica that lacks it could be promoted.
     """
     patience = min(patience or PATIENCE, 0.4 * port.patience)  # there are two waits in one answer
     milliseconds = max(1, round(patience * 1000))
@@ -155,9 +158,8 @@ async def raise_epoch(
             "promoted: bring it back and try again; if it is gone for good, take it out of the topology and resume",
         )
     # The same connection need not be had again: what it wrote before is written again, and waited for.
-    stands, copies, disks = await port.ask(
-        [command, (b"WAIT", expected, milliseconds), (b"WAITAOF", 1, 0, milliseconds)]
-    )
+    commands: list[Command] = [command, (b"WAIT", expected, milliseconds), (b"WAITAOF", 1, 0, milliseconds)]
+    stands, copies, *disks = await port.ask(commands if disk else commands[:2])
     _raise_if_refused(stands, copies)
     if copies < expected:
         raise StoreUnavailable(
@@ -165,11 +167,26 @@ async def raise_epoch(
             f"{copies} of its {expected} replicas had epoch {epoch} within {patience} s; one without it could be "
             "promoted: look at INFO replication, and try again",
         )
+    on_disk = bool(disks) and await _is_on_disk(port, disks[0], epoch, patience)
+    return Raised(int(stands), int(copies), on_disk)
+
+
+async def _is_on_disk(port: ShardPort, disks: Any, epoch: int, patience: float) -> bool:
+    """Return whether WAITAOF said so; raise StoreUnavailable if the server should have been able to say it."""
     if isinstance(disks, Exception):
         if not _NO_FILE.search(str(disks)):
             raise disks
-        return Raised(int(stands), int(copies), on_disk=False)
-    return Raised(int(stands), int(copies), on_disk=disks[0] == 1)
+        return False
+    if disks[0] >= 1:
+        return True
+    [policy] = await port.ask([(b"CONFIG", b"GET", b"appendfsync")])
+    if _FORCED.search(str(policy)):  # "no" is its owner's choice, and who may not ask does not know
+        raise StoreUnavailable(
+            port.shard,
+            f"epoch {epoch} was not on its disk within {patience:g} s; it would be lost in a crash, and who routes by "
+            "an older topology be let in: look at the disk and at INFO persistence, and try again",
+        )
+    return False
 
 
 async def settle(port: ShardPort, topology: str, number: int, *, replicas: int = 0) -> None:

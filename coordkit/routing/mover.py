@@ -7,11 +7,12 @@ the shards (an epoch that stands, a move that is open or over), not remembered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
+from coordkit.routing.barrier import Barrier
 from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of, settle
 from coordkit.routing.leftovers import data_of, drop_leftovers
 from coordkit.routing.moving import AT_ONCE, Brought, Carrier
@@ -27,9 +28,6 @@ _log = logging.getLogger("coordkit")
 _TAKEN_AT_ONCE, _BYTES_AT_ONCE = 5_000, 64 << 20  # keys and bytes that may be at both shards before they are removed
 _REMOVED_AT_ONCE = 500  # keys of one UNLINK
 _PASSES = 2  # at least: the last finds nothing
-
-Barrier = Callable[[int], Awaitable[None]]
-"""Waits until all registered clients have adopted an epoch, and a lease longer: where CLIENT KILL is forbidden."""
 
 
 class Stopped(Exception):
@@ -76,6 +74,7 @@ class Mover:
         self._barrier = barrier
         self._big = big
         self._step = step
+        self._off_disk: set[str] = set()  # shards that cannot say what is on their disk: nothing to wait for
         self._sizes = True  # whether the source tells how large a key is
 
     async def carry(self) -> None:
@@ -113,15 +112,7 @@ class Mover:
                 weaker.append(port.shard)
         if weaker:
             self._progress.weaker = True
-            _log.warning(
-                "%s forbid CLIENT KILL, so a weaker barrier takes the place of the fence: it waits until every client "
-                "that is registered has adopted epoch %s, and a lease longer. A client that is stopped for longer than "
-                "that may write to an old owner, and that write is lost. Grant this user CLIENT KILL to rule it out.",
-                " and ".join(weaker),
-                self._move.number,
-            )
-            self._step("barrier")
-            await self._barrier(self._move.number)
+            await self._barrier.wait(self._move.number, weaker)
 
     async def _drop_leftovers(self) -> None:
         """See `coordkit.routing.leftovers`; of a move that is rolled back, the target's are no leftovers."""
@@ -133,7 +124,10 @@ class Mover:
 
     async def _raise(self, port: ShardPort) -> None:
         await self._see_replicas(port)
-        raised = await raise_epoch(port, self._topology, self._move.number, replicas=self._copies[port.shard])
+        replicas, disk = self._copies[port.shard], port.shard not in self._off_disk
+        raised = await raise_epoch(port, self._topology, self._move.number, replicas=replicas, disk=disk)
+        if not raised.on_disk:
+            self._off_disk.add(port.shard)
         if raised.epoch > self._move.number:
             raise CoordError(
                 port.shard,

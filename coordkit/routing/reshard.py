@@ -22,9 +22,8 @@ The word of a former rebalancer that was paused does not count: it cannot write 
 while it leads), its connections to the two shards are gone after the next fence, an epoch never falls, and a move that
 was closed is never opened again.
 
-Where CLIENT KILL is forbidden, waiting takes the place of the fence: until every client that is registered has adopted
-the epoch, and then ``lease`` seconds. That is weaker: a client that is stopped for longer, or not registered, may write
-to the old owner, and what it writes there is lost. A warning says so, and ``Progress.weaker``.
+Where CLIENT KILL is forbidden, waiting takes the place of the fence, which is weaker: see `barrier`. A warning says so,
+and ``Progress.weaker``.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from typing import Protocol
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.routing.barrier import Barrier
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import local_key, raise_epoch, settle
 from coordkit.routing.leftovers import drop_leftovers
@@ -101,8 +101,8 @@ class Reshard:
         self._pace = pace
         self._batch = batch
         self._big = big
-        self._lease = lease
         self._patience = patience
+        self._barrier = Barrier(runtime, ledger.behind, lease=lease, patience=patience, step=self._step)
         self._on_progress = on_progress
         self._on_step = on_step
         self._stopping = False
@@ -242,7 +242,7 @@ class Reshard:
             target,
             pace=self._pace,
             progress=self.progress,
-            barrier=self._wait_for_clients,
+            barrier=self._barrier,
             big=self._big,
             step=self._step,
             copies=self._replicas(topology, move),
@@ -281,23 +281,6 @@ class Reshard:
         progress.source, progress.target = move.source, move.target
         progress.slots, progress.slots_left = len(move.slots), left
         progress.seen, progress.expected = 0, round(await keys_in(source) * len(move.slots) / owned)
-
-    async def _wait_for_clients(self, epoch: int) -> None:
-        """Wait, where CLIENT KILL is forbidden; the module's docstring says what that is worth."""
-        until = self._runtime.now() + self._patience
-        while behind := await self._ledger.behind(epoch):
-            self._step("barrier")
-            if self._runtime.now() >= until:
-                raise StoreUnavailable(
-                    "clients",
-                    f"{', '.join(behind[:5])} ({len(behind)} in all) have not adopted epoch {epoch} within "
-                    f"{self._patience:.0f} s, and CLIENT KILL is forbidden: end them, or grant it",
-                )
-            await self._runtime.sleep(_PAUSE)
-        until = self._runtime.now() + self._lease
-        while (left := until - self._runtime.now()) > 0:
-            self._step("barrier")
-            await self._runtime.sleep(min(left, _LONGEST))
 
     # -- the topology
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import redis
+import shard_ports
 
 from coordkit._ports import Call, Confirm, Script
 from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.routing.fence import local_key, raise_epoch
 from coordkit.testing.processes import start_redis
 
 _SOURCE = """
@@ -281,6 +283,34 @@ async def test_a_lock_on_the_disk(flavour: Any, maybe: Any) -> None:
         if has_waitaof(server):
             lease = await maybe(lock.acquire(timeout=0))
             assert await maybe(lease.release()) is True
+        else:
+            with pytest.raises(StoreRefused, match=r"WAITAOF needs Redis 7\.2"):
+                await maybe(lock.acquire(timeout=0))
+        await flavour.until(lambda: not admin.exists(lock.key))
+
+
+@pytest.mark.parametrize("policy", ["everysec", "always", "no"])
+async def test_the_epoch_of_a_topology_on_the_disk(flavour: Any, policy: str) -> None:
+    """It is there when `raise_epoch` returns, wherever the server can say so; a kill, at once, does not undo it."""
+    with start_redis(appendonly="always", args=["--appendfsync", policy]) as server:
+        port = shard_ports.port(flavour, "a", flavour.redis(server.url, socket_timeout=10))
+        raised = await raise_epoch(port, "users", 3, create=True, patience=5.0 if policy != "no" else 0.1)
+        assert (raised.epoch, raised.on_disk) == (3, policy != "no" and has_waitaof(server))
+        server.restart()
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get(local_key("users", "epoch")) == b"3"
+
+
+async def test_a_lock_that_the_disk_has_not_is_given_back(flavour: Any, maybe: Any) -> None:
+    """The file is never forced to the disk, so nobody can say that it is there."""
+    with (
+        start_redis(appendonly="always", args=["--appendfsync", "no"]) as server,
+        redis.Redis.from_url(server.url) as admin,
+    ):
+        lock = flavour.Lock(flavour.redis(server.url), "job", ttl=1, fsync=True)
+        if has_waitaof(server):
+            with pytest.raises(StoreUnavailable, match="the disk had it not"):
+                await maybe(lock.acquire(timeout=0))
         else:
             with pytest.raises(StoreRefused, match=r"WAITAOF needs Redis 7\.2"):
                 await maybe(lock.acquire(timeout=0))

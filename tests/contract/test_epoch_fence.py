@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio.retry
+import redis.retry
 import shard_ports
+from redis.backoff import ConstantBackoff
 
+from coordkit._run import run
 from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import Greeting, drop_connections, local_key, raise_epoch
@@ -86,6 +90,44 @@ async def test_an_epoch_never_falls(routed: Any, plain: Any, flavour: Any, serve
     assert (fresh.epoch, fresh.replicas, fresh.on_disk) == (7, 0, False)
 
 
+class Scripted:
+    """A shard that says what a test has written down."""
+
+    shard, patience = "a", 10.0
+
+    def __init__(self, waitaof: Any, appendfsync: Any) -> None:
+        self.says: dict[Any, Any] = {b"EVAL": 7, b"INFO": b"", b"WAIT": 0, b"WAITAOF": waitaof, b"CONFIG": appendfsync}
+        self.heard: list[Any] = []
+
+    async def ask(self, commands: Any) -> list[Any]:
+        self.heard += [command[0] for command in commands]
+        return [self.says[command[0]] for command in commands]
+
+
+@pytest.mark.parametrize("policy", [[b"appendfsync", b"everysec"], {b"appendfsync": b"always"}])
+def test_an_epoch_that_should_be_on_the_disk_and_is_not_is_asked_for_again(policy: Any) -> None:
+    port: Any = Scripted([0, 0], policy)
+    with pytest.raises(StoreUnavailable, match=r"epoch 7 was not on its disk within 4 s; .* in a crash"):
+        run(raise_epoch(port, TOPOLOGY, 7))
+
+
+@pytest.mark.parametrize(
+    ("waitaof", "policy"),
+    [
+        ([0, 0], [b"appendfsync", b"no"]),
+        ([0, 0], redis.ResponseError("NOPERM this user has no permissions to run the 'config|get' command")),
+        (redis.ResponseError("unknown command 'WAITAOF'"), None),
+        (redis.ResponseError("WAITAOF cannot be used when numlocal is set but appendonly is disabled."), None),
+    ],
+)
+def test_where_a_disk_is_not_forced_or_says_nothing_the_epoch_stands_all_the_same(waitaof: Any, policy: Any) -> None:
+    port: Any = Scripted(waitaof, policy)
+    assert run(raise_epoch(port, TOPOLOGY, 7)) == (7, 0, False)
+    port.heard.clear()
+    assert run(raise_epoch(port, TOPOLOGY, 7, disk=False)) == (7, 0, False)
+    assert port.heard == [b"EVAL", b"INFO", b"EVAL", b"WAIT"]
+
+
 async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain: Any) -> None:
     """Over a connection that was idle, over one that was made since, and again when the newer topology is known."""
     client, late = routed(1), routed(1)
@@ -104,6 +146,33 @@ async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain:
         assert (outdated.value.seen, outdated.value.decided) == (2, 1)
     assert plain.get("n") == b"2"
     assert await routed(2).do(b"INCR", "n") == 3
+
+
+@pytest.mark.parametrize("raised", [True, False])
+async def test_the_retries_of_the_users_client_carry_nothing_over(
+    routed: Any, plain: Any, flavour: Any, raised: bool
+) -> None:
+    """They reconnect and send again by themselves: what was decided before would be sent after the handshake."""
+    kind: Any = redis.asyncio.retry.Retry if flavour.is_async else redis.retry.Retry
+    again = kind(ConstantBackoff(0.01), 20)
+    lost = [redis.ConnectionError, redis.TimeoutError]
+    client = routed(1, retry=again, retry_on_timeout=True, retry_on_error=lost)
+    mover = routed(2).port
+    waiting = flavour.spawn(lambda: client.do(b"BLPOP", "queue", 0))
+    await flavour.until(lambda: plain.info("clients")["blocked_clients"] == 1)
+    if raised:
+        await raise_epoch(mover, TOPOLOGY, 2)
+    await drop_connections(mover)
+    with pytest.raises(StoreUnavailable, match="unknown"):
+        await waiting.result()
+    plain.rpush("queue", "job")
+    if raised:
+        with pytest.raises(Outdated):
+            await client.do(b"INCR", "n")
+    else:
+        assert await client.do(b"INCR", "n") == 1
+    assert plain.info("clients")["blocked_clients"] == 0
+    assert plain.lrange("queue", 0, -1) == [b"job"]
 
 
 async def test_a_connection_made_between_raising_and_dropping(routed: Any, plain: Any) -> None:

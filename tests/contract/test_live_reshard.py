@@ -170,6 +170,37 @@ async def test_a_client_that_has_heard_nothing_adopts_before_it_writes(
     assert service.plain["a"].exists(*keys) == service.plain["b"].exists(*keys) == 0
 
 
+async def test_the_fence_costs_no_command(service: Service, maybe: Any) -> None:
+    """Each connection asks once for the epoch: however many commands follow, the shards see those and no others."""
+    await service.start()
+    await service.resharding(("add", "c", service.urls["c"]), "run")
+    shards = await service.client()
+    keys = [f"k{i}" for i in range(60)]
+
+    async def work() -> None:
+        pipeline = shards.pipeline()
+        for key in keys:
+            await maybe(shards.incr(key))
+            await maybe(shards.eval("return redis.call('STRLEN', KEYS[1])", 1, key))
+            pipeline.incr(key)
+        await maybe(pipeline.execute())
+        await maybe(shards.mget(keys))
+
+    await work()  # by now it is connected with all
+    for client in service.plain.values():
+        client.config_resetstat()
+    await work()
+
+    seen: Counter[str] = Counter()
+    for client in service.plain.values():
+        stats: Any = client.info("commandstats")
+        seen.update({name.removeprefix("cmdstat_"): told["calls"] for name, told in stats.items()})
+    sent = {"incrby": 120, "eval": 60, "strlen": 60, "mget": 3}
+    assert {name: seen[name] for name in sent} == sent
+    ours = {"info", "config|resetstat"}  # the test's own
+    assert set(seen) - set(sent) - ours == set()
+
+
 async def announced(service: Service, key: str = "") -> tuple[Any, list[str]]:
     """Have a batch announced and begun, by a mover that ends then; return the move and keys of it that have one tag.
 

@@ -11,8 +11,8 @@ from reshard_cluster import STEPS, Client, Cluster
 
 from coordkit._run import run
 from coordkit.errors import CoordError, StoreRefused
-from coordkit.routing import Topology, slot_of
-from coordkit.routing.fence import local_key
+from coordkit.routing import Topology, mover, slot_of
+from coordkit.routing.fence import local_key, raise_epoch
 from coordkit.routing.moving import Carrier
 from coordkit.routing.pace import Pace
 
@@ -252,6 +252,28 @@ async def test_a_rollback_that_ended_between_its_two_closes_leaves_nothing(
     assert (await cluster.reshard().roll_back()).phase == "done"
     cluster.check()
     assert b"open" not in cluster.plain["c"].hvals(local_key(cluster.ledger.now.name, "moves"))
+
+
+async def test_a_disk_that_says_nothing_is_asked_once_for_each_move(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time costs all the patience, where the file is never forced to the disk."""
+    asked: list[tuple[str, bool]] = []
+
+    async def noted(port: Any, *args: Any, disk: bool, **options: Any) -> Any:
+        asked.append((port.shard, disk))
+        return await raise_epoch(port, *args, disk=disk, **options)
+
+    monkeypatch.setattr(mover, "raise_epoch", noted)
+    reshard = cluster.reshard(batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    await reshard.run()
+    assert [shard for shard, disk in asked if disk] == ["a", "c", "b", "c"]
+    assert [shard for shard, disk in asked if not disk] == ["c", "c"]  # before keys are removed
 
 
 @pytest.mark.parametrize("step", STEPS)

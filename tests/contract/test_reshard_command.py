@@ -229,6 +229,13 @@ def test_a_password_comes_from_the_environment(terminal: Terminal, plain: Any, c
         code, _, error = terminal.run(*words)
         assert code == 3, error
         assert terminal.run(*words, COORDKIT_REDIS_PASSWORD="secret")[0] == 0
+        for client in plain.values():
+            client.acl_setuser("mover", enabled=True, commands=["-client|kill"])
+        words = ("drain", "a", "--username", "mover", "--batch", "16384", "--lease", "0.1")
+        code, _, error = terminal.run(*words, COORDKIT_REDIS_PASSWORD="secret")
+        assert code == 0, error
+        assert "CLIENT KILL is forbidden on a and" in error
+        assert "0.1 s longer" in error
     finally:
         for client in plain.values():
             client.acl_deluser("mover")

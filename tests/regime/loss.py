@@ -29,7 +29,7 @@ from coordkit.testing.processes import RedisProcess
 from coordkit.testing.servers import scaled
 
 CLIENTS = 4
-GENTLE = ("kill_mover_at_once", "kill_mover", "kill_client")
+GENTLE = ("kill_mover_at_once", "kill_mover", "roll_back", "kill_client")
 """What befalls the controls, and the sketches: whoever is stopped keeps the connection over which it will lose."""
 IN_MOTION = 100  # operations on counters that were moving
 MEMORY = "/dev/shm"  # noqa: S108 - a directory of our own is made there, where fsync costs nothing: no machine is lost

@@ -1,13 +1,15 @@
 """The subject of the loss experiment: the library as its users have it.
 
 Its clients are ``ShardedRedis.from_topology``, its mover is ``Reshard`` under the leadership of the rebalancer, and the
-topology is in ZooKeeper. The changes are other weights, as they are drawn: each moves slots between all shards.
+topology is in ZooKeeper. The changes are other weights, as they are drawn: each moves slots between all shards; and a
+shard that is drained and forgotten, and comes back empty.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -16,6 +18,7 @@ import redis
 import redis.asyncio
 from kazoo.client import KazooClient
 from regime.flavours import maybe
+from regime.history import now
 from regime.loss_place import Change, Client, Gaps, Move, Place, State
 
 import coordkit
@@ -29,6 +32,7 @@ from coordkit.testing.servers import scaled
 
 PATH = "/loss"
 WEIGHTS = (1, 2, 4)
+DRAINED = 0.3  # of all changes a shard is drained, and the next adds it
 BATCH = 4096  # slots that move at once: a change takes a batch for each pair of shards, or two
 SESSION = 3.0  # seconds until a rebalancer that was killed is followed by another
 PATIENCE = 30.0  # seconds
@@ -54,17 +58,37 @@ class Library:
         return place
 
     def state(self, _place: Place) -> State:
-        now = self._store.read()
-        moves = tuple(Move(move.source, move.target, move.slots, move.number) for move in now.moves)
-        return State(now.epoch, now.owners.table, moves)
+        topology = self._now()
+        moves = tuple(Move(move.source, move.target, move.slots, move.number) for move in topology.moves)
+        return State(topology.epoch, topology.owners.table, moves)
+
+    def _now(self) -> Topology:
+        """Return the present topology, also if ZooKeeper takes its time: the machine may be a busy one."""
+        ends = now() + scaled(30)
+        while True:
+            try:
+                return self._store.read()
+            except coordkit.StoreUnavailable:
+                if now() >= ends:
+                    raise
+            time.sleep(0.1)
 
     def draw(self, place: Place, chance: random.Random) -> Change:
-        """Draw a shard and another weight for it."""
-        del place
-        now = self._store.read()
-        name = chance.choice(list(now.shards))
-        weight = chance.choice([weight for weight in WEIGHTS if weight != now.shards[name].weight])
-        return _change(now.reweighted(name, weight), ("reweight", name, weight))
+        """Draw another weight for a shard, or a shard that is drained; one that is away is added, empty.
+
+        What was rolled back and not gone on with comes first.
+        """
+        topology = self._now()
+        if topology.plan(BATCH):
+            return _change(topology, ("go on",))
+        for name in place.urls:
+            if name not in topology.shards:
+                return _change(topology.with_shard(name, place.urls[name]), ("add", name))
+        name = chance.choice(list(topology.shards))
+        if chance.random() < DRAINED:
+            return _change(topology.draining(name), ("drain", name))
+        weight = chance.choice([weight for weight in WEIGHTS if weight != topology.shards[name].weight])
+        return _change(topology.reweighted(name, weight), ("reweight", name, weight))
 
     def client(self, place: Place, _name: str, flavour: str, gaps: Gaps) -> Client:
         watch_gaps(gaps)
@@ -72,16 +96,16 @@ class Library:
 
     def _begin(self, reshard: coordkit.Reshard, place: Place, what: Any) -> None:
         """Begin a change, if it has not begun."""
-        now = reshard.store.read()
+        topology = reshard.store.read()
         match what:
             case "reweight", name, weight:
-                if now.shards[name].weight != weight:
+                if topology.shards[name].weight != weight:
                     reshard.reweight(name, weight)
             case "drain", name:
-                if name in now.shards and now.shards[name].state == "up":
+                if name in topology.shards and topology.shards[name].state == "up":
                     reshard.drain(name)
             case "add", name:
-                if name not in now.shards:
+                if name not in topology.shards:
                     reshard.add(name, place.urls[name])
 
     def carry_out(self, place: Place, what: Any, pace: float) -> None:
@@ -97,24 +121,21 @@ class Library:
                 patience=PATIENCE,
             ) as reshard,
         ):
-            self._begin(reshard, place, what)
-            reshard.run()
+            match what:
+                case "roll back", *then:
+                    if store.read().moves:
+                        reshard.roll_back()
+                    if then or not store.read().plan(BATCH):
+                        reshard.run()  # the same slots once more, or a drained shard that is to be forgotten
+                case _:
+                    self._begin(reshard, place, what)
+                    reshard.run()
 
 
 class Locks(Library):
-    """The same for W8, whose changes are also a shard that is drained and forgotten, and one that is added, empty."""
+    """The same for W8."""
 
     name = "locks"
-
-    def draw(self, place: Place, chance: random.Random) -> Change:
-        now = self._store.read()
-        for name in place.urls:
-            if name not in now.shards:
-                return _change(now.with_shard(name, place.urls[name]), ("add", name))
-        if chance.random() < 0.5:
-            return super().draw(place, chance)
-        name = chance.choice(list(now.shards))
-        return _change(now.draining(name), ("drain", name))
 
 
 def _change(after: Topology, what: tuple[Any, ...]) -> Change:

@@ -92,7 +92,7 @@ class MapFile:
 class Sketch:
     """One of the two, by its name."""
 
-    spared = ()
+    spared = ("roll_back",)
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from regime.history import now
 from regime.scripts import edit
 
 from coordkit.core import lock
-from coordkit.routing import fence, mover, moving
+from coordkit.routing import fence, mover, moving, way, way_aio
+from coordkit.routing.router import Router
+
+EJECTED = 1.0  # seconds for which a shard that was not reached is asked for nothing, as other routers have it
 
 
 def no_fence() -> None:
@@ -55,6 +59,15 @@ def opened_before_the_fence() -> None:
     moving.Carrier._look = look  # type: ignore[method-assign]
 
 
+def a_rollback_brings_all() -> None:
+    """Of a key that was never brought by the move that is rolled back, what the other shard has is taken: nothing."""
+
+    async def kept(*_: Any) -> set[bytes]:
+        return set()
+
+    moving.Carrier._kept = kept  # type: ignore[method-assign]
+
+
 def counters_stay_behind() -> None:
     """The owner is brought, the counter is not; and it counts by itself, without the server's clock."""
     edit(lock, "_ACQUIRE", "time[1] * 1000000 + time[2]", "0")
@@ -66,6 +79,38 @@ def ends_early() -> None:
     _read_as(lambda each: each._replace(ends=each.ends // 10 if each.ends > 0 else each.ends))
 
 
+def dead_shards_keys_go_elsewhere() -> None:
+    """What a shard owns that was not reached is asked of the others, silently, for a while: each client by itself."""
+    until: dict[str, float] = {}
+    for kind in (way.Way, way_aio.Way):
+        _noting_failures(kind, until)
+    was = Router.route
+
+    def route(self: Router, key: Any) -> str:
+        shard, names = was(self, key), self.placement.shards
+        alive = [name for name in names if until.get(name, 0.0) <= now()]
+        return shard if shard in alive or not alive else alive[self.slot(key) % len(alive)]
+
+    Router.route = route  # type: ignore[method-assign]
+    Router.route_many = lambda self, keys: [self.route(key) for key in keys]  # type: ignore[method-assign]
+
+
+def _noting_failures(kind: Any, until: dict[str, float]) -> None:
+    was = kind.__init__
+
+    def made(self: Any, name: str, *args: Any, **options: Any) -> None:
+        was(self, name, *args, **options)
+        failed = self.breaker.failed
+
+        def noted(why: str) -> None:
+            until[name] = now() + EJECTED
+            failed(why)
+
+        self.breaker.failed = noted
+
+    kind.__init__ = made
+
+
 def _read_as(change: Callable[[Any], Any]) -> None:
     was = moving.Carrier._read
 
@@ -75,8 +120,8 @@ def _read_as(change: Callable[[Any], Any]) -> None:
     moving.Carrier._read = read  # type: ignore[method-assign]
 
 
-OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence)
-OF_LOCKS = (epoch_is_not_compared, counters_stay_behind, ends_early)
+OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_all)
+OF_LOCKS = (epoch_is_not_compared, counters_stay_behind, ends_early, dead_shards_keys_go_elsewhere)
 MUTANTS: dict[str, Callable[[], None]] = {mutant.__name__: mutant for mutant in (*OF_LOSS, *OF_LOCKS)}
 
 

@@ -3,8 +3,9 @@
 A scene is played in rounds. In each, one client is stopped just when it has decided where to send, before the change,
 and runs on after it; another is stopped there or wherever it happens to be, and runs on in the middle; and two faults
 strike at random moments: the mover is killed, as soon as the change is seen or later, and another process goes on with
-its work; a client is killed, and another takes its place; one stops itself in the middle of bringing a key, and runs on
-some time later; the source or the target is killed and comes back with its AOF.
+its work, or rolls the move back, and half the times goes on after that; the mover is stopped, another rolls its move
+back, and it runs on in the middle of that; a client is killed, and another takes its place; one stops itself in the
+middle of bringing a key, and runs on some time later; the source or the target is killed and comes back with its AOF.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SHARDS = ("a", "b", "c")
 FAULTS = (
     "kill_mover_at_once",
     "kill_mover",
+    "roll_back",
+    "roll_back_beside",
     "kill_client",
     "stop_while_bringing",
     "restart_source",
@@ -79,6 +82,8 @@ class Scene:
         self._chance = random.Random(f"scene/{seed}")
         self._deck: list[str] = []
         self._movers: list[Member] = []
+        self._doing = Change(frozenset(), None)
+        self._paused: tuple[Member, int, float] | None = None  # a mover, the epoch at that time, when it runs on
         self._between = SHARDS[:2]
         self.batch.write_text("[]")
         self.servers = {name: stack.enter_context(self._server(name)) for name in SHARDS}
@@ -129,8 +134,9 @@ class Scene:
         try:
             self._play(change, *stopped)
         finally:
-            for member in stopped:
+            for member in [*stopped, *self._movers]:
                 member.send(signal.SIGCONT)
+            self._paused = None
         self.rest(0.2)
 
     def _play(self, change: Change, across: Member, beside: Member) -> None:
@@ -142,22 +148,23 @@ class Scene:
             crew.stops(beside, signal.SIGUSR1, scaled(10))
         else:
             beside.send(signal.SIGSTOP)
-        self._start_mover(change)
-        crew.follow(lambda: bool(self.state().moves) or self._over(change), scaled(LONG))
+        self._doing = change
+        self._start_mover()
+        crew.follow(lambda: bool(self.state().moves) or self._over(), scaled(LONG))
         if not self.state().moves:
             self.void.append(f"nothing was seen to move: {tail(self._movers[-1].errors)}")
             return
-        self._during(change, beside, {across.number, beside.number})
+        self._during(beside, {across.number, beside.number})
         self.across += 1
 
-    def _during(self, change: Change, beside: Member, stopped: set[int]) -> None:
+    def _during(self, beside: Member, stopped: set[int]) -> None:
         """Do to the change what is to be done to it, until it is over."""
         chance, began = self._chance, now()
         when = {
             fault: began + (0 if fault == "kill_mover_at_once" else chance.uniform(0, MOVES)) for fault in self._draw(2)
         }
         runs_on = {beside.number: began + chance.choice([0, chance.uniform(0, MOVES)])}
-        while not self._over(change) and now() < began + scaled(LONG):
+        while not self._over() and now() < began + scaled(LONG):
             self._look()
             for fault in [fault for fault, at in when.items() if at <= now()]:
                 del when[fault]
@@ -167,7 +174,7 @@ class Scene:
                 stopped.discard(number)
                 del runs_on[number]
             self.rest(0.01)
-        if not self._over(change):
+        if not self._over():
             self.found.append(f"the change did not end in {scaled(LONG):g} s: {tail(self._movers[-1].errors)}")
         for number in runs_on:
             self.crew.members[number].send(signal.SIGCONT)
@@ -175,7 +182,12 @@ class Scene:
 
     def _look(self) -> None:
         """Note which slots are moving, and that those which were at the last look have been since."""
-        moves = self.state().moves
+        epoch, _, moves = self.state()
+        if self._paused is not None and epoch > self._paused[1]:
+            mover, _, runs_on = self._paused
+            if now() >= runs_on:
+                mover.send(signal.SIGCONT)
+                self._paused = None
         moving = frozenset(slot for move in moves for slot in move.slots)
         last = self.windows[-1] if self.windows else None
         if last is not None and last.slots == moving:
@@ -197,6 +209,10 @@ class Scene:
         others = [member for member in self.crew.members if member.number not in stopped]
         if fault.startswith("kill_mover"):
             self._movers[-1].kill()
+        elif fault.startswith("roll_back"):
+            if not self._roll_back(beside=fault == "roll_back_beside"):
+                self._deck.append(fault)  # just then nothing moved
+                return
         elif fault == "kill_client":
             victim = self._chance.choice(others)
             victim.kill()
@@ -216,16 +232,33 @@ class Scene:
 
     # -- the mover
 
-    def _start_mover(self, change: Change) -> Member:
+    def _roll_back(self, *, beside: bool) -> bool:
+        """Have another mover take back what this one is doing; return whether there was something."""
+        mover = self._movers[-1]
+        if beside:
+            mover.send(signal.SIGSTOP)
+        else:
+            mover.kill()
+        epoch, _, moves = self.state()
+        if not moves or (not mover.alive and beside):
+            mover.send(signal.SIGCONT)
+            return False
+        then = ["and on"] * (self._chance.random() < 0.5)
+        self._doing = self._doing._replace(what=("roll back", *then))
+        if beside:
+            self._paused = mover, epoch, now() + self._chance.uniform(0, MOVES)
+            self._start_mover()
+        return True
+
+    def _start_mover(self) -> None:
         def plan(name: str) -> Plan:
             log = str(self._directory / f"mover-{name}.log")
-            what = {"change": change.what, "pace": self._pace, "mutant": self.mutant}
+            what = {"change": self._doing.what, "pace": self._pace, "mutant": self.mutant}
             return Plan(name, self._subject.name, "", log, vars(self.place), **what)
 
         self._movers.append(Member(len(self._movers), plan))
-        return self._movers[-1]
 
-    def _over(self, change: Change) -> bool:
+    def _over(self) -> bool:
         """Return whether a mover has come to its end; where one was killed or gave up, another goes on."""
         mover = self._movers[-1]
         if mover.alive:
@@ -233,5 +266,5 @@ class Scene:
         if mover.process.returncode > 0:
             self.fired["mover gave up"] += 1
         if mover.process.returncode:
-            self._start_mover(change)
+            self._start_mover()
         return not mover.process.returncode
