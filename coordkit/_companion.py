@@ -1,7 +1,7 @@
 """The program of a guardian's companion: it ends a ZooKeeper session when the process that has it dies or hangs.
 
-It is started as ``python -I -S _companion.py`` and imports nothing but the standard library (kazoo only where SASL is
-asked for), so that it is there in a few milliseconds and costs a few megabytes. Its standard input is a socket whose
+It is started as ``python -I -S _companion.py`` and imports nothing but the standard library (pure-sasl only where SASL
+is asked for), so that it is there in a few milliseconds and costs a few megabytes. Its standard input is a socket whose
 other end only the guarded process has: the socket ends when that process does, however it ends. What comes over it
 are lines of JSON, and an empty line for each beat, which is answered by a dot.
 
@@ -12,6 +12,7 @@ SIGHUP): it ends by itself a moment later.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -26,7 +27,7 @@ from typing import Any
 HUNG = 3
 """The exit status after the guarded process was not heard of for too long."""
 
-AUTH, CLOSE = 100, -11
+AUTH, SASL, CLOSE = 100, 102, -11
 _AUTH_XID = -4
 _EXPIRED = -112
 
@@ -43,7 +44,7 @@ class Closer:
         self._asked = False  # whether a server was told to close it, and perhaps did not
         if job["sasl"] is not None:
             sys.path[:] = job["path"]
-            import kazoo.client  # noqa: F401, TID251  kazoo speaks SASL; now, as above
+            self._sasl: Any = importlib.import_module("puresasl.client")  # now, as above
 
     def close(self) -> None:
         """Close the session, at whatever server answers; give up when the servers have ended it by themselves."""
@@ -59,10 +60,7 @@ class Closer:
             silent = False
             for host, address, port in [*near, *([host, host, port] for host, port in session["hosts"])]:
                 try:
-                    if self._job["sasl"] is None:
-                        self._close_at(session, host, address, port, patience)
-                    else:
-                        self._close_by_kazoo(session, host, port, max(1.0, patience))
+                    self._close_at(session, host, address, port, patience)
                 except TimeoutError:
                     silent = True
                 except (OSError, EOFError):
@@ -80,19 +78,21 @@ class Closer:
             with self._connection(*where) as connection:
                 if not connect(connection, 0, bytes(16), 0.0):  # the shortest that they give
                     raise ConnectionError("no session")
-                self._close_over(connection)
+                self._close_over(connection, host)
         with self._connection(*where) as connection:
             if connect(connection, session["id"], bytes.fromhex(session["password"]), session["timeout"]):
                 self._asked = True
-                self._close_over(connection)
+                self._close_over(connection, host)
             # else it has ended already
 
     def _connection(self, host: str, address: str, port: int, patience: float) -> socket.socket:
         connection = socket.create_connection((address, port), patience)
         return connection if self._tls is None else self._tls.wrap_socket(connection, server_hostname=host)
 
-    def _close_over(self, connection: socket.socket) -> None:
+    def _close_over(self, connection: socket.socket, host: str) -> None:
         """Close the session of a connection; raise ``EOFError`` or ``OSError`` if that was not answered."""
+        if self._job["sasl"] is not None:
+            self._say_who(connection, host)
         for scheme, credential in self._job["auth"]:
             texts = b"".join(struct.pack(">i", len(each)) + each for each in (scheme.encode(), credential.encode()))
             send(connection, struct.pack(">iii", _AUTH_XID, AUTH, 0) + texts)
@@ -103,25 +103,25 @@ class Closer:
         if error not in (0, _EXPIRED):
             raise ConnectionError(f"not closed: error {error}")
 
-    def _close_by_kazoo(self, session: dict[str, Any], host: str, port: int, patience: float) -> None:
-        from kazoo.client import KazooClient  # noqa: TID251  as above
-
-        identity = session["id"], bytes.fromhex(session["password"])
-        limit: Any = patience  # kazoo says int, and takes a float
-        tls = self._job["tls"]
-        client = KazooClient(
-            f"{host}:{port}",
-            timeout=session["timeout"],
-            client_id=identity,
-            sasl_options=self._job["sasl"],
-            **({} if tls is None else {**tls, "use_ssl": True}),
-        )
-        try:
-            client.start(limit)
-        except client.handler.timeout_exception:
-            raise TimeoutError from None
-        finally:
-            client.stop()
+    def _say_who(self, connection: socket.socket, host: str) -> None:
+        """Say by SASL who we are, with kazoo's options and in its way."""
+        options = {"service": "zookeeper", **self._job["sasl"]}
+        if "qops" in options:
+            options["qops"] = [each.encode() for each in options["qops"]]
+        # With this mechanism ZooKeeper has one name for all of its servers.
+        client = self._sasl.SASLClient("zk-sasl-md5" if options["mechanism"] == "DIGEST-MD5" else host, **options)
+        challenge, number = None, 0
+        while not client.complete:
+            response = client.process(challenge) or b""
+            if client.complete and not response:
+                break
+            number += 1
+            send(connection, struct.pack(">iii", number, SASL, len(response)) + response)
+            answer = receive(connection)
+            error = struct.unpack_from(">i", answer, 12)[0]
+            if error:
+                raise ConnectionError(f"not let in by SASL: error {error}")
+            challenge = answer[20:]
 
 
 def send(connection: socket.socket, body: bytes) -> None:

@@ -47,6 +47,7 @@ class Companion:
             raise CoordError(str(self._wire), "this client has a guardian already: enter one Guardian for each client")
         if not sys.executable:
             raise CoordError(str(self._wire), "no guardian: Python does not know its own program (sys.executable)")
+        access = _access(self._wire)
         ours, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own program
@@ -66,7 +67,7 @@ class Companion:
         ours.setblocking(False)
         self._wire.companion = self
         self._line, self._answered, self._ready, self._said = ours, now(), False, b""
-        self._send({"hang": self._hang, **_access(self._wire.client)})
+        self._send({"hang": self._hang, **access})
         self._wire.follow(self._session)
 
     def _session(self, session: dict[str, Any]) -> None:
@@ -133,12 +134,20 @@ class Companion:
         self._process = None
 
 
-def _access(client: Any) -> dict[str, Any]:
+def _access(wire: Wire) -> dict[str, Any]:
     """Return what it takes to reach the ensemble, for the companion; it goes over the socket, where nobody sees it."""
-    tls = None
+    client, tls = wire.client, None
     if client.use_ssl:
         files = {name: getattr(client, name) for name in ("ca", "certfile", "keyfile")}
         tls = {name: file and str(Path(file).absolute()) for name, file in files.items()}
         tls |= {name: getattr(client, name) for name in ("keyfile_password", "verify_certs", "check_hostname")}
     sasl = client._connection.sasl_options  # noqa: SLF001  no public way
+    if sasl is not None:
+        if "qops" in sasl:  # bytes, in a set, as pure-sasl has them
+            sasl = {**sasl, "qops": [each.decode() if isinstance(each, bytes) else each for each in sasl["qops"]]}
+        try:
+            json.dumps(sasl)
+        except TypeError as error:
+            why = "no guardian: the client's sasl_options cannot be told to another process: text and numbers can"
+            raise CoordError(str(wire), f"{why} ({error})") from error
     return {"tls": tls, "auth": [list(each) for each in client.auth_data], "sasl": sasl, "path": sys.path}

@@ -205,20 +205,35 @@ class Group:
 
         return Balance(self.path, make)
 
-    def share(self, identity: str, partitions: Iterable[str], *, data: bytes = b"") -> Share:
+    def share(
+        self,
+        identity: str,
+        partitions: Iterable[str],
+        *,
+        data: bytes = b"",
+        weigh: Callable[[bytes], int] | None = None,
+    ) -> Share:
         """Return what has ``identity`` work on its part of ``partitions``, once it is run.
 
         :param partitions: their keys, any texts; the same for all members, or some are nobody's or wait for ever.
         :param data: what members show, as in ``join``.
+        :param weigh: says from a member's data how large its part is, a positive int; data of which it cannot say so
+            count 1. The same for all members, as the partitions are.
         :raises ValueError, TypeError: for arguments that can only be mistakes.
 
-        All members of the group have even parts, computed as the shards' slots are placed, so use a group for nothing
-        else. Each partition is worked on by one member at a time: the next begins when the work of the former has
-        ended, or its session has. Not promised: that a former owner that hangs has stopped; its token tells.
+        All members of the group have parts by weight, even ones without ``weigh``, computed as the shards' slots are
+        placed, so use a group for nothing else. Each partition is worked on by one member at a time: the next begins
+        when the work of the former has ended, or its session has. Not promised: that a former owner that hangs has
+        stopped; its token tells.
         """
         keys = zk_checks.check_partitions(partitions)
         core = shares.Share(
-            RUNTIME, self._core, keys, zk_checks.check_identity(identity), data=zk_checks.check_data(data)
+            RUNTIME,
+            self._core,
+            keys,
+            zk_checks.check_identity(identity),
+            data=zk_checks.check_data(data),
+            weigh=zk_checks.check_weigh(weigh),
         )
         return Share(core)
 

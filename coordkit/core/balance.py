@@ -7,13 +7,14 @@ a member whose session lives may fail all the same, and it is set aside before t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from coordkit._ports_zookeeper import Link
 from coordkit.core.roll import Roll
 from coordkit.core.session import Session
+from coordkit.core.weighing import Weigh, weight_of
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.health import SetAside
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before an unanswered look is tried again
-
-Weigh = Callable[[bytes], int]
-"""Says from a member's data how often it is to be picked."""
 
 
 class Balance:
@@ -93,24 +91,15 @@ class Balance:
         if self._weigh is None:
             self.picker.update(sorted(members))
         else:
-            weights = {identity: self._weight(self._weigh, identity, members[identity]) for identity in sorted(members)}
+            weights = {
+                identity: weight_of(self._weigh, self.name, identity, members[identity]) for identity in sorted(members)
+            }
             try:
                 self.picker.update(weights)
             except ValueError as error:
                 _log.warning("%s: all members are weighed alike: %s", self.name, error)
                 self.picker.update(dict.fromkeys(weights, 1))
         self.members = members
-
-    def _weight(self, weigh: Callable[[bytes], Any], identity: str, data: bytes) -> int:
-        """Return a member's weight; data that cannot be weighed must not cost us the others."""
-        try:
-            weight = weigh(data)
-        except Exception as error:  # noqa: BLE001  whatever the program's own function makes of another's data
-            weight = error
-        if isinstance(weight, int) and not isinstance(weight, bool) and weight > 0:
-            return weight
-        _log.warning("%s: member %s has weight 1, not %r: a positive int is allowed", self.name, identity, weight)
-        return 1
 
 
 class Pick:

@@ -1,9 +1,9 @@
 """Share of work: each member of a group works on its part of a list of partitions, and each partition on one member.
 
-Everybody computes from the list of members who is to work on what; who does is decided by a claim on each partition
-(see ``claim``). A member whose part changed has the work on what it loses end, and then deletes the claim; whoever gets
-it waits for that. So nobody begins while a former owner works, unless that one hangs or is cut off for longer than its
-session lasts: by then its proof has ended, and its token is refused.
+Everybody computes from the list of members, and what each weighs, who is to work on what; who does is decided by a
+claim on each partition (see ``claim``). A member whose part changed has the work on what it loses end, and then deletes
+the claim; whoever gets it waits for that. So nobody begins while a former owner works, unless that one hangs or is cut
+off for longer than its session lasts: by then its proof has ended, and its token is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from coordkit.core.claim import Claim
 from coordkit.core.group import Group
 from coordkit.core.shift import Begin, Shift
 from coordkit.core.token import Token
+from coordkit.core.weighing import Weigh
 from coordkit.errors import CoordError
 
 _FOR_EVER = 1e9
@@ -34,7 +35,14 @@ class Share:
     """One member's part in the work of a group."""
 
     def __init__(
-        self, runtime: Runtime, group: Group, partitions: Sequence[str], identity: str, *, data: bytes
+        self,
+        runtime: Runtime,
+        group: Group,
+        partitions: Sequence[str],
+        identity: str,
+        *,
+        data: bytes,
+        weigh: Weigh | None,
     ) -> None:
         self.path = group.path
         self.identity = identity
@@ -42,6 +50,7 @@ class Share:
         self._runtime = runtime
         self._group = group
         self._data = data
+        self._weigh = weigh
         self._busy = False
         self._shift: Shift | None = None
         self._stopping = False
@@ -53,7 +62,7 @@ class Share:
         self._busy, self._stopping = True, False
         try:
             member = await self._group.join(self.identity, self._data)
-            shift = self._shift = Shift(self._group.session(), member, self.partitions, begin)
+            shift = self._shift = Shift(self._group.session(), member, self.partitions, self._weigh, begin)
             try:
                 if not self._stopping:
                     await shift.serve()

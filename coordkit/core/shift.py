@@ -24,6 +24,7 @@ from coordkit.core.claim import Claim
 from coordkit.core.membership import Membership
 from coordkit.core.roll import Roll
 from coordkit.core.session import GRACE, Session, Wake
+from coordkit.core.weighing import Weigh, weight_of
 from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.shares import share_out
 
@@ -39,7 +40,9 @@ Begin = Callable[[Claim], None]
 class Shift:
     """The work of one member, by whoever called ``run``."""
 
-    def __init__(self, session: Session, member: Membership, partitions: Sequence[str], begin: Begin) -> None:
+    def __init__(
+        self, session: Session, member: Membership, partitions: Sequence[str], weigh: Weigh | None, begin: Begin
+    ) -> None:
         self.name = member.name
         self.held: dict[str, Claim] = {}  # until the work on it has ended
         self.error: BaseException | None = None
@@ -47,11 +50,12 @@ class Shift:
         self._session = session
         self._runtime = session.runtime
         self._member = member
+        self._weigh = weigh
         self._begin = begin
         self._wake = Wake(session.runtime)
         self._roll = Roll(session, self.name, self._wake.ring, numbered=True)
         self._waiting: dict[str, Claim] = {}  # others have it
-        self._shared: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+        self._shared: tuple[dict[str, bytes], frozenset[str]] = ({}, frozenset())
         self._proven = -math.inf  # when the last proof was asked for
         self._stopped = False
         session.subscribe(self._heard)
@@ -91,7 +95,7 @@ class Shift:
         """Do what is to be done now; return when to do it again at the latest."""
         await self._prove()
         complete = await self._roll.look()
-        part = self._part(frozenset(self._roll.members))
+        part = self._part(self._roll.members)
         for partition in self.held.keys() - part:
             self.held[partition].ending.set()
         await self._give_back()
@@ -103,13 +107,15 @@ class Shift:
             return self._runtime.now() + _PAUSE
         return math.inf if complete else self._runtime.now()
 
-    def _part(self, members: frozenset[str]) -> frozenset[str]:
-        me = self._member.identity
+    def _part(self, members: dict[str, bytes]) -> frozenset[str]:
+        """Return our part, by who is there, and by what their data say where they are weighed."""
+        me, weigh = self._member.identity, self._weigh
         if me not in members:
             return frozenset()
         if members != self._shared[0]:
-            owners = share_out(self._partitions, members)
-            self._shared = members, frozenset(each for each, owner in owners.items() if owner == me)
+            weights = weigh and {each: weight_of(weigh, self.name, each, data) for each, data in members.items()}
+            owners = share_out(self._partitions, members, weights)
+            self._shared = dict(members), frozenset(each for each, owner in owners.items() if owner == me)
         return self._shared[1]
 
     # -- claims

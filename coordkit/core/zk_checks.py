@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from coordkit.core.weighing import Weigh
+
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\uffff]")
 _MAX_IDENTITY = 1024
 
@@ -62,6 +64,13 @@ def check_priority(value: object) -> int:
         raise TypeError(f"priority must be an int, got {value!r}")
     if not 0 <= value < 10**9:
         raise ValueError(f"priority must be between 0 and 999,999,999, got {value!r}")
+    return value
+
+
+def check_weigh(value: Weigh | None) -> Weigh | None:
+    """Return ``value`` if it can be called, or is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"weigh must be a function of a member's data, or None, got {value!r}")
     return value
 
 

@@ -61,8 +61,8 @@ class Log:
 class Worker:
     """A share that is run at the side."""
 
-    def __init__(self, flavour: Any, zk: Any, path: str, who: str, log: Log, keys: Any = KEYS) -> None:
-        self.share = flavour.Group(zk, path).share(who, keys)
+    def __init__(self, flavour: Any, zk: Any, path: str, who: str, log: Log, keys: Any = KEYS, **options: Any) -> None:
+        self.share = flavour.Group(zk, path).share(who, keys, **options)
         self.who = who
         self.running = flavour.spawn(self._run, flavour, log)
 
@@ -140,6 +140,59 @@ async def test_only_what_must_move_moves(flavour: Any, zk_client: Any, path: str
     for each in workers:
         await each.stop()
     log.check()
+
+
+@pytest.mark.parametrize("trees", [True, False])
+async def test_parts_are_by_weight(
+    flavour: Any, zk_client: Any, path: str, trees: bool, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """By what the members show, also when that changes; whoever shows something else has weight 1."""
+    monkeypatch.setattr(_kazoo_trees.Trees, "supported", trees)
+    log, by_hand = Log(), zk_client()
+    log.linger = 0.02
+
+    def worker(who: str, data: bytes) -> Worker:
+        return Worker(flavour, zk_client(), path, who, log, data=data, weigh=int)
+
+    def parts() -> Counter[str]:
+        return Counter(log.now().values())
+
+    one, two = worker("one", b"3"), worker("two", b"1")
+    await flavour.until(lambda: parts() == {"one": 9, "two": 3})
+    three = worker("three", b"a lot")
+    await flavour.until(lambda: sum(parts().values()) == 12 and parts()["three"] in (2, 3))
+    assert parts()["one"] in (7, 8)
+    assert "member three has weight 1" in caplog.text
+    await three.stop()
+    await flavour.until(lambda: parts() == {"one": 9, "two": 3})
+    two.share._core._shift._member.data = b"9"  # as an update of the member does; no share updates its own
+    by_hand.set(f"{path}/two", b"9")
+    await flavour.until(lambda: parts() == {"one": 3, "two": 9})
+    await one.stop()
+    await two.stop()
+    log.check()
+
+
+async def test_one_that_knows_of_no_weights_works_on_nothing_that_another_works_on(
+    flavour: Any, zk_client: Any, path: str
+) -> None:
+    """As an older version in a rolling upgrade: who does what is not agreed upon then, that only one does it is."""
+    log = Log()
+    new = Worker(flavour, zk_client(), path, "new", log, data=b"5", weigh=int)
+    await flavour.until(lambda: len(log.now()) == len(KEYS))
+    old = Worker(flavour, zk_client(), path, "old", log, data=b"1")
+    await flavour.until(lambda: len(new.share.held()) == 10)
+    await flavour.until(lambda: set(log.now().values()) == {"new", "old"})
+    assert len(old.share.held()) <= 2
+    await new.stop()
+    await flavour.until(lambda: len(old.share.held()) == len(KEYS))
+    await old.stop()
+    log.check()
+
+
+def test_weigh_is_a_function(flavour: Any, zk_client: Any, path: str) -> None:
+    with pytest.raises(TypeError, match="weigh must be a function"):
+        flavour.Group(zk_client(), path).share("one", KEYS, weigh=3)
 
 
 async def test_the_next_owner_waits_for_the_work_to_end(flavour: Any, zk_client: Any, path: str) -> None:

@@ -14,7 +14,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import AuthFailedError
 from kazoo.security import make_acl, make_digest_acl
 
-from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 from coordkit.testing._process import free_ports
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.processes import start_zookeeper
@@ -279,3 +279,25 @@ async def test_a_guardian_closes_with_sasl(
     election = flavour.Election(zk, f"/{coordkit_namespace}/x", identity="successor")
     async with flavour.within(election.lead(timeout=scaled(5))) as leadership:
         assert leadership.ensure()
+
+
+async def test_a_guardian_closes_with_bytes_among_its_sasl_options(
+    flavour: Any, sasl: ZooKeeperEnsemble, connect: Any, program: Any, coordkit_namespace: str
+) -> None:
+    text = "zk._connection.sasl_options['qops'] = {b'auth'}\n" + GUARDED
+    leading = program(text, hosts=sasl.hosts, options=OPTIONS)
+    assert leading.line() == "leads"
+    leading.kill()
+    election = flavour.Election(connect(sasl.hosts, **OPTIONS), f"/{coordkit_namespace}/x", identity="successor")
+    async with flavour.within(election.lead(timeout=scaled(5))) as leadership:
+        assert leadership.ensure()
+
+
+async def test_a_guardian_that_cannot_be_told_of_the_sasl_options_is_none(
+    flavour: Any, sasl: ZooKeeperEnsemble, connect: Any
+) -> None:
+    """A function stays in its process; that is said before anything relies on the guardian."""
+    asks = {**OPTIONS["sasl_options"], "callback": lambda _: "secret"}
+    with pytest.raises(CoordError, match=r"no guardian: .*sasl_options"):
+        async with flavour.within(flavour.Guardian(connect(sasl.hosts, sasl_options=asks))):
+            pytest.fail("entered")

@@ -8,32 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from guarded import LEADS, SOON, TIMEOUT, a_node, hurt, mend, succeeds, three_nodes
 from programs import alive, gone
-from regime.cables import Cables
 from regime.wired import Wired
 
 from coordkit.errors import LeadershipLost
-from coordkit.testing import processes
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.servers import scaled
-
-TIMEOUT = 60.0
-"""Seconds that the sessions would last by themselves."""
-
-SOON = 20.0
-"""Seconds within which another leads: the others may have to elect a leader of their own first."""
-
-LEADS = """
-async def main():
-    async with flavour.within(flavour.Guardian(zk, hang=HANG)) as guardian:
-        async with flavour.within(flavour.Election(zk, path, identity="process")) as leadership:
-            say(guardian.pid)
-            while True:
-                await flavour.sleep(0.01)
-                leadership.ensure()
-
-flavour.run(main())
-"""
 
 JOINS = """
 async def main():
@@ -51,15 +32,8 @@ flavour.run(main())
 
 @pytest.fixture(scope="module")
 def three() -> Iterator[Wired]:
-    why = processes.missing("zookeeper")
-    if why is not None:
-        pytest.skip(f"nodes are kept apart on local processes only: {why}")
-    with Cables() as cables:
-        three = Wired(cables, settings=(f"maxSessionTimeout={TIMEOUT * 1000:.0f}",))
-        try:
-            yield three
-        finally:
-            three.stop()
+    with three_nodes() as three:
+        yield three
 
 
 @pytest.fixture
@@ -67,44 +41,12 @@ def wired(three: Wired) -> Iterator[Wired]:
     """Give the ensemble, well before and after."""
     three.ready()
     yield three
-    three.cables.heal()
-    for node in three.nodes.values():
-        node.resume()
-        if not node.running():
-            node.start()
-    three.ready()
+    mend(three)
 
 
 @pytest.fixture
 def path(coordkit_namespace: str) -> str:
     return f"/{coordkit_namespace}/x"
-
-
-def a_node(wired: Wired, mode: str) -> tuple[str, str, str]:
-    """Return a node in that mode, the addresses with it first, and those of the others."""
-    node = next(name for name in wired.nodes if wired.mode(name) == mode)
-    hosts = {name: f"{each.host}:{each.port}" for name, each in wired.nodes.items()}
-    first = hosts.pop(node)
-    return node, ",".join([first, *hosts.values()]), ",".join(hosts.values())
-
-
-def hurt(wired: Wired, node: str, how: str) -> None:
-    if how == "killed":
-        wired.nodes[node].kill()
-    elif how == "paused":
-        wired.nodes[node].pause()
-    else:
-        wired.cables.stop(*wired.around(node))
-
-
-async def succeeds(flavour: Any, hosts: str, path: str) -> None:
-    """Lead after the program, over the nodes that are left."""
-    zk = start_kazoo(hosts, 10.0)
-    try:
-        async with flavour.within(flavour.Election(zk, path, identity="successor").lead(timeout=scaled(SOON))):
-            pass
-    finally:
-        close_kazoo(zk)
 
 
 @pytest.mark.timeout(180)
@@ -131,7 +73,7 @@ async def test_a_leader_and_its_node_fail_at_once(
     leading.kill(signal.SIGSTOP)  # so that it does not hear of its node, and leave by itself
     hurt(wired, node, how)
     leading.kill(end)
-    await succeeds(flavour, others, path)
+    await succeeds(flavour, start_kazoo(others, 10.0), path)
     assert gone(companion, 30)
     if end == signal.SIGSTOP:
         leading.kill(signal.SIGCONT)

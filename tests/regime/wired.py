@@ -26,7 +26,9 @@ GHOST = TICK * SYNC_LIMIT
 class Wired:
     """Three nodes, ``n1`` to ``n3``, and the cables between them; clients get cables of their own by ``hosts_for``."""
 
-    def __init__(self, cables: Cables, nodes: int = 3, *, settings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, cables: Cables, nodes: int = 3, *, settings: tuple[str, ...] = (), java: tuple[str, ...] = ()
+    ) -> None:
         self.cables = cables
         self.node_at: dict[int, str] = {}  # by the port at which a client reaches it
         ports = free_ports(3 * nodes)
@@ -47,6 +49,7 @@ class Wired:
                 [real[one] if one == other else seen[one, other] for other in real],
                 tick_time=round(TICK * 1000),
                 settings=(f"initLimit={SYNC_LIMIT}", f"syncLimit={SYNC_LIMIT}", *settings),
+                java=java,
             )
             for number, one in enumerate(real, 1)
         ]

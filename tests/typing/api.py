@@ -143,7 +143,7 @@ def zookeeper(zk: object) -> None:
     with group.balance(coordkit.Sticky(), failures=(OSError,)) as balance, balance.pick("key") as pick:
         assert_type(balance, coordkit.Balance)
         assert_type(pick.data, bytes)
-    share = group.share("me", ["p1", "p2"], data=coordkit.to_json({"zone": 1}))
+    share = group.share("me", ["p1", "p2"], data=coordkit.to_json({"zone": 1}), weigh=len)
     share.run(lambda partition: partition.ending.wait())
     assert_type(share.held(), dict[str, coordkit.Partition])
     assert_type(share.owners(), dict[str, coordkit.Owner])

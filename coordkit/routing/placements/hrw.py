@@ -46,9 +46,10 @@ class Hrw(Placement):
 
     def lookup(self, key: str | bytes) -> str:
         """Return the shard that owns ``key``."""
-        return max(self._scored(key))[1]
+        return max(self.scored(key))[1]
 
-    def _scored(self, key: str | bytes) -> list[tuple[int, str]]:
+    def scored(self, key: str | bytes) -> list[tuple[int, str]]:
+        """Return the score that each shard has for ``key``, and its name; the highest owns it."""
         hashed = wire(key, self.hash_tags)
         if self.dialect == "go-redis":
             value = xxh64(hashed)
@@ -56,7 +57,7 @@ class Hrw(Placement):
         return [(murmur3_32(name.encode() + b"-" + hashed), name) for name in self.shards]
 
     def _preference(self, key: str | bytes) -> Iterator[str]:
-        for _, name in sorted(self._scored(key), reverse=True):
+        for _, name in sorted(self.scored(key), reverse=True):
             yield name
 
     def _keyspace(self) -> tuple[Any, ...]:

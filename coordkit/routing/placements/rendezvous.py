@@ -77,13 +77,13 @@ class _Scores:
         for i, (name, weight) in enumerate(zip(self._names, self._weights, strict=True)):
             bar = int(2**64 * math.exp(-weight / least) * (1 - 1e-6))
             for slot, score in enumerate(_scores(name)):
-                if score > bar and (weighted := _weighted(score, weight)) > least:
-                    best[slot].append((weighted, -i))
+                if score > bar and (counts := weighted(score, weight)) > least:
+                    best[slot].append((counts, -i))
         return best
 
     def _of(self, i: int) -> Sequence[float]:
         scores = _scores(self._names[i])
-        return scores if self._weights is None else [_weighted(score, self._weights[i]) for score in scores]
+        return scores if self._weights is None else [weighted(score, self._weights[i]) for score in scores]
 
     def first(self, slot: int) -> tuple[float, int]:
         """Return what ``slot`` wishes most."""
@@ -109,7 +109,7 @@ class _Scores:
         if self._weights is None:
             return [(score, -i) for i, score in enumerate(scores)]
         return [
-            (_weighted(score, weight), -i) for i, (score, weight) in enumerate(zip(scores, self._weights, strict=True))
+            (weighted(score, weight), -i) for i, (score, weight) in enumerate(zip(scores, self._weights, strict=True))
         ]
 
 
@@ -154,7 +154,8 @@ def _scores(name: bytes) -> array[int]:
     return scores
 
 
-def _weighted(score: int, weight: float) -> float:
+def weighted(score: int, weight: float) -> float:
+    """Return what a score of 64 bits counts with a weight, the same on all machines."""
     # -weight / ln(score as a fraction of 1) makes first choices as frequent as the weights, so that quotas refuse few;
     # quotas alone moved up to 4 % needlessly.
     # Not math.log, whose last digit differs between C libraries: IEEE sums and products are the same everywhere. This
