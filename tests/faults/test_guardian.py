@@ -221,7 +221,7 @@ async def test_it_serves_groups_as_well(flavour: Any, program: Any, zk_client: A
     assert member.line() == "joined"
     assert zk.get_children(path) == ["process"]
     member.kill()
-    await flavour.until(lambda: zk.get_children(path) == [], scaled(SOON))
+    await flavour.until(lambda: zk.get_children(path) == [], SOON)
 
 
 def open_in(pid: int) -> list[str]:
