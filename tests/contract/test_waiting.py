@@ -40,7 +40,7 @@ def waiting(flavour: Any, admin: Any) -> Any:
     async def wait(lock: Any, work: Any) -> Any:
         before = admin.zcard(queue_of(lock))
         running = flavour.spawn(work)
-        await flavour.until(lambda: admin.zcard(queue_of(lock)) == before + 1)
+        await flavour.until(lambda: running.done() or admin.zcard(queue_of(lock)) == before + 1)
         return running
 
     return wait
