@@ -31,7 +31,7 @@ from programs import program  # noqa: F401  a fixture for all tests
 
 from coordkit.testing.backends import Settings
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
-from coordkit.testing.servers import ZooKeeperEnsemble
+from coordkit.testing.servers import ZooKeeperEnsemble, scaled
 
 
 class Running:
@@ -42,8 +42,8 @@ class Running:
         self.done = done
 
     async def result(self, timeout: float = 20.0) -> Any:
-        """Return what it returned or raise what it raised; TimeoutError when it still runs after so many seconds."""
-        outcome = self._wait(timeout)
+        """Return what it returned or raise what it raised; TimeoutError when it still runs after so long, scaled."""
+        outcome = self._wait(scaled(timeout))
         return await outcome if inspect.isawaitable(outcome) else outcome
 
 
@@ -145,12 +145,25 @@ class Flavour:
             time.sleep(seconds)  # noqa: ASYNC251 - in the blocking flavour there is no loop to block
 
     async def until(self, check: Callable[[], Any], timeout: float = 10.0) -> None:
-        """Wait until ``check()`` (awaited where it wants that) is true; fail after ``timeout`` seconds."""
+        """Wait until ``check()`` (awaited where it wants that) is true; fail after ``timeout`` (scaled) seconds."""
+        timeout = scaled(timeout)
         deadline = time.monotonic() + timeout
         while not await self.maybe(check()):
             if time.monotonic() >= deadline:
                 pytest.fail(f"not so within {timeout} s: {_text(check)}")
             await self.sleep(0.005)
+
+    async def renewed(self, lease: Any) -> None:
+        """Wait until a lease was renewed in the background; raise what its ``ensure`` raises if it is lost instead."""
+        left = lease.remaining()
+
+        def more() -> bool:
+            nonlocal left
+            before, left = left, lease.remaining()
+            lease.ensure()
+            return bool(left > before)
+
+        await self.until(more)
 
     def spawn(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Running:
         """Run an ``async def`` at the side: in a thread, or as a task."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -139,16 +140,20 @@ class ThreadEvent:
 
 
 class Clock:
-    """The one timer thread of a process."""
+    """The one timer thread of a process.
+
+    A timer may be set wherever the collector runs a finalizer (a stream's, a sharded client's): in the middle of any
+    call, in the timer thread too. So nobody waits for a lock here: the thread alone touches the heap, and is rung for.
+    """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: a forked child inherits the agenda but not the thread."""
-        self._lock = threading.Lock()  # by itself, because to enter a Condition takes twice as long
-        self._changed = threading.Condition(self._lock)
         self._agenda = Agenda()
+        self._bell: SimpleQueue[None] = SimpleQueue()  # the one queue whose ``put`` may interrupt itself
+        self._beginning = threading.Lock()
         self._thread: threading.Thread | None = None
         self._looks = math.inf  # when the thread looks at the agenda by itself; what is due later may wait unsorted
 
@@ -157,33 +162,43 @@ class Clock:
         entry.agenda, entry.when, entry.action = agenda, when, action
         agenda.unsorted[entry] = entry
         if when < self._looks:
-            self._wake(when)
+            self._wake()
         return entry
 
-    def _wake(self, when: float) -> None:
-        with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
-                thread.start()  # may raise, where there are too many threads: then the next call tries again
-                self._thread = thread
-            elif when < self._looks:
-                self._changed.notify()
-                self._looks = -math.inf  # it is awake, and will look before it waits again
+    def _wake(self) -> None:
+        if self._bell.empty():  # else it has yet to hear of another's, and looks after that
+            self._bell.put(None)
+        # Where that is taken another begins it, or we do, further down this stack; its first look sees all there is.
+        if self._thread is None and self._beginning.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
+                    thread.start()  # may raise, where there are too many threads: then the next call tries again
+                    self._thread = thread
+            finally:
+                self._beginning.release()
 
     def _tick(self) -> None:
         told = True  # somebody has use for timers: stay awake for a moment, even if all are cancelled by now
         while True:
-            with self._lock:
-                while (action := self._agenda.take(now())) is None:
-                    self._looks = math.inf  # from here on whoever puts something down wakes us, or we see it
-                    self._agenda.sort()
-                    present, due = now(), self._agenda.next_due()
-                    self._looks = min(due, present + LOOK) if told or due < math.inf else math.inf
-                    told = self._changed.wait(None if self._looks == math.inf else max(0.0, self._looks - present))
+            while (action := self._agenda.take(now())) is None:
+                self._looks = math.inf  # from here on whoever puts something down rings, or we see it
+                self._agenda.sort()
+                present, due = now(), self._agenda.next_due()
+                self._looks = min(due, present + LOOK) if told or due < math.inf else math.inf
+                told = self._rung(None if self._looks == math.inf else max(0.0, self._looks - present))
             try:
                 action()
             except Exception:  # noqa: BLE001  whatever it is, other leases' deadlines must be announced
                 _log.exception("a timer's action failed; the others go on")
+
+    def _rung(self, timeout: float | None) -> bool:
+        """Wait for the bell; return whether it rang."""
+        try:
+            self._bell.get(timeout=timeout)
+        except Empty:
+            return False
+        return True
 
 
 class ThreadWorker:

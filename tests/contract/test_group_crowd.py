@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from coordkit.testing.servers import scaled
-
 MEMBERS = 200
 WATCHERS = 20
 SESSIONS = 5
@@ -37,19 +35,19 @@ async def test_every_watcher_sees_every_member(flavour: Any, zk_client: Any, coo
             for identity in sorted(there)[i::SESSIONS]:
                 block = joining[i].join(identity, data=there[identity])
                 await stack.enter_async_context(flavour.within(block))
-            await flavour.until(lambda: seen, scaled(90))
+            await flavour.until(lambda: seen, 90)
 
     running = [flavour.spawn(watch, i) for i in range(WATCHERS)]
     members = [flavour.spawn(join, i) for i in range(SESSIONS)]
     try:
-        await flavour.until(lambda: all(view == there for view in views), scaled(60))
+        await flavour.until(lambda: all(view == there for view in views), 60)
         assert all(names == there.keys() for names in counted)
         seen.append(1)
-        await flavour.until(lambda: not any(views), scaled(60))
+        await flavour.until(lambda: not any(views), 60)
     finally:
         seen.append(1)
         for stream in streams:
             stream.close()
     for each in (*members, *running):
-        await each.result(scaled(60))
+        await each.result(60)
     assert not any(counted)

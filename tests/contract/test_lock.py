@@ -114,7 +114,7 @@ async def test_a_waiter_never_sleeps_past_the_holders_ttl(flavour: Any, make: An
     """A crashed holder costs at most the rest of its ttl, however long the waiter's pauses have grown."""
     from tenacity import wait_fixed
 
-    crashed = await maybe((await warm(maybe, make(ttl=0.3, renew=False))).acquire())
+    crashed = await maybe((await warm(maybe, make(ttl=1.0, renew=False))).acquire())
     other = make(wait=wait_fixed(60))
 
     lease = await maybe(other.acquire(timeout=20))
@@ -139,17 +139,17 @@ async def test_a_timeout_is_kept(flavour: Any, make: Any, maybe: Any, timeout: f
 
 
 async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, other = await warm(maybe, make(ttl=1.0)), make(ttl=1.0)
+    lock, other = make(ttl=4.5), make(ttl=4.5)
     async with flavour.within(lock) as lease:
-        await flavour.sleep(1.5)
+        await flavour.renewed(lease)
         assert lease.ensure() is True
-        assert 0 < lease.remaining() <= 1.0
+        assert 0 < lease.remaining() <= 4.5
         assert await maybe(other.try_acquire()) is None
     assert lease.remaining() == 0.0
 
 
 async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, maybe: Any) -> None:
-    lease = await maybe((await warm(maybe, make(ttl=0.2, renew=False))).acquire())
+    lease = await maybe((await warm(maybe, make(ttl=1.0, renew=False))).acquire())
 
     assert await maybe(lease.lost.wait(10)) is True
     assert lease.lost
@@ -160,7 +160,7 @@ async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, mayb
 
 
 async def test_max_hold_bounds_a_body_that_hangs(flavour: Any, make: Any, maybe: Any) -> None:
-    lease = await maybe((await warm(maybe, make(ttl=0.6, max_hold=1.2))).acquire())
+    lease = await maybe((await warm(maybe, make(ttl=1.0, max_hold=2.0))).acquire())
     await flavour.sleep(0.3)
     assert lease.ensure()
 
@@ -300,10 +300,16 @@ async def test_the_late_one_does_not_release_the_next(flavour: Any, make: Any, m
 @pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
 async def test_a_lease_that_nobody_keeps_is_held_on(flavour: Any, make: Any, maybe: Any) -> None:
     """sherlock gives back in ``__del__``: what is held depends on when garbage is collected."""
-    lock = make(ttl=1.5)
+    lock = make(ttl=6)
     holder = (await maybe(lock.acquire())).holder
     gc.collect()
-    await flavour.sleep(2.0)  # and it is renewed
+    left = [await maybe(lock.client.pttl(lock.key))]
+
+    async def renewed() -> bool:
+        left.append(await maybe(lock.client.pttl(lock.key)))
+        return bool(left[-1] > left[-2])
+
+    await flavour.until(renewed)
     assert (await maybe(lock.client.get(lock.key))).decode() == holder
     await maybe(lock.break_lease())
 
@@ -336,11 +342,10 @@ async def test_any_client_will_do(flavour: Any, make: Any, maybe: Any, options: 
 @standalone
 async def test_a_client_that_is_one_connection(flavour: Any, make: Any, maybe: Any) -> None:
     """Through the client's own generic path, where connections of our own are not to be made."""
-    lock = make(options={"single_connection_client": True}, ttl=1.0)
+    lock = make(options={"single_connection_client": True}, ttl=4.5)
     async with flavour.within(lock) as lease:
         assert await maybe(lock.try_acquire()) is None
-        await flavour.sleep(1.5)
-        lease.ensure()
+        await flavour.renewed(lease)
     assert await maybe(lock.client.exists(lock.key)) == 0
 
 

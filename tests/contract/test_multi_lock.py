@@ -93,24 +93,28 @@ async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: A
 async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
     flavour: Any, make: Any, maybe: Any, renew: bool
 ) -> None:
-    lock, last = make("ab", ttl=1.2, renew=renew), make("b")
+    lock, first, last = make("ab", ttl=3, renew=renew), make("a"), make("b")
     held = await maybe(last.acquire())
     waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
-    await flavour.until(lambda: maybe(make("a").holder()))
-    first = (await maybe(make("a").holder())).id
-    await flavour.sleep(1.8)
+    await flavour.until(lambda: maybe(first.holder()))
+    holder, left = (await maybe(first.holder())).id, [await maybe(first.remaining())]
+
+    async def renewed() -> bool:
+        left.append(await maybe(first.remaining()))
+        return bool(left[-1] > left[-2])
+
+    await flavour.until(renewed)
     assert not waiting.done()
     await maybe(held.release())
     lease = await waiting.result()
 
-    assert lease.tokens[make("a").name].holder == first
+    assert lease.tokens[first.name].holder == holder
     assert lease.remaining() > 0.2
-    await flavour.sleep(1.6)
     if renew:
-        assert lease.ensure()
+        await flavour.renewed(lease)
         await maybe(lease.release())
     else:
-        assert lease.lost
+        assert await maybe(lease.lost.wait(10))
 
 
 async def test_max_hold_counts_from_the_last_grant(flavour: Any, make: Any, maybe: Any) -> None:

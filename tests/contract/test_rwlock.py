@@ -105,7 +105,7 @@ async def test_a_fence_takes_the_token_from_each_reader(
     flavour: Any, make: Any, maybe: Any, coordkit_namespace: str
 ) -> None:
     """Until a writer has claimed it: then from none of them."""
-    lock = make(ttl=0.5, renew=False)
+    lock = make(ttl=1.5, renew=False)
     fence = flavour.Fence(lock.client, f"{coordkit_namespace}:ledger")
     value = f"{{{coordkit_namespace}:ledger}}:value"
     first, second = await maybe(lock.read.acquire()), await maybe(lock.read.acquire())
@@ -206,11 +206,10 @@ async def test_a_writer_that_gives_up_lets_the_readers_behind_it_in(
 
 async def test_each_reader_has_an_end_of_its_own(flavour: Any, make: Any, maybe: Any) -> None:
     """The one that is not renewed goes, the other stays; the writer waits for both and no longer."""
-    short, lasting = make(ttl=0.3, renew=False), make(ttl=1.2)
+    short, lasting = make(ttl=1.0, renew=False), make(ttl=4.5)
     gone, here = await maybe(short.read.acquire()), await maybe(lasting.read.acquire())
     assert await maybe(gone.lost.wait(10))
-    await flavour.sleep(1.2)
-    assert here.ensure()
+    await flavour.renewed(here)
     assert await maybe(lasting.write.try_acquire()) is None
     await maybe(here.release())
     async with flavour.within(lasting.write.hold(timeout=20)):
@@ -244,12 +243,12 @@ async def test_all_who_wait_for_a_crashed_writer_are_let_in_at_once(
 
 
 async def test_both_sides_are_renewed(flavour: Any, make: Any, maybe: Any) -> None:
-    lock = make(ttl=1.0)
+    lock = make(ttl=4.5)
     for side in (lock.read, lock.write):
         async with flavour.within(side) as lease:
-            await flavour.sleep(1.5)
+            await flavour.renewed(lease)
             await maybe(lease.renew())
-            assert 0 < lease.remaining() <= 1.0
+            assert 0 < lease.remaining() <= 4.5
 
 
 @pytest.mark.parametrize("side", ["read", "write"])

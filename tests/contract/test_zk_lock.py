@@ -454,7 +454,7 @@ async def test_a_lost_lease_is_in_the_way_until_it_is_given_back(flavour: Any, z
 
     lease = await flavour.maybe(lock.acquire())
     lease._core.lose("for the test")
-    await flavour.until(lambda: line(direct, path) == [], scaled(20))
+    await flavour.until(lambda: line(direct, path) == [], 20)
     assert zk.connected
 
 

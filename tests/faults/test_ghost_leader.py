@@ -117,7 +117,7 @@ async def test_the_old_term_ends_before_the_new_one_begins(
                 finally:  # under asyncio the block is cancelled
                     scene.told = time.monotonic()
                 leadership.ensure()
-        token, held = await running.result(scaled(30))
+        token, held = await running.result(30)
         watching.join()
         assert held
         assert scene.believed < scene.led
@@ -162,7 +162,7 @@ async def test_where_the_lease_is_not_kept_the_token_refuses_the_ghost(
                 # The first proof has been answered: nothing is asked that would keep back the answers to pings.
                 await flavour.until(lambda was=first, now=leadership: now._core.expires != was)
                 scene.cut()
-                token, _ = await running.result(scaled(30))
+                token, _ = await running.result(30)
                 assert scene.ghost is False or leadership.ensure()
                 with pytest.raises(StaleToken):
                     await flavour.maybe(fence.set(key, "ghost", token=leadership.token))

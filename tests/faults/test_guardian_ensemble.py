@@ -93,7 +93,7 @@ async def test_it_follows_the_session_to_another_node(flavour: Any, wired: Wired
         assert zk.get_children(path) == ["process"]
         assert alive(companion)
         member.kill()
-        await flavour.until(lambda: zk.get_children(path) == [], scaled(SOON))
+        await flavour.until(lambda: zk.get_children(path) == [], SOON)
     finally:
         close_kazoo(zk)
 

@@ -163,7 +163,7 @@ async def test_tokens_rise_in_the_order_of_the_terms(
     field = Field(flavour, coordkit_zk_server.hosts, path, TERMS, ways, priorities)
     running = [flavour.spawn(field.contend, number) for number in range(CONTENDERS)]
     for each in running:
-        await each.result(scaled(200))
+        await each.result(200)
 
     assert len(field.claims) >= TERMS
     assert min(field.ends[end] for end in ways) > 0, field.ends
@@ -219,13 +219,13 @@ async def test_tokens_rise_where_the_numbers_are_used_up(flavour: Any, nearly_us
         return False
 
     running = [flavour.spawn(contend, number) for number in range(CONTENDERS)]
-    assert all([await each.result(scaled(60)) for each in running])
+    assert all([await each.result(60) for each in running])
     before = len(field.claims)
     assert left - 2 * CONTENDERS < before + field.ends["gave up"] <= left
     field.direct.delete(f"/{name}/candidates", recursive=True)
     field.terms = before + 30
     again = [flavour.spawn(contend, number) for number in range(CONTENDERS)]
-    assert not any([await each.result(scaled(60)) for each in again])
+    assert not any([await each.result(60) for each in again])
 
     assert len(field.claims) >= before + 30
     assert inversions([claim.token for claim in field.claims]) == 0

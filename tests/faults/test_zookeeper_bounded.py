@@ -139,12 +139,12 @@ async def test_what_goes_on_can_be_stopped_in_a_partition(
     for _ in range(2):
         thing.stop()
         began = time.monotonic()
-        await running.result(scaled(2 * BOUND))
+        await running.result(2 * BOUND)
         assert time.monotonic() - began < scaled(2 * BOUND)
         running = flavour.spawn(run)
         await flavour.sleep(0.1)
     thing.stop()
-    await running.result(scaled(2 * BOUND))
+    await running.result(2 * BOUND)
     proxy.heal()
 
 
@@ -178,7 +178,7 @@ async def test_polling_leaves_no_watch(
                     pytest.fail("two leaders")
             seen |= set(watches(coordkit_zk_server, zk)) if len(seen) < 1 else set()
         assert seen, "there was never anything to remove"
-        await flavour.until(lambda: watches(coordkit_zk_server, zk) == [], scaled(10))
+        await flavour.until(lambda: watches(coordkit_zk_server, zk) == [])
         assert (dict(zk._data_watchers), dict(zk._child_watchers)) == ({}, {})
         assert len(watches(coordkit_zk_server, other)) == 1  # who leads still watches its own znode
 
@@ -195,7 +195,7 @@ async def test_reading_a_stream_leaves_no_watch(
                 break
             assert watches(coordkit_zk_server, zk)
             changes.close()
-        await flavour.until(lambda: watches(coordkit_zk_server, zk) == [], scaled(10))
+        await flavour.until(lambda: watches(coordkit_zk_server, zk) == [])
         assert watches(coordkit_zk_server, other)
 
 
