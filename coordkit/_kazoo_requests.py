@@ -15,12 +15,13 @@ from kazoo.exceptions import (
     UnimplementedError,
     ZookeeperError,
 )
+from kazoo.protocol import serialization
 from kazoo.protocol.paths import _prefix_root
-from kazoo.protocol.serialization import Create2
 from kazoo.security import OPEN_ACL_UNSAFE
 
+from coordkit._kazoo_answers import Answer
 from coordkit._kazoo_trees import Trees
-from coordkit._kazoo_watches import Bell, Bells, Deliver
+from coordkit._kazoo_watches import Bells, Deliver
 from coordkit._ports_zookeeper import (
     BadVersion,
     Check,
@@ -47,55 +48,59 @@ _NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -112, -118, -122, -127})
 lost or moved, a time ran out, a server failed inside, or it throttled us."""
 
 
-class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
+class CreateContainer(serialization.Create2):  # type: ignore[misc]  # kazoo ships no types
     """Create a znode that the servers remove once it is empty (kazoo#334 asks for it since 2015)."""
 
     type = 19
 
 
 def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Any:
-    """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-    if isinstance(request, GetData | GetStat | GetChildren):
-        return _look(client, request, bells.hang(request, deliver))
-    if isinstance(request, SetData):
-        return client.set_async(request.path, request.data, request.version)
-    if isinstance(request, Delete):
-        return client.delete_async(request.path, request.version)
-    if isinstance(request, Multi):
-        return _transaction(client, request).commit_async()
-    if isinstance(request, Create):
-        return _create(client, request)
-    return client.sync_async(request.path) if isinstance(request, Sync) else trees.hang(request, deliver)
-
-
-def _look(client: Any, request: GetData | GetStat | GetChildren, bell: Bell | None) -> Any:
-    if isinstance(request, GetChildren):
-        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
-    look = client.get_async if isinstance(request, GetData) else client.exists_async
-    return look(request.path, watch=bell)
-
-
-def _create(client: Any, request: Create) -> Any:
-    """Send a creation as kazoo does, less a thread of kazoo's between its answer and ours; it has no containers."""
-    operation = CreateContainer if request.kind is Kind.CONTAINER else Create2
-    result, path = client.handler.async_result(), _prefix_root(client.chroot, request.path)
-    acl = client.default_acl or OPEN_ACL_UNSAFE
-    client._call(operation(path, request.data, acl, request.kind.value), result)  # noqa: SLF001  see above
+    """Send ``request``; return its ``Answer``. ``deliver`` carries a watch to where it runs."""
+    if isinstance(request, WatchTree):
+        return trees.hang(request, deliver)
+    result = Answer()
+    client._call(_operation(client, bells, request, deliver), result)  # noqa: SLF001  its methods make kazoo's results
     return result
 
 
-def _transaction(client: Any, request: Multi) -> Any:
-    transaction = client.transaction()
-    for step in request.steps:
-        if isinstance(step, Check):
-            transaction.check(step.path, step.version)
-        elif isinstance(step, SetData):
-            transaction.set_data(step.path, step.data, step.version)
-        elif isinstance(step, Delete):
-            transaction.delete(step.path, step.version)
-        else:
-            transaction.create(step.path, step.data, ephemeral=step.kind is Kind.EPHEMERAL)
-    return transaction
+def _operation(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
+    """Return ``request`` as kazoo writes it to a server."""
+    path = None if isinstance(request, Multi) else at(client, request.path)
+    if isinstance(request, GetData):
+        return serialization.GetData(path, bells.hang(request, deliver))
+    if isinstance(request, GetStat):
+        return serialization.Exists(path, bells.hang(request, deliver))
+    if isinstance(request, GetChildren):
+        listing = serialization.GetChildren2 if request.with_stat else serialization.GetChildren
+        return listing(path, bells.hang(request, deliver))
+    if isinstance(request, Multi):
+        return serialization.Transaction([_step(client, step) for step in request.steps])
+    if isinstance(request, Create):
+        operation = CreateContainer if request.kind is Kind.CONTAINER else serialization.Create2
+        return operation(path, request.data, _acl(client), request.kind.value)
+    return serialization.Sync(path) if isinstance(request, Sync) else _step(client, request)
+
+
+def _step(client: Any, step: Create | Delete | SetData | Check) -> Any:
+    """Return what may be part of a transaction as kazoo writes it."""
+    path = at(client, step.path)
+    if isinstance(step, Check):
+        return serialization.CheckVersion(path, step.version)
+    if isinstance(step, SetData):
+        return serialization.SetData(path, step.data, step.version)
+    if isinstance(step, Delete):
+        return serialization.Delete(path, step.version)
+    return serialization.Create(path, step.data, _acl(client), int(step.kind is Kind.EPHEMERAL))
+
+
+def _acl(client: Any) -> Any:
+    return client.default_acl or OPEN_ACL_UNSAFE
+
+
+def at(client: Any, path: str) -> str:
+    """Return the path as the servers know it."""
+    below: str = _prefix_root(client.chroot, path) if client.chroot else path
+    return below
 
 
 def answer(where: str, name: str, request: Request, result: Any, within: float) -> Any:

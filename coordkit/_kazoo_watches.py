@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.states import EventType
 
 from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Watch
+
+_log = logging.getLogger("coordkit")
 
 Deliver = Callable[[Callable[[], None]], object]
 """Runs an action where watches are to run: at once in kazoo's thread, or soon in an event loop."""
@@ -67,12 +70,18 @@ class Bells:
             for children, path in idle if client.connected else ():  # else they are gone with the connection
                 _remove(client, children, _prefix_root(client.chroot, path))
 
-    def rung(self, key: tuple[bool, str], gone: bool) -> None:
-        with self._mutex:
+    def rung(self, key: tuple[bool, str], gone: bool, *, wait: bool = True) -> bool:
+        """Tell who waits for ``key``; return False if that is left to somebody who may ``wait`` for a mutex."""
+        if not self._mutex.acquire(blocking=wait):
+            return False
+        try:
             waiting = self._waiting.pop(key, set())
             self._idle.discard(key)
+        finally:
+            self._mutex.release()
         for deliver, watch in waiting:
             deliver(partial(watch, gone))
+        return True
 
 
 def _nobody(_gone: bool) -> None:
@@ -84,7 +93,7 @@ def _key(request: GetData | GetStat | GetChildren) -> tuple[bool, str]:
 
 
 class Bell:
-    """What kazoo calls when a znode changes, in its own thread; two bells of one znode are equal."""
+    """What kazoo calls when a znode changes, in one of its threads; two bells of one znode are equal."""
 
     __slots__ = ("_bells", "_key")
 
@@ -95,11 +104,38 @@ class Bell:
     def __call__(self, event: Any) -> None:
         self._bells.rung(self._key, event.type == EventType.DELETED)
 
+    def at_once(self, event: Any) -> bool:
+        """Ring in the thread that heard of it, which must not be kept; return False if that cannot be."""
+        return self._bells.rung(self._key, event.type == EventType.DELETED, wait=False)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Bell) and self._bells is other._bells and self._key == other._key
 
     def __hash__(self) -> int:
         return hash((id(self._bells), self._key))
+
+
+def hook(handler: Any) -> None:
+    """Have bells rung in the thread that hears of the change: what they call is short and does not block.
+
+    kazoo has a thread for all watches of a client, so that they may take their time: one more on the way to whoever
+    waits for the leader to go, and it stands behind the program's own watches.
+    """
+    if "dispatch_callback" in vars(handler):
+        return  # another client of this handler has seen to it
+    dispatch = handler.dispatch_callback
+
+    def dispatching(callback: Any) -> None:
+        bell = callback.func
+        try:
+            if isinstance(bell, Bell) and bell.at_once(*callback.args):
+                return
+        except Exception:  # noqa: BLE001  kazoo's connection would end with it
+            _log.exception("a watch failed; the others go on")
+            return
+        dispatch(callback)
+
+    handler.dispatch_callback = dispatching
 
 
 class RemoveWatches:

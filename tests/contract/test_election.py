@@ -590,7 +590,7 @@ async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_cli
     before = direct.get(f"{path}/epoch")[1].version
 
     def lost(_: Any, send: Callable[[], Any]) -> Any:
-        assert send().get(10)
+        assert send().wait(10)
         session = zk.client_id
         zk._call(_SESSION_EXPIRED, None)
         while not zk.connected or zk.client_id in (None, session):
