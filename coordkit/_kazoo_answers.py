@@ -15,10 +15,12 @@ from typing import Any
 class Answer:
     """One answer: kazoo calls ``set`` or ``set_exception`` once it is there, perhaps twice (then the first counts).
 
+    ``send`` sends the request, if it lies there yet; whoever waits sees to it.
     Whoever is linked to it is called in kazoo's connection thread: it must be short, must not block and must not raise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, send: Callable[[], None]) -> None:
+        self._send = send
         self.value: Any = None
         self.exception: BaseException | None = None
         self._there = False
@@ -45,6 +47,7 @@ class Answer:
 
     def wait(self, timeout: float) -> bool:
         """Wait for it, at most ``timeout`` seconds; return whether it is there."""
+        self._send()
         if not self._there:
             gate = threading.Lock()
             gate.acquire()

@@ -20,6 +20,7 @@ from kazoo.protocol.paths import _prefix_root
 from kazoo.security import OPEN_ACL_UNSAFE
 
 from coordkit._kazoo_answers import Answer
+from coordkit._kazoo_sending import Sending
 from coordkit._kazoo_trees import Trees
 from coordkit._kazoo_watches import Bells, Deliver
 from coordkit._ports_zookeeper import (
@@ -38,7 +39,6 @@ from coordkit._ports_zookeeper import (
     Request,
     SetData,
     Stat,
-    Sync,
     WatchTree,
 )
 from coordkit.errors import StoreRefused, StoreUnavailable
@@ -54,31 +54,32 @@ class CreateContainer(serialization.Create2):  # type: ignore[misc]  # kazoo shi
     type = 19
 
 
-def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Any:
-    """Send ``request``; return its ``Answer``. ``deliver`` carries a watch to where it runs."""
+def submit(sending: Sending, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Answer:
+    """Put ``request`` down to be sent; return its answer. ``deliver`` carries a watch to where it runs."""
     if isinstance(request, WatchTree):
         return trees.hang(request, deliver)
-    result = Answer()
-    client._call(_operation(client, bells, request, deliver), result)  # noqa: SLF001  its methods make kazoo's results
-    return result
+    answer = Answer(sending.send)
+    sending.put(_operation(sending.client, bells, request, deliver), answer)
+    return answer
 
 
 def _operation(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
     """Return ``request`` as kazoo writes it to a server."""
-    path = None if isinstance(request, Multi) else at(client, request.path)
-    if isinstance(request, GetData):
-        return serialization.GetData(path, bells.hang(request, deliver))
-    if isinstance(request, GetStat):
-        return serialization.Exists(path, bells.hang(request, deliver))
+    if isinstance(request, Multi):
+        return serialization.Transaction([_step(client, step) for step in request.steps])
+    path = at(client, request.path)
+    if isinstance(request, GetData | GetStat):
+        look = serialization.GetData if isinstance(request, GetData) else serialization.Exists
+        return look(path, bells.hang(request, deliver))
     if isinstance(request, GetChildren):
         listing = serialization.GetChildren2 if request.with_stat else serialization.GetChildren
         return listing(path, bells.hang(request, deliver))
-    if isinstance(request, Multi):
-        return serialization.Transaction([_step(client, step) for step in request.steps])
     if isinstance(request, Create):
         operation = CreateContainer if request.kind is Kind.CONTAINER else serialization.Create2
         return operation(path, request.data, _acl(client), request.kind.value)
-    return serialization.Sync(path) if isinstance(request, Sync) else _step(client, request)
+    if isinstance(request, SetData | Delete):
+        return _step(client, request)
+    return serialization.Sync(path)
 
 
 def _step(client: Any, step: Create | Delete | SetData | Check) -> Any:

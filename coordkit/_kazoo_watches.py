@@ -12,6 +12,8 @@ from typing import Any
 from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.states import EventType
 
+from coordkit._kazoo_answers import Answer
+from coordkit._kazoo_sending import Sending
 from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Watch
 
 _log = logging.getLogger("coordkit")
@@ -63,12 +65,14 @@ class Bells:
                     del self._waiting[key]
                     self._idle.add(key)
 
-    def sweep(self, client: Any) -> None:
+    def sweep(self, sending: Sending) -> None:
         """Remove from the server the watches that nobody waits for; not waited for, it never blocks."""
+        client = sending.client
         with self._mutex:  # requests are sent in order: whoever hangs one up after this, does so at the server too
             idle, self._idle = self._idle - self._waiting.keys(), set()
             for children, path in idle if client.connected else ():  # else they are gone with the connection
-                _remove(client, children, _prefix_root(client.chroot, path))
+                _remove(sending, children, _prefix_root(client.chroot, path))
+            sending.send()
 
     def rung(self, key: tuple[bool, str], gone: bool, *, wait: bool = True) -> bool:
         """Tell who waits for ``key``; return False if that is left to somebody who may ``wait`` for a mutex."""
@@ -156,10 +160,11 @@ class RemoveWatches:
         """There is nothing in the answer."""
 
 
-def _remove(client: Any, children: bool, path: str) -> None:
+def _remove(sending: Sending, children: bool, path: str) -> None:
+    client = sending.client
     watchers = client._child_watchers if children else client._data_watchers  # noqa: SLF001  no public way
     hung = watchers.get(path, set())
     if any(not isinstance(each, Bell) for each in hung):
         return  # the program watches it as well, and the server knows no difference
     watchers.pop(path, None)
-    client._call(RemoveWatches(path, 1 if children else 2), client.handler.async_result())  # noqa: SLF001  as above
+    sending.put(RemoveWatches(path, 1 if children else 2), Answer(sending.send))

@@ -482,16 +482,17 @@ async def test_leading_takes_two_round_trips_and_resigning_one(
 ) -> None:
     """kazoo's Lock takes three to five (fact 10 of the notes)."""
     far = zk_client(timeout=20.0, hosts=coordkit_faults.proxy(zk_servers.nodes[0]).address)
-    election, sent, call = flavour.Election(far, path, identity="one"), [0], far._call
+    election, sent = flavour.Election(far, path, identity="one"), [0]
+    submit = far._coordkit_wire.submit
     async with flavour.within(election):
         pass  # makes the path
 
-    def counted(request: Any, result: Any) -> Any:
+    def counted(request: Any, deliver: Any) -> Any:
         # A round trip is a request that was sent when nothing else was under way.
         sent[0] += not (far._pending or far._queue)
-        return call(request, result)
+        return submit(request, deliver)
 
-    far._call = counted
+    far._coordkit_wire.submit = counted
     coordkit_faults._proxies[-1].latency = 0.03
     async with flavour.within(election):
         assert sent[0] == 2
