@@ -127,9 +127,28 @@ class Trees:
             self._sending.send()
             return answer
 
+        respond = connection._read_response  # noqa: SLF001  the same
+
+        def responding(header: Any, buffer: Any, offset: int) -> Any:
+            return None if self._refused(header) else respond(header, buffer, offset)
+
+        connection._read_response = responding  # noqa: SLF001  the same
         connection._read_watch_event = reading  # noqa: SLF001  the hook, put around
         client._call = calling  # noqa: SLF001  the same
         self._sending.noticed = self._noticed
+
+    def _refused(self, header: Any) -> bool:
+        """Take the answer of a server that knows no such watches, if this is it: it comes before those to what was sent
+        earlier, and then hangs up. kazoo's connection thread would end with it.
+        """
+        pending = self._client._pending  # noqa: SLF001  no public way
+        if header.err == UnimplementedError.code:
+            for at, (request, answer, number) in enumerate(pending):
+                if number == header.xid and isinstance(request, AddWatch):
+                    del pending[at]
+                    answer.set_exception(UnimplementedError())
+                    return True
+        return False
 
     def _noticed(self, request: Any) -> None:
         """Ask anew for a watch that was forgotten over this request."""
