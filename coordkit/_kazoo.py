@@ -20,9 +20,10 @@ from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionL
 from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
-from coordkit import _kazoo_requests
+from coordkit import _kazoo_requests, _kazoo_select, _kazoo_watches
 from coordkit._kazoo_end import close_at_exit, stop
 from coordkit._kazoo_past import Past
+from coordkit._kazoo_sending import Sending
 from coordkit._kazoo_trees import Trees
 from coordkit._kazoo_watches import Bells, Deliver
 from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Link, Request, WatchTree
@@ -53,7 +54,9 @@ class Wire:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.bells = Bells()
-        self.trees = Trees(client)
+        self._sending = Sending(client)
+        self.send = self._sending.send
+        self.trees = Trees(client, self._sending)
         self.past = Past(client, self)
         self._negotiated: float | None = None
         self._refused = False
@@ -63,6 +66,8 @@ class Wire:
         self._follower: Callable[[dict[str, Any]], None] | None = None
         self._listeners: set[Callable[[Link], None]] = set()
         self._learn()
+        _kazoo_select.hook(client.handler)
+        _kazoo_watches.hook(client.handler)
         client.add_listener(self._told)
         close_at_exit(self)
 
@@ -234,13 +239,13 @@ class Wire:
 
     def sweep(self) -> None:
         """Remove the watches that nobody waits for."""
-        self.bells.sweep(self.client)
+        self.bells.sweep(self._sending)
 
     # -- requests and answers
 
     def submit(self, request: Request, deliver: Deliver) -> Any:
-        """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-        return _kazoo_requests.submit(self.client, self.bells, self.trees, request, deliver)
+        """Put ``request`` down for ``send``; return its answer. ``deliver`` carries a watch to where it runs."""
+        return _kazoo_requests.submit(self._sending, self.bells, self.trees, request, deliver)
 
     def answer(self, name: str, request: Request, result: Any, within: float) -> Any:
         """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""

@@ -15,12 +15,14 @@ from kazoo.exceptions import (
     UnimplementedError,
     ZookeeperError,
 )
+from kazoo.protocol import serialization
 from kazoo.protocol.paths import _prefix_root
-from kazoo.protocol.serialization import Create2
 from kazoo.security import OPEN_ACL_UNSAFE
 
+from coordkit._kazoo_answers import Answer
+from coordkit._kazoo_sending import Sending
 from coordkit._kazoo_trees import Trees
-from coordkit._kazoo_watches import Bell, Bells, Deliver
+from coordkit._kazoo_watches import Bells, Deliver
 from coordkit._ports_zookeeper import (
     BadVersion,
     Check,
@@ -37,7 +39,6 @@ from coordkit._ports_zookeeper import (
     Request,
     SetData,
     Stat,
-    Sync,
     WatchTree,
 )
 from coordkit.errors import StoreRefused, StoreUnavailable
@@ -47,55 +48,60 @@ _NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -112, -118, -122, -127})
 lost or moved, a time ran out, a server failed inside, or it throttled us."""
 
 
-class CreateContainer(Create2):  # type: ignore[misc]  # kazoo ships no types
+class CreateContainer(serialization.Create2):  # type: ignore[misc]  # kazoo ships no types
     """Create a znode that the servers remove once it is empty (kazoo#334 asks for it since 2015)."""
 
     type = 19
 
 
-def submit(client: Any, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Any:
-    """Send ``request``; return kazoo's result object. ``deliver`` carries a watch to where it runs."""
-    if isinstance(request, GetData | GetStat | GetChildren):
-        return _look(client, request, bells.hang(request, deliver))
-    if isinstance(request, SetData):
-        return client.set_async(request.path, request.data, request.version)
-    if isinstance(request, Delete):
-        return client.delete_async(request.path, request.version)
+def submit(sending: Sending, bells: Bells, trees: Trees, request: Request, deliver: Deliver) -> Answer:
+    """Put ``request`` down to be sent; return its answer. ``deliver`` carries a watch to where it runs."""
+    if isinstance(request, WatchTree):
+        return trees.hang(request, deliver)
+    answer = Answer(sending.send)
+    sending.put(_operation(sending.client, bells, request, deliver), answer)
+    return answer
+
+
+def _operation(client: Any, bells: Bells, request: Request, deliver: Deliver) -> Any:
+    """Return ``request`` as kazoo writes it to a server."""
     if isinstance(request, Multi):
-        return _transaction(client, request).commit_async()
-    if isinstance(request, Create):
-        return _create(client, request)
-    return client.sync_async(request.path) if isinstance(request, Sync) else trees.hang(request, deliver)
-
-
-def _look(client: Any, request: GetData | GetStat | GetChildren, bell: Bell | None) -> Any:
+        return serialization.Transaction([_step(client, step) for step in request.steps])
+    path = at(client, request.path)
+    if isinstance(request, GetData | GetStat):
+        look = serialization.GetData if isinstance(request, GetData) else serialization.Exists
+        return look(path, bells.hang(request, deliver))
     if isinstance(request, GetChildren):
-        return client.get_children_async(request.path, watch=bell, include_data=request.with_stat)
-    look = client.get_async if isinstance(request, GetData) else client.exists_async
-    return look(request.path, watch=bell)
+        listing = serialization.GetChildren2 if request.with_stat else serialization.GetChildren
+        return listing(path, bells.hang(request, deliver))
+    if isinstance(request, Create):
+        operation = CreateContainer if request.kind is Kind.CONTAINER else serialization.Create2
+        return operation(path, request.data, _acl(client), request.kind.value)
+    if isinstance(request, SetData | Delete):
+        return _step(client, request)
+    return serialization.Sync(path)
 
 
-def _create(client: Any, request: Create) -> Any:
-    """Send a creation as kazoo does, less a thread of kazoo's between its answer and ours; it has no containers."""
-    operation = CreateContainer if request.kind is Kind.CONTAINER else Create2
-    result, path = client.handler.async_result(), _prefix_root(client.chroot, request.path)
-    acl = client.default_acl or OPEN_ACL_UNSAFE
-    client._call(operation(path, request.data, acl, request.kind.value), result)  # noqa: SLF001  see above
-    return result
+def _step(client: Any, step: Create | Delete | SetData | Check) -> Any:
+    """Return what may be part of a transaction as kazoo writes it."""
+    path = at(client, step.path)
+    if isinstance(step, Check):
+        return serialization.CheckVersion(path, step.version)
+    if isinstance(step, SetData):
+        return serialization.SetData(path, step.data, step.version)
+    if isinstance(step, Delete):
+        return serialization.Delete(path, step.version)
+    return serialization.Create(path, step.data, _acl(client), int(step.kind is Kind.EPHEMERAL))
 
 
-def _transaction(client: Any, request: Multi) -> Any:
-    transaction = client.transaction()
-    for step in request.steps:
-        if isinstance(step, Check):
-            transaction.check(step.path, step.version)
-        elif isinstance(step, SetData):
-            transaction.set_data(step.path, step.data, step.version)
-        elif isinstance(step, Delete):
-            transaction.delete(step.path, step.version)
-        else:
-            transaction.create(step.path, step.data, ephemeral=step.kind is Kind.EPHEMERAL)
-    return transaction
+def _acl(client: Any) -> Any:
+    return client.default_acl or OPEN_ACL_UNSAFE
+
+
+def at(client: Any, path: str) -> str:
+    """Return the path as the servers know it."""
+    below: str = _prefix_root(client.chroot, path) if client.chroot else path
+    return below
 
 
 def answer(where: str, name: str, request: Request, result: Any, within: float) -> Any:

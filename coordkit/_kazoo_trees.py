@@ -15,6 +15,8 @@ from kazoo.exceptions import UnimplementedError
 from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.serialization import Exists, GetData, Watch, int_struct, write_string
 
+from coordkit._kazoo_answers import Answer
+from coordkit._kazoo_sending import Sending
 from coordkit._kazoo_watches import Deliver, RemoveWatches
 from coordkit._ports_zookeeper import TreeWatch, WatchTree
 
@@ -44,14 +46,15 @@ class Trees:
     supported = True
     """False once a server has said that it knows no such watches; tests say it for it."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, sending: Sending) -> None:
         self._client = client
+        self._sending = sending
         self._mutex = threading.RLock()  # re-entered when a garbage collection inside it closes a stream
         self._waiting: dict[str, set[tuple[Deliver, TreeWatch]]] = {}
         self._hooked = False
 
-    def hang(self, request: WatchTree, deliver: Deliver) -> Any:
-        """Watch, for as long as the connection stands; return kazoo's result object."""
+    def hang(self, request: WatchTree, deliver: Deliver) -> Answer:
+        """Watch, for as long as the connection stands; return what is answered."""
         with self._mutex:
             self._hook()
             self._waiting.setdefault(self._key(request), set()).add((deliver, request.watch))
@@ -84,14 +87,14 @@ class Trees:
         path: str = _prefix_root(self._client.chroot, request.path)
         return path
 
-    def _add(self, key: str) -> Any:
-        result = self._client.handler.async_result()
+    def _add(self, key: str) -> Answer:
+        answer = Answer(self._sending.send)
         if self.supported:
-            self._client._call(AddWatch(key), result)  # noqa: SLF001  kazoo has no method
-            result.rawlink(self._added)
+            self._sending.put(AddWatch(key), answer)
+            answer.rawlink(self._added)
         else:
-            result.set_exception(UnimplementedError())
-        return result
+            answer.set_exception(UnimplementedError())
+        return answer
 
     def _added(self, result: Any) -> None:
         if isinstance(result.exception, UnimplementedError):
@@ -102,7 +105,8 @@ class Trees:
         # It would take the program's own watches on this path with it; left, it is heard by nobody.
         others = client._data_watchers.get(key) or client._child_watchers.get(key)  # noqa: SLF001  no public way
         if client.connected and not others and self.supported:
-            client._call(RemoveWatches(key, _ANY), client.handler.async_result())  # noqa: SLF001  kazoo has no method
+            self._sending.put(RemoveWatches(key, _ANY), Answer(self._sending.send))
+            self._sending.send()
 
     # -- what kazoo hears and sends
 
@@ -119,13 +123,38 @@ class Trees:
 
         def calling(request: Any, result: Any) -> Any:
             answer = call(request, result)
-            hung = isinstance(request, Exists | GetData) and request.watcher is not None
-            if (hung or isinstance(request, RemoveWatches)) and request.path in self._waiting:
-                self._add(request.path).rawlink(lambda _: self._tell(request.path, None))
+            self._noticed(request)
+            self._sending.send()
             return answer
 
+        respond = connection._read_response  # noqa: SLF001  the same
+
+        def responding(header: Any, buffer: Any, offset: int) -> Any:
+            return None if self._refused(header) else respond(header, buffer, offset)
+
+        connection._read_response = responding  # noqa: SLF001  the same
         connection._read_watch_event = reading  # noqa: SLF001  the hook, put around
         client._call = calling  # noqa: SLF001  the same
+        self._sending.noticed = self._noticed
+
+    def _refused(self, header: Any) -> bool:
+        """Take the answer of a server that knows no such watches, if this is it: it comes before those to what was sent
+        earlier, and then hangs up. kazoo's connection thread would end with it.
+        """
+        pending = self._client._pending  # noqa: SLF001  no public way
+        if header.err == UnimplementedError.code:
+            for at, (request, answer, number) in enumerate(pending):
+                if number == header.xid and isinstance(request, AddWatch):
+                    del pending[at]
+                    answer.set_exception(UnimplementedError())
+                    return True
+        return False
+
+    def _noticed(self, request: Any) -> None:
+        """Ask anew for a watch that was forgotten over this request."""
+        hung = isinstance(request, Exists | GetData) and request.watcher is not None
+        if (hung or isinstance(request, RemoveWatches)) and request.path in self._waiting:
+            self._add(request.path).rawlink(lambda _: self._tell(request.path, None))
 
     def _heard(self, path: str) -> None:
         """Tell of an event, in the order of events; in kazoo's thread, whose handler must not be kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 from collections.abc import Callable
@@ -11,7 +12,11 @@ from typing import Any
 from kazoo.protocol.paths import _prefix_root
 from kazoo.protocol.states import EventType
 
+from coordkit._kazoo_answers import Answer
+from coordkit._kazoo_sending import Sending
 from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Watch
+
+_log = logging.getLogger("coordkit")
 
 Deliver = Callable[[Callable[[], None]], object]
 """Runs an action where watches are to run: at once in kazoo's thread, or soon in an event loop."""
@@ -60,19 +65,27 @@ class Bells:
                     del self._waiting[key]
                     self._idle.add(key)
 
-    def sweep(self, client: Any) -> None:
+    def sweep(self, sending: Sending) -> None:
         """Remove from the server the watches that nobody waits for; not waited for, it never blocks."""
+        client = sending.client
         with self._mutex:  # requests are sent in order: whoever hangs one up after this, does so at the server too
             idle, self._idle = self._idle - self._waiting.keys(), set()
             for children, path in idle if client.connected else ():  # else they are gone with the connection
-                _remove(client, children, _prefix_root(client.chroot, path))
+                _remove(sending, children, _prefix_root(client.chroot, path))
+            sending.send()
 
-    def rung(self, key: tuple[bool, str], gone: bool) -> None:
-        with self._mutex:
+    def rung(self, key: tuple[bool, str], gone: bool, *, wait: bool = True) -> bool:
+        """Tell who waits for ``key``; return False if that is left to somebody who may ``wait`` for a mutex."""
+        if not self._mutex.acquire(blocking=wait):
+            return False
+        try:
             waiting = self._waiting.pop(key, set())
             self._idle.discard(key)
+        finally:
+            self._mutex.release()
         for deliver, watch in waiting:
             deliver(partial(watch, gone))
+        return True
 
 
 def _nobody(_gone: bool) -> None:
@@ -84,7 +97,7 @@ def _key(request: GetData | GetStat | GetChildren) -> tuple[bool, str]:
 
 
 class Bell:
-    """What kazoo calls when a znode changes, in its own thread; two bells of one znode are equal."""
+    """What kazoo calls when a znode changes, in one of its threads; two bells of one znode are equal."""
 
     __slots__ = ("_bells", "_key")
 
@@ -95,11 +108,38 @@ class Bell:
     def __call__(self, event: Any) -> None:
         self._bells.rung(self._key, event.type == EventType.DELETED)
 
+    def at_once(self, event: Any) -> bool:
+        """Ring in the thread that heard of it, which must not be kept; return False if that cannot be."""
+        return self._bells.rung(self._key, event.type == EventType.DELETED, wait=False)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Bell) and self._bells is other._bells and self._key == other._key
 
     def __hash__(self) -> int:
         return hash((id(self._bells), self._key))
+
+
+def hook(handler: Any) -> None:
+    """Have bells rung in the thread that hears of the change: what they call is short and does not block.
+
+    kazoo has a thread for all watches of a client, so that they may take their time: one more on the way to whoever
+    waits for the leader to go, and it stands behind the program's own watches.
+    """
+    if "dispatch_callback" in vars(handler):
+        return  # another client of this handler has seen to it
+    dispatch = handler.dispatch_callback
+
+    def dispatching(callback: Any) -> None:
+        bell = callback.func
+        try:
+            if isinstance(bell, Bell) and bell.at_once(*callback.args):
+                return
+        except Exception:  # noqa: BLE001  kazoo's connection would end with it
+            _log.exception("a watch failed; the others go on")
+            return
+        dispatch(callback)
+
+    handler.dispatch_callback = dispatching
 
 
 class RemoveWatches:
@@ -120,10 +160,11 @@ class RemoveWatches:
         """There is nothing in the answer."""
 
 
-def _remove(client: Any, children: bool, path: str) -> None:
+def _remove(sending: Sending, children: bool, path: str) -> None:
+    client = sending.client
     watchers = client._child_watchers if children else client._data_watchers  # noqa: SLF001  no public way
     hung = watchers.get(path, set())
     if any(not isinstance(each, Bell) for each in hung):
         return  # the program watches it as well, and the server knows no difference
     watchers.pop(path, None)
-    client._call(RemoveWatches(path, 1 if children else 2), client.handler.async_result())  # noqa: SLF001  as above
+    sending.put(RemoveWatches(path, 1 if children else 2), Answer(sending.send))

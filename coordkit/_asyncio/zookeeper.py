@@ -74,6 +74,7 @@ class KazooEnsemble:
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         answered: asyncio.Future[None] = self._loop.create_future()
         results = [self._wire.submit(request, self._soon) for request in requests]
+        self._wire.send()
 
         def settle() -> None:
             if not answered.done():

@@ -45,6 +45,7 @@ class KazooEnsemble:
     async def ask(self, name: str, requests: Sequence[Request], *, within: float) -> list[Any]:
         until = now() + within
         results = [self._wire.submit(request, _at_once) for request in requests]
+        self._wire.send()
         for result in reversed(results):  # they come in order, so whoever waits for the last is woken once
             result.wait(max(0.0, until - now()))
         return [

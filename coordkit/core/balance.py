@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from coordkit._ports_zookeeper import Link
-from coordkit.core.roll import Roll
+from coordkit.core.rolls import Reader, Shown
 from coordkit.core.session import Session
 from coordkit.core.weighing import Weigh, weight_of
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.health import SetAside
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("coordkit")
 
-_PAUSE = 0.2  # seconds before an unanswered look is tried again
+_PAUSE = 0.2  # seconds before a look that was refused is tried again
 
 
 class Balance:
@@ -47,8 +47,10 @@ class Balance:
         self._runtime = session.runtime
         self._ready = session.runtime.event()
         self._closed = False
+        self._shown: Shown | None = None
         self._worker = session.runtime.worker(self._tend)
-        self._roll = Roll(session, group, self._worker.poke)
+        self._reader = Reader(session, group, self._worker.poke)
+        self._reader.begin()
 
     async def open(self) -> None:
         """Wait for the first list. Raises ``StoreUnavailable`` if there is none within one session timeout."""
@@ -67,21 +69,22 @@ class Balance:
     def close(self) -> None:
         """Follow the group no more; what is picked after that is picked from the last list."""
         self._closed = True
-        self._roll.let_go()
+        self._reader.let_go()
 
     async def _tend(self) -> None:
-        if self._over() or self._session.ensemble.link() is not Link.CONNECTED:
-            return  # poked again when that has changed
+        if self._over():
+            return
         try:
-            while not await self._roll.look():
-                pass
-        except StoreUnavailable:
+            shown = self._reader.present()
+        except CoordError as error:
+            _log.warning("%s: the members as they were are picked from: %s", self.name, error)
             self._runtime.call_at(self._runtime.now() + _PAUSE, self._worker.poke)
             return
-        self._take(dict(self._roll.members))
-        self._ready.set()
-        if self._over():
-            self._roll.let_go()  # what the look has hung up since
+        if shown is not None and shown is not self._shown:
+            self._shown = shown
+            self._take(dict(shown.members))
+        if shown is not None:
+            self._ready.set()
 
     def _over(self) -> bool:
         return self._closed or self._session.ensemble.link() is Link.CLOSED

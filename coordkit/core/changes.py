@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from coordkit._ports_zookeeper import Link
-from coordkit.core.roll import Roll
+from coordkit.core.rolls import Reader, Shown
 from coordkit.core.session import FORKED, Session, Wake
 from coordkit.errors import CoordError, StoreUnavailable
 
@@ -39,8 +39,8 @@ class Changes:
         self._session = session
         self._runtime = session.runtime
         self._wake = Wake(session.runtime)
-        self._roll = Roll(session, group, self._wake.ring)
-        self._told: dict[str, bytes] | None = None  # what the reader knows
+        self._reader = Reader(session, group, self._wake.ring)
+        self._told: Shown | None = None
         self._closed = False
 
     async def next_change(self) -> Change | None:
@@ -49,44 +49,48 @@ class Changes:
         Raises ``StoreUnavailable`` if the first state cannot be had in one session timeout, or the client is stopped.
         """
         ensemble, now = self._session.ensemble, self._runtime.now
+        ensemble.may_wait(self.name)
         patience = now() + ensemble.session_timeout()
-        while True:
-            self._wake.reset()
-            if self._closed:
-                break
-            if ensemble.link() is Link.FORKED:
-                raise CoordError(self.name, FORKED)
-            until = math.inf if self._told is not None else patience
-            if ensemble.link() is Link.CONNECTING and now() < until:
+        self._reader.begin()
+        try:
+            while True:
+                self._wake.reset()
+                if self._closed:
+                    break
+                link = ensemble.link()
+                if link is Link.FORKED:
+                    raise CoordError(self.name, FORKED)
+                until = math.inf if self._told is not None else patience
+                if link not in (Link.CONNECTED, Link.CONNECTING):
+                    await self._session.connected(self.name)  # says why it is not, and will not be
+                shown = self._reader.present()
+                if shown is not None:
+                    if (change := self._difference(shown)) is not None:
+                        return change
+                    until = math.inf
+                elif now() >= until:  # also while there is no connection
+                    await self._session.connected(self.name, now())
+                    raise self._reader.trouble() or StoreUnavailable(
+                        self.name, f"{ensemble} did not list the members in time"
+                    )
                 await self._wake.wait(until)
-                continue
-            try:
-                complete = await self._roll.look()
-            except StoreUnavailable:
-                if now() >= until or ensemble.link() is Link.CLOSED:
-                    raise
-                await self._runtime.sleep(0.05)
-                continue
-            if not complete:
-                continue
-            if (change := self._difference()) is not None:
-                return change
-            await self._wake.wait(math.inf)
-        self.let_go()  # what a look that was under way has hung up since
+        finally:
+            self._reader.waiting = False
+        self.let_go()  # what was attached while it was closed
         return None
 
-    def _difference(self) -> Change | None:
-        members, news = self._roll.members, self._roll.news
-        self._roll.news = set()
-        before, first = self._told or {}, self._told is None
-        there, were = news & members.keys(), news & before.keys()
+    def _difference(self, shown: Shown) -> Change | None:
+        before, self._told = self._told, shown
+        members = shown.members
+        if before is None:
+            return Change(dict(members), frozenset(members), frozenset(), frozenset())
+        news, old = shown.news(before), before.members
+        there, were = news & members.keys(), news & old.keys()
         joined, left = frozenset(there - were), frozenset(were - there)
-        updated = frozenset(each for each in there & were if members[each] != before[each])
-        resync, self._roll.resynced = self._roll.resynced and not first, False
-        if not (first or joined or left or updated):
+        updated = frozenset(each for each in there & were if members[each] != old[each])
+        if not (joined or left or updated):
             return None
-        self._told = dict(members)
-        return Change(dict(members), joined, left, updated, resync)
+        return Change(dict(members), joined, left, updated, shown.resynced(before))
 
     def close(self) -> None:
         """End the stream; a reader that waits for it ends as well."""
@@ -98,4 +102,4 @@ class Changes:
 
     def let_go(self) -> None:
         """Leave no listener and no watch behind."""
-        self._roll.let_go()
+        self._reader.let_go()

@@ -1,4 +1,4 @@
-"""What one reader knows of a group's znodes, and how it keeps that true.
+"""What is known of a group's znodes, and how that is kept true.
 
 Where the servers can (ZooKeeper 3.6), one watch tells of every member by name, so that a join is known with its data
 one round trip after the news; else the list and each member are watched one by one, and each news costs a look at the
@@ -53,6 +53,10 @@ class Roll:
         self._changed: set[str] = set()
         self._watches: dict[str, Watch] = {}
         session.subscribe(self._heard)
+
+    def list_anew(self) -> None:
+        """Have the next look ask for the list, whatever the watches have told; only between two looks."""
+        self._listed = False
 
     async def look(self) -> bool:
         """Bring what is known up to date, and watch it; return False to look again. Raises ``StoreUnavailable``."""

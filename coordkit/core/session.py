@@ -21,6 +21,7 @@ from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.proven import Proven
+    from coordkit.core.rolls import SharedRoll
 
 _log = logging.getLogger("coordkit")
 
@@ -107,6 +108,7 @@ class Session:
         self.joins: dict[
             tuple[int, str], int
         ] = {}  # by session and member: the last join, where some may be unanswered
+        self.rolls: dict[str, SharedRoll] = {}  # by group
         self._proofs = Proofs(self, grace=GRACE)
         self.removals = Removals(self)
         ensemble.listen(self._changed)

@@ -482,16 +482,17 @@ async def test_leading_takes_two_round_trips_and_resigning_one(
 ) -> None:
     """kazoo's Lock takes three to five (fact 10 of the notes)."""
     far = zk_client(timeout=20.0, hosts=coordkit_faults.proxy(zk_servers.nodes[0]).address)
-    election, sent, call = flavour.Election(far, path, identity="one"), [0], far._call
+    election, sent = flavour.Election(far, path, identity="one"), [0]
+    submit = far._coordkit_wire.submit
     async with flavour.within(election):
         pass  # makes the path
 
-    def counted(request: Any, result: Any) -> Any:
+    def counted(request: Any, deliver: Any) -> Any:
         # A round trip is a request that was sent when nothing else was under way.
         sent[0] += not (far._pending or far._queue)
-        return call(request, result)
+        return submit(request, deliver)
 
-    far._call = counted
+    far._coordkit_wire.submit = counted
     coordkit_faults._proxies[-1].latency = 0.03
     async with flavour.within(election):
         assert sent[0] == 2
@@ -590,7 +591,7 @@ async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_cli
     before = direct.get(f"{path}/epoch")[1].version
 
     def lost(_: Any, send: Callable[[], Any]) -> Any:
-        assert send().get(10)
+        assert send().wait(10)
         session = zk.client_id
         zk._call(_SESSION_EXPIRED, None)
         while not zk.connected or zk.client_id in (None, session):

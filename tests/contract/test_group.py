@@ -266,14 +266,14 @@ async def test_fifty_members_are_read_in_two_round_trips(
     far = zk_client(timeout=20.0, hosts=proxy.address)
     group = flavour.Group(far, path)
     sent = [0]
-    call = far._call
+    submit = far._coordkit_wire.submit
 
-    def counted(request: Any, result: Any) -> Any:
+    def counted(request: Any, deliver: Any) -> Any:
         # A round trip is a request that was sent when nothing else was under way.
         sent[0] += not (far._pending or far._queue)
-        return call(request, result)
+        return submit(request, deliver)
 
-    far._call = counted
+    far._coordkit_wire.submit = counted
     proxy.latency = 0.05
     assert await flavour.maybe(group.members()) == {f"m{i}": b"%d" % i for i in range(50)}
     assert sent[0] == 2

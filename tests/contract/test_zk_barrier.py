@@ -352,7 +352,7 @@ async def test_a_lost_answer_to_letting_in_lets_in_one_round(
     await flavour.until(lambda: len(line(direct, path)) == 1)
 
     def lost(_: Any, send: Callable[[], Any]) -> Any:
-        assert not carried_out or send().get(10)
+        assert not carried_out or send().wait(10)
         result = zk.handler.async_result()
         result.set_exception(ConnectionLoss())
         return result

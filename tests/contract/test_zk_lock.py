@@ -157,19 +157,20 @@ async def test_entering_is_one_round_trip_and_so_is_leaving(
 ) -> None:
     """kazoo's Lock takes three to five (fact 10 of the notes); a hand-over takes a push and one round trip."""
     far = zk_client(timeout=20.0, hosts=coordkit_faults.proxy(coordkit_zk_server).address)
-    lock, sent, call = flavour.zk.Lock(far, path), [], far._call
+    lock, sent = flavour.zk.Lock(far, path), []
+    submit = far._coordkit_wire.submit
     async with flavour.within(lock):
         pass  # makes the path
 
-    def counted(request: Any, result: Any) -> Any:
+    def counted(request: Any, deliver: Any) -> Any:
         sent.append(time.monotonic())
-        return call(request, result)
+        return submit(request, deliver)
 
     def round_trips() -> int:
         """What is sent less than one of them after another was not sent because of its answer."""
         return sum(now - before > 0.1 for before, now in zip([0.0, *sent], sent, strict=False))
 
-    far._call = counted
+    far._coordkit_wire.submit = counted
     coordkit_faults._proxies[-1].latency = 0.1
     async with flavour.within(lock):
         assert round_trips() == 1
@@ -393,7 +394,7 @@ async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_cli
         pass
 
     def lost(_: Any, send: Callable[[], Any]) -> Any:
-        assert send().get(10)
+        assert send().wait(10)
         session = zk.client_id
         zk._call(_SESSION_EXPIRED, None)
         while not zk.connected or zk.client_id in (None, session):

@@ -277,7 +277,7 @@ async def test_one_that_is_asked_again_takes_one_slot(flavour: Any, zk_client: A
         pass
 
     def lost(_: Any, send: Callable[[], Any]) -> Any:
-        assert send().get(10)
+        assert send().wait(10)
         result = zk.handler.async_result()
         result.set_exception(ConnectionLoss())
         return result
