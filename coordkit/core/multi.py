@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NoReturn
 
 from coordkit._ports import Runtime
@@ -24,6 +24,12 @@ _GIVE_BACK = 1.0  # seconds an acquire that ends with nothing waits for its own 
 def of_each_name(what: str, instead: str) -> AttributeError:
     """Return the error of who asks several leases for what each has of its own."""
     return AttributeError(f"a lease of several names has no {what} of its own: use {instead}")
+
+
+def drop(leases: Iterable[Lease]) -> None:
+    """Give back in the background whatever of ``leases`` is held yet."""
+    for lease in leases:
+        lease.drop()
 
 
 class MultiLease:
@@ -57,8 +63,7 @@ class MultiLease:
             return
         self._first_lost = next(lease for lease in self._leases if lease.lost.is_set())
         self.lost.set()
-        for lease in self._leases:
-            lease.drop()
+        drop(self._leases)
 
     def remaining(self) -> float:
         return min(lease.remaining() for lease in self._leases)
@@ -86,13 +91,17 @@ class MultiLease:
             self._given_back = all(lease.held for lease in self._leases)
         trouble: CoordError | None = None
         said = []
-        for lease in reversed(self._leases):
-            try:
-                said.append(await lease.release())
-                if not said[-1]:
-                    self._first_lost = self._first_lost or lease
-            except CoordError as error:
-                trouble = trouble or error
+        try:
+            for lease in reversed(self._leases):
+                try:
+                    said.append(await lease.release())
+                    if not said[-1]:
+                        self._first_lost = self._first_lost or lease
+                except CoordError as error:
+                    trouble = trouble or error
+        except BaseException:  # interrupted, or what a credential provider raised: the rest must not be held on
+            drop(self._leases)
+            raise
         if trouble is not None:
             raise trouble
         return all(said)
@@ -145,8 +154,7 @@ class Several:
         except LeaseLost:
             return held
         except GeneratorExit:  # nobody is left to wait for an answer
-            for lease in held:
-                lease.drop()
+            drop(held)
             raise
         except BaseException as error:
             await self._runtime.finish(self._give_back(held), within=_GIVE_BACK)
@@ -157,8 +165,12 @@ class Several:
         return held
 
     async def _give_back(self, held: Sequence[Lease]) -> None:
-        for lease in reversed(held):
-            try:
-                await lease.release()
-            except CoordError as error:  # it is seen to in the background
-                _log.warning("%s: not given back yet: %s", lease.name, error)
+        try:
+            for lease in reversed(held):
+                try:
+                    await lease.release()
+                except CoordError as error:  # it is seen to in the background
+                    _log.warning("%s: not given back yet: %s", lease.name, error)
+        except BaseException:
+            drop(held)
+            raise

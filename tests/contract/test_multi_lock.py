@@ -224,6 +224,90 @@ async def test_a_cancelled_acquire_leaves_nothing(
     await (getattr(client, "aclose", None) or client.close)()
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 6, 8, 12])
+async def test_a_block_that_is_cancelled_while_it_gives_back_leaves_nothing(
+    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, steps: int
+) -> None:
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    names = [f"{coordkit_namespace}:{one}" for one in "abc"]
+    entered = asyncio.Event()
+
+    async def block() -> None:
+        async with coordkit.aio.MultiLock(client, names, ttl=60):
+            entered.set()
+
+    task = asyncio.create_task(block())
+    await entered.wait()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for _ in range(500):
+        if not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names)):
+            break
+        await asyncio.sleep(0.01)
+
+    assert not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names))
+    await (getattr(client, "aclose", None) or client.close)()
+
+
+class Interrupted(BaseException):
+    """What is raised from outside: by a signal handler, or by a timeout of a user's."""
+
+
+@pytest.mark.parametrize("at", ["a", "b", "c"])
+@pytest.mark.parametrize("kind", [Interrupted, ZeroDivisionError])
+async def test_a_release_that_is_interrupted_leaves_nothing(
+    flavour: Any, make: Any, maybe: Any, at: str, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever is no word of the server's: a signal, or what a credential provider raises."""
+    lock = make("abc", ttl=60)
+    lease = await maybe(lock.acquire())
+    [grantor] = [each.grantor for each in lease._core._leases if each.name == make(at).name]
+    revoke, raised = grantor.revoke, []
+
+    async def interrupted(*arguments: Any) -> Any:
+        if not raised:
+            raised.append(True)
+            raise kind
+        return await revoke(*arguments)
+
+    monkeypatch.setattr(grantor, "revoke", interrupted)
+    with pytest.raises(kind):
+        await maybe(lease.release())
+
+    async def are_free() -> bool:
+        return await keys(lock, maybe) == 0
+
+    await flavour.until(are_free)
+    assert lease.remaining() == 0
+
+
+async def test_a_give_back_of_an_acquire_that_is_interrupted_leaves_nothing(
+    flavour: Any, make: Any, maybe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last name is another's, and giving the first ones back is interrupted."""
+    lock, another = make("abc", ttl=60), await maybe(make("c").acquire())
+    grantor = lock._contender._contenders[1].grantor
+    revoke, raised = grantor.revoke, []
+
+    async def interrupted(*arguments: Any) -> Any:
+        if not raised:
+            raised.append(True)
+            raise ZeroDivisionError
+        return await revoke(*arguments)
+
+    monkeypatch.setattr(grantor, "revoke", interrupted)
+    with pytest.raises(ZeroDivisionError):
+        await maybe(lock.try_acquire())
+
+    async def others_are_free() -> bool:
+        return await keys(lock, maybe) == 1
+
+    await flavour.until(others_are_free)
+    await maybe(another.release())
+
+
 async def test_names_on_several_shards(flavour: Any, maybe: Any) -> None:
     """Each name is a lock of its own, so all or none needs no transaction over shards."""
     servers = start_redis_servers(3)
