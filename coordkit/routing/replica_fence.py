@@ -39,6 +39,7 @@ class ReplicaFence:
         self._topology = topology
         self._shard = shard
         self._floor = floor
+        self._packed: tuple[bytes, bytes] | None = None
         # Not GET: a callback that the user has set for that would be given our replies as well.
         self._before: Command = (("GETRANGE", local_key(topology, "settled"), 0, -1), {})
         self._after: Command = (("GETRANGE", local_key(topology, "epoch"), 0, -1), {})
@@ -46,6 +47,12 @@ class ReplicaFence:
     def around(self, batch: Batch) -> Batch:
         """Return the batch with the two looks around it."""
         return [self._before, *batch, self._after]
+
+    def packed(self, pack: Callable[[Sequence[tuple[Any, ...]]], bytes]) -> tuple[bytes, bytes]:
+        """Return the two looks as they go on the wire."""
+        if self._packed is None:
+            self._packed = pack([self._before[0]]), pack([self._after[0]])
+        return self._packed
 
     def within(self, replies: Sequence[Any], decided: int) -> list[Any]:
         """Return the replies to the batch itself, if they may be used by who routed it by epoch ``decided``.

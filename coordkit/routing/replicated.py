@@ -27,6 +27,7 @@ from coordkit.routing.replica_fence import ReplicaFence
 from coordkit.routing.replication import Terms, first_unfit, is_its_fault, is_unfit, nobody_answered, unbroken
 from coordkit.routing.sentinels import Followed
 from coordkit.routing.way import Way
+from coordkit.routing.way_between import asked_between
 from coordkit.routing.way_pool import PoolSending, PoolWay, way_of
 from coordkit.routing.way_sending import Sending
 
@@ -123,8 +124,12 @@ class ReplicatedWay:
 
     @staticmethod
     def _fenced(fence: ReplicaFence, way: Any, args: tuple[Any, ...], options: Mapping[str, Any], decided: int) -> Any:
-        batch = fence.around([(args, dict(options))])
-        [reply] = fence.within(_exchanged(way.delivery(batch, transaction=False)), decided)
+        if isinstance(way, Way) and "NEVER_DECODE" not in options:
+            first, last = fence.packed(way.packed)
+            replies: Sequence[Any] = asked_between(way, first, args, options, last)
+        else:
+            replies = _exchanged(way.delivery(fence.around([(args, dict(options))]), transaction=False))
+        [reply] = fence.within(replies, decided)
         if isinstance(reply, Exception):
             raise reply
         return reply

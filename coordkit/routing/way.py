@@ -107,6 +107,11 @@ class Way(Lines):
         """Close what is idle; the way can still be used."""
         self._drop_idle()
 
+    @property
+    def response_callbacks(self) -> Any:
+        """What the client makes of replies."""
+        return self._client.response_callbacks
+
     # -- for a delivery
 
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:

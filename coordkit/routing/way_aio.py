@@ -102,6 +102,11 @@ class Way(Lines):
         """Close what is idle or shared, under this event loop; the way can still be used."""
         await self._home().close()
 
+    @property
+    def response_callbacks(self) -> Any:
+        """What the client makes of replies."""
+        return self._client.response_callbacks
+
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return commands as they go on the wire; redis-py's DataError for what it does not take."""
         return (self._packer or self._first_packer()).many(commands)
