@@ -96,11 +96,11 @@ class Servers:
                     f"read_from='replica', and shards[{name!r}] has no replicas: give it a ReplicaSet with some"
                 )
 
-    def ways(self, terms: Terms) -> dict[str, Any]:
-        """Return the way to each shard on these terms."""
-        return {name: self._way(name, terms) for name in self.primaries}
+    def ways(self, terms: Terms, kind_of: Callable[[Sequence[Any]], str]) -> dict[str, Any]:
+        """Return the way to each shard on these terms; ``kind_of`` is that of the router that plans what goes there."""
+        return {name: self._way(name, terms, kind_of) for name in self.primaries}
 
-    def _way(self, name: str, terms: Terms) -> Any:
+    def _way(self, name: str, terms: Terms, kind_of: Callable[[Sequence[Any]], str]) -> Any:
         given = self._shards[name]
         has_replicas = isinstance(given, ReplicaSet) and given.has_replicas
         needs_none = terms.read_from == "primary" or (terms.read_from != "replica" and not has_replicas)
@@ -108,7 +108,7 @@ class Servers:
             return self.primaries[name]
         if name not in self.made:
             self.made[name] = self._make(name, ReplicaSet(primary_of(given)))
-        return self.made[name].on(terms)
+        return self.made[name].on(terms, kind_of)
 
     def _make(self, name: str, given: ReplicaSet[Any]) -> Any:
         primary = Node(address_of(given.primary), given.primary, self.primaries[name], is_primary=True)
@@ -122,14 +122,17 @@ class Servers:
         followed = Followed(given.primary) if given.followed else None
         return self._replicated(readers, followed, self._kind_of, self._fence_of(name))
 
+    def clients(self) -> list[Any]:
+        """Return the clients of all primaries and replicas."""
+        return list(servers_of(self._shards).values())
+
     def replicas(self, name: str) -> dict[str, str]:
         """Return the replicas of a shard by address, with why each is not read from."""
         return self.made[name].readers.told() if name in self.made else {}
 
     def all(self) -> list[Any]:
         """Return what is to be closed, the clients first."""
-        clients = list(servers_of(self._shards).values())
-        return [*clients, *self.primaries.values(), *self.made.values()]
+        return [*self.clients(), *self.primaries.values(), *self.made.values()]
 
 
 def without_fence(_shard: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import redis.exceptions
 
 from coordkit import _redis
 from coordkit._ports import Runtime
-from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.client_batch import Gathering
+from coordkit.routing.client_checks import check_clients, check_placement, named_kind, terms_of
+from coordkit.routing.client_refusals import Refusals
 from coordkit.routing.client_replicas import Servers, primary_of, servers_of, without_fence
 from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.health import Picker
@@ -41,7 +42,7 @@ C = TypeVar("C")
 RAW: dict[str, Any] = {"NEVER_DECODE": True}
 
 
-class Directory(Generic[C]):
+class Directory(Refusals, Generic[C]):
     """What a sharded client knows without asking: which shard, which slot, which plain client."""
 
     _client_type: ClassVar[type[Any]]
@@ -71,12 +72,12 @@ class Directory(Generic[C]):
         wait_timeout: float = 1.0,
     ) -> None:
         if not isinstance(shards, Mapping):
-            raise TypeError(f"shards={shards!r}; a mapping of names to {_named(self._client_type)} is allowed")
+            raise TypeError(f"shards={shards!r}; a mapping of names to {named_kind(self._client_type)} is allowed")
         if placement is None:
             placement = rendezvous(shards, weights)
         else:
-            _check_placement(placement, shards, weights)
-        _check_clients(servers_of(shards), self._client_type, self._other_types)
+            check_placement(placement, shards, weights)
+        check_clients(servers_of(shards), self._client_type, self._other_types)
         primaries = {name: primary_of(shards[name]) for name in sorted(placement.shards)}
         self._shards: Mapping[str, C] = MappingProxyType(primaries)
         breakers = {
@@ -90,7 +91,7 @@ class Directory(Generic[C]):
         self._servers.read_by(check_balance(balance), lag_allowed(max_lag, max_lag_bytes))
         self._options = Terms().changed(read_from, min_replicas, wait_timeout)
         self._servers.check(self._options)
-        self._ways: dict[str, Any] = self._servers.ways(self._options)
+        self._ways: dict[str, Any] = self._servers.ways(self._options, self._router.kind_of)
         self._at_primaries = self._ways  # the same, but for reads: where replicas may not be asked
         self._on_other_terms: dict[Terms, Self] = {}
 
@@ -183,9 +184,9 @@ class Directory(Generic[C]):
     def _on(self, terms: Terms) -> Self:
         other = copy.copy(self)
         other._options = terms  # noqa: SLF001  it is one of us
-        other._ways = other._at_primaries = self._servers.ways(terms)  # noqa: SLF001  see above
+        other._ways = other._at_primaries = self._servers.ways(terms, self._router.kind_of)  # noqa: SLF001  see above
         if self._topology is not None and terms.read_from != "primary":
-            other._at_primaries = self._servers.ways(terms._replace(read_from="primary"))  # noqa: SLF001  see above
+            other._at_primaries = self._servers.ways(terms._replace(read_from="primary"), self._router.kind_of)  # noqa: SLF001  see above
         return other
 
     def _kept_on(self, terms: Terms) -> Self:
@@ -212,30 +213,9 @@ class Directory(Generic[C]):
         return {name: getattr(self._encoder, name) for name in ("encoding", "encoding_errors", "decode_responses")}
 
     def set_response_callback(self, command: str, callback: Any) -> None:
-        """Have the replies to a command parsed by ``callback``, on every shard's client."""
-        for client in self._shards.values():
-            one: Any = client
-            one.set_response_callback(command, callback)
-
-    def client(self) -> NoReturn:
-        """Refuse: one connection is one shard's, ``on(shard).client()``."""
-        raise _one_shard("client", "it is one connection, to one shard: use on(shard).client()")
-
-    def monitor(self) -> NoReturn:
-        """Refuse: one server is watched at a time, ``on(shard).monitor()``."""
-        raise _one_shard("monitor", "it watches one server: use on(shard).monitor()")
-
-    def lock(self, name: Any, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: redis-py's lock has no fencing token; use coordkit's ``Lock``, on this client."""
-        raise _one_shard("lock", f"use coordkit's Lock(shards, {name!r}, ...), whose token fences late writers")
-
-    def watch(self, *_: Any) -> NoReturn:
-        """Refuse: WATCH belongs to one connection, that of a `pipeline`."""
-        raise _one_shard("WATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
-
-    def unwatch(self) -> NoReturn:
-        """Refuse, as `watch` does."""
-        raise _one_shard("UNWATCH", "it belongs to one connection: use pipeline().watch(), or transaction()")
+        """Have the replies to a command parsed by ``callback``, on every shard's client, its replicas' as well."""
+        for client in self._servers.clients():
+            client.set_response_callback(command, callback)
 
     def _made_for(
         self,
@@ -258,9 +238,9 @@ class Directory(Generic[C]):
             ways = {**ways, **self._ways_of_same(before)}
         servers = None if before is None else before._servers  # noqa: SLF001  it is one of us
         self._servers.take_over(ways, servers, fence_of or without_fence)
-        self._ways = self._at_primaries = self._servers.ways(self._options)
         if fence_of is not None and topology.moves:
             self._bring_keys(topology)
+        self._ways = self._at_primaries = self._servers.ways(self._options, self._router.kind_of)
 
     def _bring_keys(self, topology: Topology) -> None:
         encoder = self._encoder
@@ -334,7 +314,7 @@ class Directory(Generic[C]):
 
     def _terms(self) -> tuple[Any, ...]:
         """Return what all clients agree on: encoding, encoding_errors, decode_responses, protocol."""
-        return _terms_of(next(iter(self._shards.values())))
+        return terms_of(next(iter(self._shards.values())))
 
     def _everywhere(self, command: tuple[Any, ...], options: Mapping[str, Any]) -> Plan:
         if not command:
@@ -358,59 +338,3 @@ def only(replies: Iterator[Any]) -> Any:
     if isinstance(reply, Exception):
         raise reply
     return reply
-
-
-def _one_shard(name: str, why: str) -> CrossShardError:
-    return CrossShardError(name, why, shards={})
-
-
-def _named(kind: type[Any]) -> str:
-    return "redis.asyncio.Redis" if ".asyncio" in kind.__module__ else "redis.Redis"
-
-
-def _check_placement(placement: Any, shards: Mapping[str, Any], weights: Any) -> None:
-    if not isinstance(placement, Placement):
-        raise TypeError(f"placement={placement!r}; a Placement, as coordkit.routing makes them, is allowed")
-    if weights is not None:
-        raise ValueError(f"weights={weights!r} beside a placement; it has weights of its own, None is allowed")
-    if set(placement.shards) != set(shards):
-        raise ValueError(
-            f"placement has the shards {sorted(placement.shards)!r} and shards the names {sorted(shards)!r}; the same "
-            "are allowed"
-        )
-
-
-def _check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type[Any], ...]) -> None:
-    seen: dict[int, str] = {}
-    ways: dict[tuple[Any, ...], str] = {}
-    for name, client in shards.items():
-        if not isinstance(client, kind) or isinstance(client, other):
-            raise TypeError(f"{name}={client!r}; a {_named(kind)} client is allowed")
-        for method in ("execute_command", "parse_response"):
-            if _has_its_own(client, kind, method):
-                raise TypeError(
-                    f"{name}={client!r} overrides {method}, which splits and pipelines would bypass; "
-                    f"a {_named(kind)} client with redis-py's own {method} is allowed"
-                )
-        first = seen.setdefault(id(client.connection_pool), name)
-        if first != name:
-            raise ValueError(f"{name} and {first} are one client; each server has its own")
-        ways.setdefault(_terms_of(client), name)
-    if len(ways) > 1:
-        (one, a), (two, b) = list(ways.items())[:2]
-        raise ValueError(
-            f"{a} has (encoding, encoding_errors, decode_responses, protocol)={one!r} and {b} has {two!r}; the same "
-            "for all is allowed"
-        )
-
-
-def _terms_of(client: Any) -> tuple[Any, ...]:
-    encoder = client.get_encoder()
-    protocol = str(client.connection_pool.connection_kwargs.get("protocol"))
-    return encoder.encoding, encoder.encoding_errors, bool(encoder.decode_responses), protocol
-
-
-def _has_its_own(client: Any, kind: type[Any], method: str) -> bool:
-    # By the class that defines it and not by the function: tracing wraps redis-py's own in place, which is no override.
-    home = next(part for part in type(client).__mro__ if method in vars(part))
-    return method in vars(client) or home not in kind.__mro__

@@ -52,9 +52,9 @@ class ReplicatedWay:
         self._probes = probes
         self._kind_of = kind_of
 
-    def on(self, terms: Terms) -> ReplicatedWay:
-        """Return the same way on other terms."""
-        return ReplicatedWay(self.readers, self._probes, self._kind_of, terms, self.fence)
+    def on(self, terms: Terms, kind_of: KindOf) -> ReplicatedWay:
+        """Return the same way on other terms, for what another router plans."""
+        return ReplicatedWay(self.readers, self._probes, kind_of, terms, self.fence)
 
     def execute(self, args: tuple[Any, ...], options: Mapping[str, Any], decided: int = 0) -> Any:
         """Send one command; raise what `Way.execute` does, and TooFewReplicas."""

@@ -24,6 +24,7 @@ class Followed:
     """A master of Sentinel whose replicas are followed, by its client (``sentinel.master_for``)."""
 
     def __init__(self, primary: Any) -> None:
+        self._primary = primary
         self._pool = primary.connection_pool
         self._type = type(primary)
         self.service_name: str = self._pool.service_name
@@ -42,4 +43,6 @@ class Followed:
         secured = issubclass(self._pool.connection_class, module.SSLConnection)
         kind = module.SSLConnection if secured else module.Connection
         kwargs.update(host=address[0], port=address[1])
-        return self._type(connection_pool=module.ConnectionPool(connection_class=kind, **kwargs))
+        made = self._type(connection_pool=module.ConnectionPool(connection_class=kind, **kwargs))
+        made.response_callbacks = self._primary.response_callbacks  # those that are set later, too
+        return made

@@ -162,8 +162,7 @@ async def test_a_callback_of_ones_own_is_not_given_our_looks(service: Service, m
     shards = await service.client(read_from="replica_preferred")
     key = service.key("a")
     await maybe(shards.with_options(min_replicas=2, wait_timeout=10).set(key, "v"))
-    for client in (shards.on("a"), *shards._servers.given("a").replicas):
-        client.set_response_callback("GET", lambda reply, **_: f"<{reply}>")
+    shards.set_response_callback("GET", lambda reply, **_: f"<{reply}>")
     assert await maybe(shards.get(key)) == "<v>"
     assert await maybe(shards.pipeline().get(key).execute()) == ["<v>"]
     assert set(shards.replicas("a").values()) == {""}, "and they were believed"
@@ -406,6 +405,26 @@ async def test_a_key_that_is_brought_by_a_write_has_its_copies_too(service: Serv
     for key in keys:
         assert service.plain["a"].llen(key) == 2001
         assert not service.plain["b"].exists(key)
+
+
+async def test_a_write_that_had_to_be_asked_about_waits_too(service: Service, servers: Any, maybe: Any) -> None:
+    """As a module's: what it is, is learnt from the server, by each topology's router for itself."""
+    await service.cluster.reshard().initialise()
+    shards = await service.client(min_replicas=2, wait_timeout=10.0)
+    key = service.key("b")
+    await maybe(shards.set(service.key("a"), "v"))
+    service.announce([key], "b", "a")
+    await service.carry(until="pass 1")
+    assert shards.adopt(service.now)
+    router = shards.router()
+    router._of_first_key.discard("SETRANGE")
+    for known in (router._rules, router._kinds._of):
+        del known["SETRANGE"]
+    calls = Calls(servers)
+    assert await maybe(shards.setrange(key, 0, "x")) == 1
+    assert (calls.of("setrange"), calls.of("wait")) == ([1, 1, 1], [1, 0, 0])
+    assert "SETRANGE" in router._rules
+    await service.carry()
 
 
 async def test_what_is_adopted_keeps_what_stays_and_closes_what_goes(

@@ -206,6 +206,17 @@ async def test_splits_and_pipelines_of_reads_go_to_a_replica_of_each_shard(
         assert sum(calls.of(command)) == times, command
 
 
+async def test_a_callback_counts_for_what_replicas_say(
+    flavour: Any, maybe: Any, servers: Any, plain: Any, key_on: Any
+) -> None:
+    shards, key = replicated(flavour, servers, plain, read_from="replica_preferred"), key_on("a")
+    await maybe(shards.with_options(min_replicas=2, wait_timeout=10).set(key, "v"))
+    shards.set_response_callback("GET", lambda reply, **_: f"<{reply}>")
+    for one in (shards, shards.with_options(read_from="primary")):
+        for _ in range(2):
+            assert await maybe(one.get(key)) == "<v>"
+
+
 async def test_a_read_after_a_write_in_one_pipeline_sees_it(
     flavour: Any, maybe: Any, servers: Any, plain: Any, key_on: Any
 ) -> None:
