@@ -30,13 +30,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.barrier import Barrier
 from coordkit.routing.client_errors import Outdated
-from coordkit.routing.fence import local_key, raise_epoch, settle
+from coordkit.routing.goals import Goals, Ledger
 from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover, Stopped, keys_in
 from coordkit.routing.pace import Pace
@@ -60,23 +59,7 @@ BYTES_PER_SECOND = 32.0 * (1 << 20)
 _PAUSE, _LONGEST = 0.1, 2.0  # seconds between two tries while a shard does not answer
 
 
-class Ledger(Protocol):
-    """Where the topology is kept, for one who leads."""
-
-    async def read(self) -> Topology:
-        """Return the present topology."""
-        ...
-
-    async def write(self, after: Topology) -> None:
-        """Write the next one, if what stands there has the epoch before; raise if not, or if we lead no longer."""
-        ...
-
-    async def behind(self, epoch: int) -> list[str]:
-        """Return which registered clients have not adopted ``epoch`` yet."""
-        ...
-
-
-class Reshard:
+class Reshard(Goals):
     """The rebalancer's work. ``port`` gives the way to a shard, for what a topology decides; None: not greeted."""
 
     def __init__(
@@ -93,11 +76,9 @@ class Reshard:
         on_progress: Callable[[Progress], None] | None = None,
         on_step: Callable[[str], None] | None = None,
     ) -> None:
+        super().__init__(ledger, port)
         self.progress = Progress()
-        self.known: Topology | None = None
         self._runtime = runtime
-        self._ledger = ledger
-        self._port = port
         self._pace = pace
         self._batch = batch
         self._big = big
@@ -112,51 +93,6 @@ class Reshard:
     def stop(self) -> None:
         """Have the work end at its next step, with everything as it is; it can be resumed."""
         self._stopping = True
-
-    # -- changes of the goal
-
-    async def initialise(self) -> None:
-        """Tell every shard of a topology that no move has touched yet which epoch it has."""
-        topology = await self._read()
-        for name, shard in topology.shards.items():
-            await raise_epoch(
-                self._port(name, shard, None), topology.name, max(1, shard.fenced), create=not shard.fenced
-            )
-
-    async def add(self, name: str, shard: Shard | str) -> Topology:
-        """Add a shard, which must be empty; `run` moves slots to it."""
-        topology = await self._read()
-        after = topology.with_shard(name, shard)
-        port = self._port(name, after.shards[name], None)
-        if keys := await keys_in(port) - await self._told(port, topology):
-            raise CoordError(
-                name,
-                f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced; "
-                "empty it (FLUSHDB), or check the address",
-            )
-        await raise_epoch(port, topology.name, topology.epoch, create=True)
-        return await self._write(after)
-
-    async def drain(self, name: str) -> Topology:
-        """Have a shard own nothing; `run` moves its slots to the others and then forgets it."""
-        return await self._write((await self._read()).draining(name))
-
-    async def reweight(self, name: str, weight: float) -> Topology:
-        """Give a shard another weight; `run` moves what that makes too much."""
-        return await self._write((await self._read()).reweighted(name, weight))
-
-    async def repair(self, name: str) -> None:
-        """Tell a shard its epoch again that has lost it, with what else it lost: it is served from then on."""
-        topology = await self._read()
-        shard = topology.shards.get(name)
-        if shard is None:
-            raise ValueError(f"name={name!r}; one of the shards {list(topology.shards)!r} is allowed")
-        numbers = [move.number for move in topology.moves if name in (move.source, move.target)]
-        epoch = max([1, shard.fenced, *numbers])
-        port = self._port(name, shard, None)
-        await raise_epoch(port, topology.name, epoch, create=True)
-        if shard.fenced:
-            await settle(port, topology.name, shard.fenced)
 
     # -- the work
 
@@ -281,25 +217,6 @@ class Reshard:
         progress.source, progress.target = move.source, move.target
         progress.slots, progress.slots_left = len(move.slots), left
         progress.seen, progress.expected = 0, round(await keys_in(source) * len(move.slots) / owned)
-
-    # -- the topology
-
-    async def _read(self) -> Topology:
-        self.known = await self._ledger.read()
-        return self.known
-
-    async def _write(self, after: Topology) -> Topology:
-        await self._ledger.write(after)
-        self.known = after
-        return after
-
-    async def _told(self, port: ShardPort, topology: Topology) -> int:
-        """Return how many keys of a shard are those that say which epoch it knows."""
-        keys = [local_key(topology.name, part) for part in ("epoch", "moves", "settled")]
-        [count] = await port.ask([(b"EXISTS", *keys)])
-        if isinstance(count, Exception):
-            raise count
-        return int(count)
 
     # -- steps
 

@@ -36,6 +36,7 @@ DRAINED = 0.3  # of all changes a shard is drained, and the next adds it
 BATCH = 4096  # slots that move at once: a change takes a batch for each pair of shards, or two
 SESSION = 3.0  # seconds until a rebalancer that was killed is followed by another
 PATIENCE = 30.0  # seconds
+TICK = 500  # milliseconds of ZooKeeper, of which a session may last twenty
 
 
 class Library:
@@ -45,9 +46,9 @@ class Library:
     spared: tuple[str, ...] = ()
 
     def prepare(self, place: Place, stack: ExitStack) -> Place:
-        zookeeper = stack.enter_context(start_zookeeper())
+        zookeeper = stack.enter_context(start_zookeeper(tick_time=TICK))
         place = dataclasses.replace(place, hosts=zookeeper.hosts)
-        zk = stack.enter_context(Session(place))
+        zk = stack.enter_context(Session(place, TICK / 50))
         self._store = coordkit.TopologyStore(zk, PATH)
         self._store.create(Topology.first("loss", place.urls))
         with (
@@ -108,9 +109,9 @@ class Library:
                 if name not in topology.shards:
                     reshard.add(name, place.urls[name])
 
-    def carry_out(self, place: Place, what: Any, pace: float) -> None:
+    def carry_out(self, place: Place, what: Any, pace: float, slack: float) -> None:
         with (
-            Session(place, SESSION) as zk,
+            Session(place, min(SESSION * slack, TICK / 50)) as zk,
             (store := coordkit.TopologyStore(zk, PATH)).rebalancer("mover").lead(timeout=PATIENCE) as leadership,
             coordkit.Reshard(
                 store,

@@ -94,8 +94,11 @@ class Subject(Protocol):
     def draw(self, place: Place, chance: random.Random) -> Change:
         """Draw the next change."""
 
-    def carry_out(self, place: Place, what: Any, pace: float) -> None:
-        """Carry out a change, or go on with it: about ``pace`` seconds for each counter."""
+    def carry_out(self, place: Place, what: Any, pace: float, slack: float) -> None:
+        """Carry out a change, or go on with it: about ``pace`` seconds for each counter.
+
+        ``slack`` is by how much slower than usual the machine seems to be: 1 or more.
+        """
 
 
 COUNTERS = 300

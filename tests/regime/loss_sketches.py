@@ -126,7 +126,7 @@ class Sketch:
 
     # -- of the mover
 
-    def carry_out(self, place: Place, what: Any, pace: float) -> None:
+    def carry_out(self, place: Place, what: Any, pace: float, _slack: float) -> None:
         move, file = Move.of(what), MapFile(place)
         now = file.read()
         if all(now.owners[slot] == move.target for slot in move.slots) and now.move is None:

@@ -51,6 +51,7 @@ class Plan:
     mutant: str = ""
     change: Any = None  # then it is a mover, and this is what it does
     pace: float = 0.0
+    slack: float = 1.0
     pause: float = 0.0
 
     def __str__(self) -> str:
@@ -151,7 +152,7 @@ class Counting:
 def _move(plan: Plan) -> None:
     recorder = Recorder(Path(plan.log))
     recorder.note(plan.name, "started")
-    SUBJECTS[plan.subject].carry_out(Place(**plan.place), plan.change, plan.pace)
+    SUBJECTS[plan.subject].carry_out(Place(**plan.place), plan.change, plan.pace, plan.slack)
     recorder.note(plan.name, "finished")
 
 

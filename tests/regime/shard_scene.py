@@ -253,7 +253,9 @@ class Scene:
     def _start_mover(self) -> None:
         def plan(name: str) -> Plan:
             log = str(self._directory / f"mover-{name}.log")
-            what = {"change": self._doing.what, "pace": self._pace, "mutant": self.mutant}
+            # One that gives up has lost its leadership in want of the processor: the next one keeps it for longer.
+            slack = 1 + self.fired["mover gave up"]
+            what = {"change": self._doing.what, "pace": self._pace, "slack": slack, "mutant": self.mutant}
             return Plan(name, self._subject.name, "", log, vars(self.place), **what)
 
         self._movers.append(Member(len(self._movers), plan))

@@ -1,0 +1,101 @@
+"""What is to be: the changes that a rebalancer makes to a topology's goal, and what a shard must be told for that.
+
+None of them moves a key; `reshard` does, towards the goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from coordkit.errors import CoordError
+from coordkit.routing.fence import local_key, raise_epoch, settle
+from coordkit.routing.mover import keys_in
+from coordkit.routing.shard_port import ShardPort
+from coordkit.routing.topology import Topology
+from coordkit.routing.topology_parts import Shard
+
+
+class Ledger(Protocol):
+    """Where the topology is kept, for one who leads."""
+
+    async def read(self) -> Topology:
+        """Return the present topology."""
+        ...
+
+    async def write(self, after: Topology) -> None:
+        """Write the next one, if what stands there has the epoch before; raise if not, or if we lead no longer."""
+        ...
+
+    async def behind(self, epoch: int) -> list[str]:
+        """Return which registered clients have not adopted ``epoch`` yet."""
+        ...
+
+
+class Goals:
+    """The present topology, as one leader reads and writes it; ``port`` gives the way to a shard, as for `Reshard`."""
+
+    def __init__(self, ledger: Ledger, port: Callable[[str, Shard, Topology | None], ShardPort]) -> None:
+        self.known: Topology | None = None
+        self._ledger = ledger
+        self._port = port
+
+    async def initialise(self) -> None:
+        """Tell every shard of a topology that no move has touched yet which epoch it has."""
+        topology = await self._read()
+        for name, shard in topology.shards.items():
+            await raise_epoch(
+                self._port(name, shard, None), topology.name, max(1, shard.fenced), create=not shard.fenced
+            )
+
+    async def add(self, name: str, shard: Shard | str) -> Topology:
+        """Add a shard, which must be empty; `run` moves slots to it."""
+        topology = await self._read()
+        after = topology.with_shard(name, shard)
+        port = self._port(name, after.shards[name], None)
+        if keys := await keys_in(port) - await self._told(port, topology):
+            raise CoordError(
+                name,
+                f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced; "
+                "empty it (FLUSHDB), or check the address",
+            )
+        await raise_epoch(port, topology.name, topology.epoch, create=True)
+        return await self._write(after)
+
+    async def drain(self, name: str) -> Topology:
+        """Have a shard own nothing; `run` moves its slots to the others and then forgets it."""
+        return await self._write((await self._read()).draining(name))
+
+    async def reweight(self, name: str, weight: float) -> Topology:
+        """Give a shard another weight; `run` moves what that makes too much."""
+        return await self._write((await self._read()).reweighted(name, weight))
+
+    async def repair(self, name: str) -> None:
+        """Tell a shard its epoch again that has lost it, with what else it lost: it is served from then on."""
+        topology = await self._read()
+        shard = topology.shards.get(name)
+        if shard is None:
+            raise ValueError(f"name={name!r}; one of the shards {list(topology.shards)!r} is allowed")
+        numbers = [move.number for move in topology.moves if name in (move.source, move.target)]
+        epoch = max([1, shard.fenced, *numbers])
+        port = self._port(name, shard, None)
+        await raise_epoch(port, topology.name, epoch, create=True)
+        if shard.fenced:
+            await settle(port, topology.name, shard.fenced)
+
+    async def _read(self) -> Topology:
+        self.known = await self._ledger.read()
+        return self.known
+
+    async def _write(self, after: Topology) -> Topology:
+        await self._ledger.write(after)
+        self.known = after
+        return after
+
+    async def _told(self, port: ShardPort, topology: Topology) -> int:
+        """Return how many keys of a shard are those that say which epoch it knows."""
+        keys = [local_key(topology.name, part) for part in ("epoch", "moves", "settled")]
+        [count] = await port.ask([(b"EXISTS", *keys)])
+        if isinstance(count, Exception):
+            raise count
+        return int(count)
