@@ -84,14 +84,13 @@ class SharedRoll:
             return
         self.unseen = False
         number = next(self.tickets)
-        anew, self.anew = self.anew, False
+        if self.anew:
+            self.anew = False
+            self._roll.list_anew()  # which stands until there is a list
         try:
-            if anew:
-                self._roll.list_anew()
             while not await self._roll.look() and not self.over:
                 pass
         except CoordError as error:
-            self.anew = self.anew or anew
             if isinstance(error, StoreUnavailable):
                 self.trouble = error
                 runtime = self._session.runtime

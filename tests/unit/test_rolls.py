@@ -17,9 +17,8 @@ from coordkit._ports_zookeeper import GetChildren, GetData, Request
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core import session
 from coordkit.core.changes import Change, Changes
-from coordkit.core.rolls import Reader
 from coordkit.core.session import Session
-from coordkit.errors import StoreRefused
+from coordkit.errors import StoreRefused, StoreUnavailable
 
 
 class Counting(Servers):
@@ -155,38 +154,58 @@ def test_nothing_is_read_while_nobody_waits(servers: Counting, here: Session) ->
     for _ in range(5):
         for name in NAMES:
             servers.put(name)
-    done = threading.Event()  # the worker has seen all of it
-    here.rolls[GROUP]._worker._work = lambda: _after(done)
-    here.rolls[GROUP].look()
-    assert done.wait(30)
+    drive(here.rolls[GROUP]._tend())  # the worker may come to it later
     assert servers.asked == []
-    del here.rolls[GROUP]._worker._work
-    here.rolls[GROUP]._worker._work = here.rolls[GROUP]._tend
-    assert drive(stream.next_change()).members == servers.members, "what was told last is not what there is"
+    change = drive(stream.next_change())
+    assert change.members == servers.members, "what was told last is not what there is"
     assert len(servers.asked) == len(NAMES)
 
 
-async def _after(done: threading.Event) -> None:
-    done.set()
+def test_whoever_was_away_for_long_misses_nothing(servers: Counting, here: Session) -> None:
+    slow, quick = Changes(here, GROUP), Changes(here, GROUP)
+    slowly, quickly = following(slow), following(quick)
+    for stream in (slowly, quickly):
+        next(stream)
+    for i in range(3 * len(NAMES) + 70):
+        servers.put(NAMES[0] if i > 2 * len(NAMES) else NAMES[i % len(NAMES)])
+        assert next(quickly).members == servers.members
+    assert next(slowly).joined == set(NAMES)
+
+
+def test_a_look_that_got_no_answer_is_tried_again(
+    servers: Counting, here: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, lost = servers._answer, [StoreUnavailable(GROUP, "lost")]
+    monkeypatch.setattr(servers, "_answer", lambda request: lost.pop() if lost else answer(request))
+    servers.put("a")
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(drive, Changes(here, GROUP).next_change()).result(30).joined == {"a"}
 
 
 def test_whoever_comes_as_the_last_one_goes_is_not_left_alone(servers: Counting, here: Session) -> None:
-    last, comes = Reader(here, GROUP, lambda: None), Changes(here, GROUP)
-    last.present()
-    shared = here.rolls[GROUP]
+    last, came = Changes(here, GROUP), Changes(here, GROUP)
+    comes = following(came)
+    for name in NAMES:
+        servers.put(name)
+        drive(last.next_change())
+    shared, waits = here.rolls[GROUP], []
 
     class Meanwhile(dict[Any, None]):
         def __bool__(self) -> bool:
-            comes._reader.present()
+            assert next(comes).members == servers.members
+            waits.append(threads.submit(next, comes))
+            while not any(reader.waiting for reader in self):
+                pass
             return False  # as it was a moment ago
 
-    shared.readers = Meanwhile(shared.readers)
-    last.let_go()
-    assert shared.over
-    servers.put("a")
-    assert drive(comes.next_change()).members.keys() == {"a"}
+    with ThreadPoolExecutor() as threads:
+        shared.readers = Meanwhile(shared.readers)
+        last.let_go()
+        assert shared.over
+        servers.put("a comes back")
+        assert waits[0].result(30).joined == {"a comes back"}
     assert here.rolls[GROUP] is not shared
-    comes.close()
+    came.close()
     assert left_behind(servers, here) == []
 
 
