@@ -180,8 +180,7 @@ async def test_a_try_does_not_overtake(flavour: Any, make: Any, maybe: Any, wait
 async def test_the_holders_end_is_noticed_by_who_waits(flavour: Any, make: Any, maybe: Any) -> None:
     """A crash costs the rest of the ttl: nobody tells, so the waiter looks."""
     patient = make()
-    await maybe(patient.try_acquire())  # connects
-    await maybe(patient.break_lease())
+    await maybe((await maybe(patient.acquire())).release())  # it is connected from here on
     crashed = await maybe(make(ttl=1.0, renew=False).acquire())
     lease = await maybe(patient.acquire(timeout=20))
     assert lease.token > crashed.token

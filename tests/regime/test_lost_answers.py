@@ -21,7 +21,8 @@ from coordkit.testing.processes import start_redis
 
 TESTS = Path(__file__).resolve().parents[1]
 SIDE_BY_SIDE = 2
-TRIES = 3  # for a mutant: a fault hits what it is meant for unless the machine is too busy
+TRIES = 3  # a fault hits what it is meant for unless the machine is too busy
+VOID = "these faults did not happen", "nothing was sent"  # says nothing of the lock
 PARAMETERS = ("flavour", "kind", "operation", "mutant")
 
 
@@ -55,7 +56,11 @@ def found(request: pytest.FixtureRequest, urls: list[str]) -> Iterator[Found]:
 def _find(flavour: str, kind: str, operation: str, mutant: str, urls: list[str]) -> list[str]:
     urls = urls[: SUBJECTS[kind].servers]
     if not mutant:
-        return enumerate_faults(flavour, kind, operation, urls)
+        for _ in range(TRIES):
+            wrong = enumerate_faults(flavour, kind, operation, urls)
+            if not wrong or not all(line.startswith(VOID) for line in wrong):
+                break
+        return wrong
     command = [sys.executable, "-m", "regime.lost_answers", flavour, kind, operation, ",".join(urls), mutant]
     done = subprocess.run(command, cwd=TESTS, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=True)
     return list(json.loads(done.stdout))
