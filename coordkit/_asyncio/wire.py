@@ -46,6 +46,7 @@ class Wire:
     def __init__(self, connection: Any, made: float) -> None:
         self.connection = connection
         self.epoch = 0  # of the sharding topology that it saw when it was made
+        self.number = 0  # how many had been made by its way, with it
         self.made = made
         self.until = math.inf  # when whoever waits for an answer has waited long enough
         self.late = False

@@ -169,11 +169,11 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             return self._ways[shard].execute(args, options, self._epoch)
         plan = self._plan(args, options)
         if len(plan.parts) == 1:
+            part, decided = plan.parts[0], self._epoch
             if self._touch is not None:
-                run(self._bring(plan.keys()))
-            part = plan.parts[0]
+                decided = run(self._bring(plan.keys())).get(part.shard, decided)
             way = self._ways_where(plan.keys())[part.shard]
-            return plan.join([way.execute(part.args, part.options, self._epoch)])
+            return plan.join([way.execute(part.args, part.options, decided)])
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
@@ -313,7 +313,7 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
                 gathering = self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
-                self._bring(gathering.keys())
+                gathering.decided.update(self._bring(gathering.keys()))
             else:
                 run(self._shards._bring_for(gathering))  # noqa: SLF001  its own client's
             if self._held is not None:
@@ -379,7 +379,8 @@ def exchange(
     """
     batches = gathering.batches
     deliveries = [
-        ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
+        ways[shard].delivery(batches[shard], transaction=transaction, decided=gathering.decided.get(shard, decided))
+        for shard in sorted(batches)
     ]
     try:
         for delivery in deliveries:

@@ -154,11 +154,11 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             return await self._ways[shard].execute(args, options, self._epoch)
         plan = await self._plan(args, options)
         if len(plan.parts) == 1:
+            part, decided = plan.parts[0], self._epoch
             if self._touch is not None:
-                await self._bring(plan.keys())
-            part = plan.parts[0]
+                decided = (await self._bring(plan.keys())).get(part.shard, decided)
             way = self._ways_where(plan.keys())[part.shard]
-            return plan.join([await way.execute(part.args, part.options, self._epoch)])
+            return plan.join([await way.execute(part.args, part.options, decided)])
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
@@ -301,7 +301,7 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
                 gathering = await self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
-                await self._bring(gathering.keys())
+                gathering.decided.update(await self._bring(gathering.keys()))
             else:
                 await self._shards._bring_for(gathering)  # noqa: SLF001  its own client's
             if self._held is not None:
@@ -367,7 +367,8 @@ async def exchange(
     """
     batches = gathering.batches
     deliveries = [
-        ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
+        ways[shard].delivery(batches[shard], transaction=transaction, decided=gathering.decided.get(shard, decided))
+        for shard in sorted(batches)
     ]
     try:
         waiting = [delivery for delivery in deliveries if not delivery.take_now()]

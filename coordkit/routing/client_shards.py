@@ -270,21 +270,27 @@ class Directory(Generic[C]):
         ports = {name: self._port(name) for name in self._shards}  # and not ourselves, which have what this is for
         self._touch = FirstTouch(self._runtime, lambda name, _: ports[name])
 
-    def _port(self, shard: str) -> Any:
+    def _port(self, shard: str, decided: int | None = None) -> Any:
         """Return the way to a shard for scripts and for keys that are brought, as this client's topology decides."""
-        return self._port_type(self._servers.primaries[shard], self._epoch, _redis.patience(self._shards[shard]))
+        epoch = self._epoch if decided is None else decided
+        return self._port_type(self._servers.primaries[shard], epoch, _redis.patience(self._shards[shard]))
 
-    async def _bring(self, keys: Sequence[Any]) -> None:
-        """Bring those of ``keys`` that are of slots that move; awaits ports only."""
-        if self._touch is not None and self._topology is not None:
-            await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
+    async def _bring(self, keys: Sequence[Any]) -> Mapping[str, int]:
+        """Bring those of ``keys`` that are of slots that move; awaits ports only.
+
+        Return what a command on them is decided by, where that is not the epoch alone.
+        """
+        if self._touch is None or self._topology is None:
+            return {}
+        return await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
 
     async def _bring_for(self, gathering: Gathering) -> None:
         """Bring the keys of what is gathered; what needs keys that cannot be brought is not sent, and has the error."""
         if self._touch is None or self._topology is None:
             return
         bytes_of = self._router.bytes_of
-        failed = await self._touch.failing(self._topology, map(bytes_of, gathering.keys()))
+        brought, failed = await self._touch.failing(self._topology, map(bytes_of, gathering.keys()))
+        gathering.decided.update(brought)
         if failed:
             gathering.leave_out(lambda name: failed.get(bytes_of(name)))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
+from coordkit.routing.decision import Decision
 from coordkit.routing.fence import is_local
 from coordkit.routing.moving import Carrier
 from coordkit.routing.router import Router
@@ -54,23 +55,37 @@ class FirstTouch:
         self._port = port
         self._carriers: tuple[Topology | None, dict[int, Carrier]] = None, {}
 
-    async def ensure(self, topology: Topology, keys: Iterable[bytes]) -> None:
-        """Return once those of ``keys`` that are moving are where ``topology.serving`` says.
+    async def ensure(self, topology: Topology, keys: Iterable[bytes]) -> dict[str, Decision]:
+        """Return once those of ``keys`` that are moving are where ``topology.serving`` says; say where, and how long.
 
         Raises Outdated, upon which the command is planned anew by a newer topology, and what `Carrier.ensure` raises.
         """
+        brought: dict[str, Decision] = {}
         for number, some in _by_move(topology, keys).items():
-            await self._carrier(topology, number).ensure(some)
+            await self._ensure(topology, number, some, brought)
+        return brought
 
-    async def failing(self, topology: Topology, keys: Iterable[bytes]) -> dict[bytes, CoordError]:
-        """Bring keys as `ensure` does; return the error for each key of a move whose keys could not be brought."""
+    async def failing(
+        self, topology: Topology, keys: Iterable[bytes]
+    ) -> tuple[dict[str, Decision], dict[bytes, CoordError]]:
+        """Bring keys as `ensure` does; return the error for each key of a move whose keys could not be brought, too."""
+        brought: dict[str, Decision] = {}
         failed: dict[bytes, CoordError] = {}
         for number, some in _by_move(topology, keys).items():
             try:
-                await self._carrier(topology, number).ensure(some)
+                await self._ensure(topology, number, some, brought)
             except CoordError as error:
                 failed.update(dict.fromkeys(some, error))
-        return failed
+        return brought, failed
+
+    async def _ensure(
+        self, topology: Topology, number: int, keys: Sequence[bytes], brought: dict[str, Decision]
+    ) -> None:
+        carrier = self._carrier(topology, number)
+        made, target = await carrier.ensure(keys), carrier.move.target
+        if target in brought:
+            made = min(made, brought[target].made)
+        brought[target] = Decision(topology.epoch, made)
 
     def _carrier(self, topology: Topology, number: int) -> Carrier:
         # A carrier decides by one topology, as the command does: by a later one its connections would let it act on a

@@ -7,7 +7,7 @@ client that wants it, or by the mover, which goes through all. Both do the same:
 2. *read* the others at the source: DUMP and PTTL;
 3. *take* at the target, in one script for each batch: a key that is not marked is marked and restored, one that is
    marked is left alone;
-4. the mover alone: *remove* at the source, once all replicas of the target have it, where it has any. A client leaves
+4. the mover alone: *remove* at the source, once the target's replicas have it, and its append-only file. A client leaves
    that to the mover: a failover of the target then costs no more than its own last writes.
 
 Each step may be repeated, by anybody, in any order with those of others. What could go wrong, and why it does not:
@@ -21,6 +21,9 @@ Each step may be repeated, by anybody, in any order with those of others. What c
 - A late removal would remove something newer: there is nothing newer at the source, where nobody writes keys of these
   slots while the move lasts. The fence sees to that: all connections of those who still wrote there were dropped
   *before* the move was opened on the target (``move_begin.lua``), and nothing is taken before that.
+- A target that starts anew, or fails over, may have lost its last takes. Nothing was removed at the source before the
+  target's replicas and disk had it, and who had taken it looks again (`mover`); nor is what a client remembers relied
+  on over connections that were made later (`decision`). So what is lost is what had happened there since, as ever.
 - What is at the target and not marked is left over from another time, because whoever writes there brings the key
   first: it is replaced, or removed if the source has no such key. The mover comes only to keys that the source has, so
   what is left over of others is dropped before the move begins (`leftovers`).
@@ -125,28 +128,31 @@ class Carrier:
         self._moves = local_key(topology, "moves")
         self._marks = local_key(topology, f"moved:{move.number}")
         self._former = local_key(topology, f"moved:{move.undoes}") if move.undoes else None
-        self._known: set[bytes] = set()
-        self._over = False
+        self._known = _Known(0)
 
     # -- for clients, before a command
 
-    async def ensure(self, keys: Iterable[bytes]) -> None:
+    async def ensure(self, keys: Iterable[bytes]) -> int:
         """Return once all ``keys`` are at the target; raise StoreUnavailable if they cannot be brought.
 
-        Costs nothing for keys that this carrier knows to be there, one round trip if they are, else three.
+        What is returned is how many connections to the target had been made before it was asked: over a later one the
+        keys need not be there (`coordkit.routing.decision`). Costs nothing for keys that this carrier knows to be
+        there, one round trip if they are, else three.
         """
-        if self._over:
-            return
-        missing = [key for key in dict.fromkeys(keys) if key not in self._known]
+        made = self._target.made
+        known = self._known
+        if known.made != made:
+            known = self._known = _Known(made)
+        missing = [] if known.over else [key for key in dict.fromkeys(keys) if key not in known.keys]
         if not missing:
-            return
+            return made
         if (await self.bring(missing, remove=False)).over:
-            self._over = True
-            self._known = set()
-            return
-        if len(self._known) + len(missing) > _REMEMBERED:
-            self._known = set()
-        self._known.update(missing)
+            known.over = True
+        elif len(known.keys) + len(missing) > _REMEMBERED:
+            known.keys = set(missing)
+        else:
+            known.keys.update(missing)
+        return made
 
     # -- for clients and the mover
 
@@ -305,6 +311,15 @@ class Carrier:
     async def replies(self, port: ShardPort, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to commands that stand being sent twice; raise the first refusal among them."""
         return await replies(self._runtime, port, commands)
+
+
+class _Known:
+    """What a client knows of the target, as long as no more connections to it are made than ``made``."""
+
+    def __init__(self, made: int) -> None:
+        self.made = made
+        self.keys: set[bytes] = set()  # that were brought
+        self.over = False  # all were
 
 
 class _Read(NamedTuple):

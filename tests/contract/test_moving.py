@@ -50,6 +50,10 @@ class Between:
         self._port, self._before, self._what, self._after = port, before, what, after
         self.shard, self.patience = port.shard, port.patience
 
+    @property
+    def made(self) -> int:
+        return int(self._port.made)
+
     async def ask(self, commands: Any) -> Any:
         if commands[0][0] == self._what and self._before is not None:
             before, self._before = self._before, None
@@ -418,7 +422,7 @@ async def test_many_clients_and_a_mover_at_once(pair: Pair, maybe: Any, flavour:
         for turn in range(3):
             for i in range(len(counters)):
                 key = counters[(i * 7 + worker) % len(counters)]
-                carrier._known.clear()
+                carrier._known.keys.clear()
                 await carrier.ensure([key])
                 assert await maybe(client.incr(key)) > 1000 + turn
 
