@@ -7,8 +7,8 @@ client that wants it, or by the mover, which goes through all. Both do the same:
 2. *read* the others at the source: DUMP and PTTL;
 3. *take* at the target, in one script for each batch: a key that is not marked is marked and restored, one that is
    marked is left alone;
-4. the mover alone: *remove* at the source, once the target's replicas have it, and its append-only file. A client leaves
-   that to the mover: a failover of the target then costs no more than its own last writes.
+4. the mover alone: *remove* at the source, once the target's replicas have it, and its append-only file. A client
+   leaves that to the mover: a failover of the target then costs no more than its own last writes.
 
 Each step may be repeated, by anybody, in any order with those of others. What could go wrong, and why it does not:
 
