@@ -45,7 +45,7 @@ from coordkit.routing.client_pubsub import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
-from coordkit.routing.plan import Plan, Question
+from coordkit.routing.plan import Plan, Question, first
 from coordkit.routing.readers import ReadFrom, check_balance
 from coordkit.routing.replicated import ReplicatedWay, replicated
 from coordkit.routing.replication import Terms
@@ -174,6 +174,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
                 decided = run(self._bring(plan.keys())).get(part.shard, decided)
             way = self._ways_where(plan.keys())[part.shard]
             return plan.join([way.execute(part.args, part.options, decided)])
+        if plan.in_turn:
+            return self._in_turn(plan)
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
@@ -246,6 +248,15 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _in_turn(self, plan: Plan) -> Any:
+        """Do one part after the other."""
+        replies: list[Any] = []
+        for part in plan.parts:
+            gathering = Gathering()
+            gathering.add(plan._replace(parts=(part,), join=first))
+            replies += gathering.settle(exchange(self._at_primaries, gathering, decided=self._epoch))
+        return plan.settle(replies)
 
     def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         return self._ways[shard].execute(args, options, self._epoch)

@@ -30,7 +30,7 @@ from coordkit.routing.client_pubsub_aio import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
-from coordkit.routing.plan import Plan, Question
+from coordkit.routing.plan import Plan, Question, first
 from coordkit.routing.readers import ReadFrom, check_balance
 from coordkit.routing.replicated_aio import ReplicatedWay, replicated
 from coordkit.routing.replication import Terms
@@ -159,6 +159,8 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
                 decided = (await self._bring(plan.keys())).get(part.shard, decided)
             way = self._ways_where(plan.keys())[part.shard]
             return plan.join([await way.execute(part.args, part.options, decided)])
+        if plan.in_turn:
+            return await self._in_turn(plan)
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
@@ -234,6 +236,15 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _in_turn(self, plan: Plan) -> Any:
+        """Do one part after the other."""
+        replies: list[Any] = []
+        for part in plan.parts:
+            gathering = Gathering()
+            gathering.add(plan._replace(parts=(part,), join=first))
+            replies += gathering.settle(await exchange(self._at_primaries, gathering, decided=self._epoch))
+        return plan.settle(replies)
 
     async def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         return await self._ways[shard].execute(args, options, self._epoch)

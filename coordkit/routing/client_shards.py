@@ -15,7 +15,7 @@ from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_replicas import Servers, primary_of, servers_of, without_fence
-from coordkit.routing.first_touch import FirstTouch, MovingRouter
+from coordkit.routing.first_touch import FirstTouch
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.placement import Placement
@@ -30,6 +30,7 @@ from coordkit.routing.replies import is_kept
 from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Move
+from coordkit.routing.topology_router import TopologyRouter
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -259,14 +260,12 @@ class Directory(Generic[C]):
         servers = None if before is None else before._servers  # noqa: SLF001  it is one of us
         self._servers.take_over(ways, servers, fence_of or without_fence)
         self._ways = self._at_primaries = self._servers.ways(self._options)
-        if fence_of is not None and topology.moves:
-            self._bring_keys(topology)
+        if fence_of is not None:
+            self._router = TopologyRouter.of(topology, self._encoder)
+            if topology.moves:
+                self._bring_keys()
 
-    def _bring_keys(self, topology: Topology) -> None:
-        encoder = self._encoder
-        router = MovingRouter(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
-        router.moving = frozenset(topology.moving)
-        self._router = router
+    def _bring_keys(self) -> None:
         ports = {name: self._port(name) for name in self._shards}  # and not ourselves, which have what this is for
         self._touch = FirstTouch(self._runtime, lambda name, _: ports[name])
 
