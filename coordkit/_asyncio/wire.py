@@ -134,7 +134,7 @@ class PipedWire(Wire):
     def put(self, waiter: Waiter, data: bytes, count: int, until: float) -> None:
         """Send commands; ``waiter`` gets the list of their replies. ``until`` is when to give up."""
         if not self._open:
-            waiter.set_exception(exceptions.ConnectionError("the server closed the connection"))
+            _tell(waiter, exceptions.ConnectionError("the server closed the connection"))
             return
         self._asked.append((waiter, count, until))
         self._transport.write(data)
@@ -175,7 +175,14 @@ class PipedWire(Wire):
             self._cut = asked[0][0]
         for waiter, _, _ in asked:
             if not waiter.done():
-                waiter.set_exception(error)
+                _tell(waiter, error)
+
+
+def _tell(waiter: Waiter, error: Exception) -> None:
+    """Tell whoever waits; if he has gone (a coroutine that was closed), the loop need not complain that he has not."""
+    waiter.set_exception(error)
+    if isinstance(waiter, asyncio.Future):
+        waiter.exception()
 
 
 class ReadWire(PipedWire):
