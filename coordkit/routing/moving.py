@@ -68,7 +68,11 @@ AT_ONCE = 64
 BYTES_AT_ONCE = 1 << 20
 """Bytes of values in one script; a single key may have more."""
 
+_READ_AT_ONCE = 4 << 20  # bytes of memory of keys that are read in one pipeline; a single key may have more
+_FEW = 8  # keys in one pipeline where the source does not tell how large they are
+
 _PAUSE, _LONGEST = 0.005, 0.2  # seconds between two looks whether a move has begun
+_GONE = -2  # what PTTL says of a key that is not there
 _SHARP, _TRIES = 0.1, 3  # seconds within which a time to live is known exactly enough, and how often that is tried
 _REMEMBERED = 1 << 16  # keys that a client knows to be brought; then it forgets them all
 
@@ -129,6 +133,7 @@ class Carrier:
         self._marks = local_key(topology, f"moved:{move.number}")
         self._former = local_key(topology, f"moved:{move.undoes}") if move.undoes else None
         self._known = _Known(0)
+        self._sizes = True  # whether the source tells how large a key is
 
     # -- for clients, before a command
 
@@ -166,35 +171,58 @@ class Carrier:
         return total
 
     async def _bring(self, keys: Sequence[bytes], *, remove: bool) -> Brought:
-        found = await self._found(keys)
-        if found is None:
+        looked = await self._look(keys)
+        if looked is None:
             return Brought(over=True)
         taken = Brought()
-        for batch in _batches(found):
-            one = await self._take(batch)
-            if one.over:
-                return one
-            taken = taken.plus(one)
+        portions = await self._portions([key for key, mark in zip(keys, looked.marks, strict=True) if not mark])
+        for some in portions:
+            found = await self._found(some, looked if len(portions) == 1 else await self._look(some))
+            if found is None:
+                return Brought(over=True)
+            for batch in _batches(found):
+                one = await self._take(batch)
+                if one.over:
+                    return one
+                taken = taken.plus(one)
         if remove:
             await self.remove(keys)  # those that were marked as well: whoever brought them has left them
         return taken
 
-    async def _found(self, keys: Sequence[bytes]) -> list[_Read] | None:
-        """Look, and read what is not marked; None if the move is over. The module's docstring says why twice."""
-        tries = 0
-        while True:
-            looked = await self._look(keys)
-            if looked is None:
-                return None
-            sent, time, marked = looked
-            read = await self._read([key for key, mark in zip(keys, marked, strict=True) if not mark])
-            took = self._runtime.now() - sent
-            tries += 1
-            if took <= _SHARP or tries == _TRIES:
-                present = time + math.ceil(took * 1000)
-                return [each._replace(ends=present + each.ends if each.ends >= 0 else 0) for each in read]
+    async def _portions(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        """Return which keys to read together: so many that no server, nor we, have to hold or send too much at once."""
+        if len(keys) > 1 and self._sizes:
+            sizes = await self._source.ask([(b"MEMORY", b"USAGE", key) for key in keys])
+            self._sizes = not any(isinstance(size, Exception) for size in sizes)  # else it is not allowed to
+            if self._sizes:
+                return _portioned(keys, [int(size or 0) for size in sizes])
+        return [list(keys[at : at + _FEW]) for at in range(0, len(keys), _FEW)]
 
-    async def _look(self, keys: Sequence[bytes]) -> tuple[float, int, list[int]] | None:
+    async def _found(self, keys: Sequence[bytes], looked: _Looked | None) -> list[_Read] | None:
+        """Read at the source after a look at the target; None if the move is over.
+
+        Where that took too long to know how long they live, that alone is asked again: what they are does not change.
+        """
+        read: list[_Read] | None = None
+        tries = 0
+        while looked is not None:
+            read = await self._read(keys) if read is None else await self._timed(read)
+            took = self._runtime.now() - looked.sent
+            tries += 1
+            if took <= _SHARP or tries == _TRIES or all(each.ends < 0 for each in read):
+                present = looked.time + math.ceil(took * 1000)
+                return [each._replace(ends=present + each.ends if each.ends >= 0 else 0) for each in read]
+            looked = await self._look(keys)
+        return None
+
+    async def _timed(self, read: Sequence[_Read]) -> list[_Read]:
+        lefts = await self.replies(self._source, [(b"PTTL", each.key) for each in read])
+        return [
+            each._replace(ends=int(left), value=b"" if left == _GONE else each.value)
+            for each, left in zip(read, lefts, strict=True)
+        ]
+
+    async def _look(self, keys: Sequence[bytes]) -> _Looked | None:
         """Return when we asked, the target's time in ms, and which keys are marked; None if the move is over."""
         until = self._runtime.now() + self._patience
         pause = _PAUSE
@@ -203,7 +231,7 @@ class Carrier:
             sent = self._runtime.now()
             state, time, *marked = await self._asked(self._target, call)
             if state == b"open":
-                return sent, int(time), [int(mark) for mark in marked]
+                return _Looked(sent, int(time), [int(mark) for mark in marked])
             if state == b"over":
                 return None
             if self._runtime.now() >= until:
@@ -228,7 +256,7 @@ class Carrier:
         )
         found = []
         for key, value, left in zip(keys, read[::2], read[1::2], strict=True):
-            gone = left == -2 or key in kept  # between the two it may have ended
+            gone = left == _GONE or key in kept  # between the two it may have ended
             found.append(_Read(key, b"" if gone or value is None else bytes(value), int(left), kept=key in kept))
         return found
 
@@ -322,11 +350,30 @@ class _Known:
         self.over = False  # all were
 
 
+class _Looked(NamedTuple):
+    sent: float  # when we asked
+    time: int  # of the target then or later, in ms
+    marks: list[int]
+
+
 class _Read(NamedTuple):
     key: bytes
     value: bytes
     ends: int  # in so many ms, negative if never; then when, by the target's clock, 0 if never
     kept: bool
+
+
+def _portioned(keys: Sequence[bytes], sizes: Sequence[int]) -> list[list[bytes]]:
+    """Return keys in portions of limited size."""
+    portions: list[list[bytes]] = []
+    total = 0
+    for key, size in zip(keys, sizes, strict=True):
+        total += size
+        if not portions or total > _READ_AT_ONCE:
+            portions.append([])
+            total = size
+        portions[-1].append(key)
+    return portions
 
 
 def _batches(found: Sequence[_Read]) -> Iterator[list[_Read]]:
