@@ -46,6 +46,7 @@ class Wire:
     def __init__(self, connection: Any, made: float) -> None:
         self.connection = connection
         self.epoch = 0  # of the sharding topology that it saw when it was made
+        self.number = 0  # how many had been made by its way, with it
         self.made = made
         self.until = math.inf  # when whoever waits for an answer has waited long enough
         self.late = False
@@ -133,7 +134,7 @@ class PipedWire(Wire):
     def put(self, waiter: Waiter, data: bytes, count: int, until: float) -> None:
         """Send commands; ``waiter`` gets the list of their replies. ``until`` is when to give up."""
         if not self._open:
-            waiter.set_exception(exceptions.ConnectionError("the server closed the connection"))
+            _tell(waiter, exceptions.ConnectionError("the server closed the connection"))
             return
         self._asked.append((waiter, count, until))
         self._transport.write(data)
@@ -174,7 +175,14 @@ class PipedWire(Wire):
             self._cut = asked[0][0]
         for waiter, _, _ in asked:
             if not waiter.done():
-                waiter.set_exception(error)
+                _tell(waiter, error)
+
+
+def _tell(waiter: Waiter, error: Exception) -> None:
+    """Tell whoever waits; if he has gone (a coroutine that was closed), the loop need not complain that he has not."""
+    waiter.set_exception(error)
+    if isinstance(waiter, asyncio.Future):
+        waiter.exception()
 
 
 class ReadWire(PipedWire):

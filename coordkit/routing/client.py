@@ -45,7 +45,7 @@ from coordkit.routing.client_pubsub import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
-from coordkit.routing.plan import Plan, Question
+from coordkit.routing.plan import Plan, Question, first
 from coordkit.routing.readers import ReadFrom, check_balance
 from coordkit.routing.replicated import ReplicatedWay, replicated
 from coordkit.routing.replication import Terms
@@ -169,11 +169,13 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             return self._ways[shard].execute(args, options, self._epoch)
         plan = self._plan(args, options)
         if len(plan.parts) == 1:
+            part, decided = plan.parts[0], self._epoch
             if self._touch is not None:
-                run(self._bring(plan.keys()))
-            part = plan.parts[0]
+                decided = run(self._bring(plan.keys())).get(part.shard, decided)
             way = self._ways_where(plan.keys())[part.shard]
-            return plan.join([way.execute(part.args, part.options, self._epoch)])
+            return plan.join([way.execute(part.args, part.options, decided)])
+        if plan.in_turn:
+            return self._in_turn(plan)
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
@@ -247,6 +249,15 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
     ) -> None:
         self.close()
 
+    def _in_turn(self, plan: Plan) -> Any:
+        """Do one part after the other."""
+        replies: list[Any] = []
+        for part in plan.parts:
+            gathering = Gathering()
+            gathering.add(plan._replace(parts=(part,), join=first))
+            replies += gathering.settle(exchange(self._at_primaries, gathering, decided=self._epoch))
+        return plan.settle(replies)
+
     def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         return self._ways[shard].execute(args, options, self._epoch)
 
@@ -313,7 +324,7 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
                 gathering = self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
-                self._bring(gathering.keys())
+                gathering.decided.update(self._bring(gathering.keys()))
             else:
                 run(self._shards._bring_for(gathering))  # noqa: SLF001  its own client's
             if self._held is not None:
@@ -379,7 +390,8 @@ def exchange(
     """
     batches = gathering.batches
     deliveries = [
-        ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
+        ways[shard].delivery(batches[shard], transaction=transaction, decided=gathering.decided.get(shard, decided))
+        for shard in sorted(batches)
     ]
     try:
         for delivery in deliveries:

@@ -30,7 +30,7 @@ from coordkit.routing.client_pubsub_aio import ShardedPubSub
 from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
-from coordkit.routing.plan import Plan, Question
+from coordkit.routing.plan import Plan, Question, first
 from coordkit.routing.readers import ReadFrom, check_balance
 from coordkit.routing.replicated_aio import ReplicatedWay, replicated
 from coordkit.routing.replication import Terms
@@ -154,11 +154,13 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
             return await self._ways[shard].execute(args, options, self._epoch)
         plan = await self._plan(args, options)
         if len(plan.parts) == 1:
+            part, decided = plan.parts[0], self._epoch
             if self._touch is not None:
-                await self._bring(plan.keys())
-            part = plan.parts[0]
+                decided = (await self._bring(plan.keys())).get(part.shard, decided)
             way = self._ways_where(plan.keys())[part.shard]
-            return plan.join([await way.execute(part.args, part.options, self._epoch)])
+            return plan.join([await way.execute(part.args, part.options, decided)])
+        if plan.in_turn:
+            return await self._in_turn(plan)
         gathering = Gathering()
         gathering.add(plan)
         if self._touch is not None:
@@ -235,6 +237,15 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
     ) -> None:
         await self.aclose()
 
+    async def _in_turn(self, plan: Plan) -> Any:
+        """Do one part after the other."""
+        replies: list[Any] = []
+        for part in plan.parts:
+            gathering = Gathering()
+            gathering.add(plan._replace(parts=(part,), join=first))
+            replies += gathering.settle(await exchange(self._at_primaries, gathering, decided=self._epoch))
+        return plan.settle(replies)
+
     async def _send(self, shard: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         return await self._ways[shard].execute(args, options, self._epoch)
 
@@ -301,7 +312,7 @@ class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  
                 gathering = await self._gather(commands)
             if transaction or self._held is not None:
                 gathering.check_one_shard(self._watched)
-                await self._bring(gathering.keys())
+                gathering.decided.update(await self._bring(gathering.keys()))
             else:
                 await self._shards._bring_for(gathering)  # noqa: SLF001  its own client's
             if self._held is not None:
@@ -367,7 +378,8 @@ async def exchange(
     """
     batches = gathering.batches
     deliveries = [
-        ways[shard].delivery(batches[shard], transaction=transaction, decided=decided) for shard in sorted(batches)
+        ways[shard].delivery(batches[shard], transaction=transaction, decided=gathering.decided.get(shard, decided))
+        for shard in sorted(batches)
     ]
     try:
         waiting = [delivery for delivery in deliveries if not delivery.take_now()]

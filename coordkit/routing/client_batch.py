@@ -35,6 +35,7 @@ class Gathering:
 
     def __init__(self) -> None:
         self.batches: dict[str, list[Command]] = {}
+        self.decided: dict[str, int] = {}  # by what, where that is not the epoch alone: keys were brought
         self._asked: list[Plan | str] = []  # a command that goes to one shard as it is stands as that shard's name
         self._left_out: dict[tuple[int, int], Exception] = {}  # by which command and which part of it
 

@@ -31,9 +31,9 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
     async def watch(self, *names: Any) -> Any:
         """Watch keys of one shard, on which all commands have to be until `execute`; CrossShardError names keys."""
         shard = self._to_watch(names)
-        await self._bring(names)
+        decided = (await self._bring(names)).get(shard, self._shards.epoch)
         if self._held is None:
-            self._held = Held(self._shards._ways[shard], self._shards.epoch)  # noqa: SLF001  its own client's
+            self._held = Held(self._shards._ways[shard], decided)  # noqa: SLF001  its own client's
         self._held.watching = True
         return await _only(self._held, ("WATCH", *names), {})
 
@@ -59,10 +59,13 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
         await self._bring(plan.keys())
         return plan.settle([await _only(held, part.args, part.options) for part in plan.parts])
 
-    async def _bring(self, keys: Sequence[Any]) -> None:
-        """Bring those of ``keys`` that are of slots that move, before anything is sent about them."""
+    async def _bring(self, keys: Sequence[Any]) -> Mapping[str, int]:
+        """Bring those of ``keys`` that are of slots that move, before anything is sent about them.
+
+        What is held was made before they were looked for, so that it finds them there for as long as it lasts.
+        """
         with outdated_is_lost(self._held):
-            await self._shards._bring(keys)  # noqa: SLF001  its own client's
+            return await self._shards._bring(keys)  # noqa: SLF001  its own client's
 
     async def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
         delivery, replies = await held.run(gathering.batches.get(held.shard, []), transaction=True)

@@ -25,6 +25,7 @@ from coordkit.routing.client_live_parts import (
     greeting,
     replica_fence,
 )
+from coordkit.routing.client_live_scan import Scanning
 from coordkit.routing.live import Live
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms
@@ -40,7 +41,7 @@ GreetOf = Callable[[str], Greet]
 """Gives what the new connections to a shard are greeted with."""
 
 
-class LiveShardedRedis(LiveDirectory["redis.Redis"], ShardedRedis):
+class LiveShardedRedis(Scanning, LiveDirectory["redis.Redis"], ShardedRedis):
     """Route over the shards of a live topology; what `ShardedRedis.from_topology` returns, which says what it is given.
 
     An operation belongs to one epoch: placement, shards and connections are those of the topology that was adopted when

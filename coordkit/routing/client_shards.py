@@ -16,7 +16,7 @@ from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_checks import check_clients, check_placement, named_kind, terms_of
 from coordkit.routing.client_refusals import Refusals
 from coordkit.routing.client_replicas import Servers, primary_of, servers_of, without_fence
-from coordkit.routing.first_touch import FirstTouch, MovingRouter
+from coordkit.routing.first_touch import FirstTouch
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.placement import Placement
@@ -31,6 +31,7 @@ from coordkit.routing.replies import is_kept
 from coordkit.routing.router import Router
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Move
+from coordkit.routing.topology_router import TopologyRouter
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -238,33 +239,37 @@ class Directory(Refusals, Generic[C]):
             ways = {**ways, **self._ways_of_same(before)}
         servers = None if before is None else before._servers  # noqa: SLF001  it is one of us
         self._servers.take_over(ways, servers, fence_of or without_fence)
-        if fence_of is not None and topology.moves:
-            self._bring_keys(topology)
+        if fence_of is not None:
+            self._router = TopologyRouter.of(topology, self._encoder)
         self._ways = self._at_primaries = self._servers.ways(self._options, self._router.kind_of)
+        if fence_of is not None and topology.moves:
+            self._bring_keys()
 
-    def _bring_keys(self, topology: Topology) -> None:
-        encoder = self._encoder
-        router = MovingRouter(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
-        router.moving = frozenset(topology.moving)
-        self._router = router
+    def _bring_keys(self) -> None:
         ports = {name: self._port(name) for name in self._shards}  # and not ourselves, which have what this is for
         self._touch = FirstTouch(self._runtime, lambda name, _: ports[name])
 
-    def _port(self, shard: str) -> Any:
+    def _port(self, shard: str, decided: int | None = None) -> Any:
         """Return the way to a shard for scripts and for keys that are brought, as this client's topology decides."""
-        return self._port_type(self._servers.primaries[shard], self._epoch, _redis.patience(self._shards[shard]))
+        epoch = self._epoch if decided is None else decided
+        return self._port_type(self._servers.primaries[shard], epoch, _redis.patience(self._shards[shard]))
 
-    async def _bring(self, keys: Sequence[Any]) -> None:
-        """Bring those of ``keys`` that are of slots that move; awaits ports only."""
-        if self._touch is not None and self._topology is not None:
-            await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
+    async def _bring(self, keys: Sequence[Any]) -> Mapping[str, int]:
+        """Bring those of ``keys`` that are of slots that move; awaits ports only.
+
+        Return what a command on them is decided by, where that is not the epoch alone.
+        """
+        if self._touch is None or self._topology is None:
+            return {}
+        return await self._touch.ensure(self._topology, map(self._router.bytes_of, keys))
 
     async def _bring_for(self, gathering: Gathering) -> None:
         """Bring the keys of what is gathered; what needs keys that cannot be brought is not sent, and has the error."""
         if self._touch is None or self._topology is None:
             return
         bytes_of = self._router.bytes_of
-        failed = await self._touch.failing(self._topology, map(bytes_of, gathering.keys()))
+        brought, failed = await self._touch.failing(self._topology, map(bytes_of, gathering.keys()))
+        gathering.decided.update(brought)
         if failed:
             gathering.leave_out(lambda name: failed.get(bytes_of(name)))
 

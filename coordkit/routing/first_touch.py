@@ -5,42 +5,22 @@ slots have one target each, so what was on one shard before is on one shard agai
 it. Replicas are not read for such slots: the source's have what is gone, the target's lag behind.
 
 A command that reads or writes keys that it does not name (SORT BY, a script with names of its own making) finds them
-only if somebody has brought them. SCAN, KEYS, DBSIZE and the like see a key at the source or at the target, and while
-it is being brought at neither or both. The keys in which each shard keeps its epoch and its moves are never brought.
+only if somebody has brought them. What SCAN and the like see says `coordkit.routing.topology_router`. The keys in which
+each shard keeps its epoch and its moves are never brought.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
+from coordkit.routing.decision import Decision
 from coordkit.routing.fence import is_local
 from coordkit.routing.moving import Carrier
-from coordkit.routing.router import Router
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import slot_of
 from coordkit.routing.topology import Topology
-
-
-class MovingRouter(Router):
-    """Routes by a topology in which slots move: a command on a key of theirs is planned, so that its keys are known."""
-
-    moving: frozenset[int] = frozenset()
-
-    def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
-        """Return the shard of a command that goes there as it is; None for any other."""
-        shard = super().shard_of_first_key(args)
-        return None if shard is not None and self.slot(args[1]) in self.moving else shard
-
-    def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
-        """Return the shards of commands that all go there as they are; None if one does not."""
-        shards = super().shards_of_first_keys(commands)
-        moving = self.moving
-        if shards is not None and any(self.slot(args[1]) in moving for args, _ in commands):
-            return None
-        return shards
 
 
 class FirstTouch:
@@ -54,23 +34,37 @@ class FirstTouch:
         self._port = port
         self._carriers: tuple[Topology | None, dict[int, Carrier]] = None, {}
 
-    async def ensure(self, topology: Topology, keys: Iterable[bytes]) -> None:
-        """Return once those of ``keys`` that are moving are where ``topology.serving`` says.
+    async def ensure(self, topology: Topology, keys: Iterable[bytes]) -> dict[str, Decision]:
+        """Return once those of ``keys`` that are moving are where ``topology.serving`` says; say where, and how long.
 
         Raises Outdated, upon which the command is planned anew by a newer topology, and what `Carrier.ensure` raises.
         """
+        brought: dict[str, Decision] = {}
         for number, some in _by_move(topology, keys).items():
-            await self._carrier(topology, number).ensure(some)
+            await self._ensure(topology, number, some, brought)
+        return brought
 
-    async def failing(self, topology: Topology, keys: Iterable[bytes]) -> dict[bytes, CoordError]:
-        """Bring keys as `ensure` does; return the error for each key of a move whose keys could not be brought."""
+    async def failing(
+        self, topology: Topology, keys: Iterable[bytes]
+    ) -> tuple[dict[str, Decision], dict[bytes, CoordError]]:
+        """Bring keys as `ensure` does; return the error for each key of a move whose keys could not be brought, too."""
+        brought: dict[str, Decision] = {}
         failed: dict[bytes, CoordError] = {}
         for number, some in _by_move(topology, keys).items():
             try:
-                await self._carrier(topology, number).ensure(some)
+                await self._ensure(topology, number, some, brought)
             except CoordError as error:
                 failed.update(dict.fromkeys(some, error))
-        return failed
+        return brought, failed
+
+    async def _ensure(
+        self, topology: Topology, number: int, keys: Sequence[bytes], brought: dict[str, Decision]
+    ) -> None:
+        carrier = self._carrier(topology, number)
+        made, target = await carrier.ensure(keys), carrier.move.target
+        if target in brought:
+            made = min(made, brought[target].made)
+        brought[target] = Decision(topology.epoch, made)
 
     def _carrier(self, topology: Topology, number: int) -> Carrier:
         # A carrier decides by one topology, as the command does: by a later one its connections would let it act on a

@@ -55,7 +55,7 @@ def _summed(replies: Sequence[Any]) -> Any:
     return [sum(map(int, items)) if i % 2 else items[0] for i, items in enumerate(zip(*replies, strict=True))]
 
 
-def _any_key(replies: Sequence[Any]) -> Any:
+def any_key(replies: Sequence[Any]) -> Any:
     """Choose among the random keys of the shards, by how many keys each has; ``replies`` are both, in turn."""
     sizes, keys = replies[::2], replies[1::2]
     held = [(key, size) for key, size in zip(keys, sizes, strict=True) if key is not None]
@@ -92,7 +92,7 @@ TOGETHER: dict[str, Together] = {
     **_table("merge", _everywhere, "whether all shards have it", "SCRIPT|EXISTS"),
     **_table("merge", _summed, "the sum over all shards, by channel", "PUBSUB|NUMSUB PUBSUB|SHARDNUMSUB"),
     **_table("merge", max, "the greatest number of any shard", "PUBSUB|NUMPAT ACL|DELUSER"),
-    **_table("merge", _any_key, "one of the shards' own, by how many keys each has", "RANDOMKEY"),
+    **_table("merge", any_key, "one of the shards' own, by how many keys each has", "RANDOMKEY"),
 }
 
 # Sent to the shard of their first argument, though that is no key.

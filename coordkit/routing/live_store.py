@@ -12,7 +12,7 @@ as after any broken one, and listens at the new owner.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from coordkit._ports import Call, Confirm, Form, Runtime, Store
@@ -72,12 +72,13 @@ class LiveStore(ShardedStore):
             moves = any(moment._move_of(key) for key in call.keys)  # noqa: SLF001  one library
             places.setdefault((moves, moment.shard_for(call.keys[0])), []).append(i)
         for (moves, shard), mine in sorted(places.items()):  # what stays waits for nothing that moves
+            decided = moment.epoch
             try:
                 if moves:
-                    mine = await self._brought(moment, calls, mine, until, replies)  # noqa: PLW2901  the others have failed
+                    mine, decided = await self._brought(moment, calls, mine, until, replies)  # noqa: PLW2901  the others have failed
                     if not mine:
                         continue
-                answered = await moment._port(shard).run_many([calls[i][1] for i in mine])  # noqa: SLF001  one library
+                answered = await moment._port(shard, decided).run_many([calls[i][1] for i in mine])  # noqa: SLF001  one library
             except Outdated:  # and by the newer topology they may be on several shards
                 answered = [await self._settled(*calls[i]) for i in mine]
             except CoordError as error:  # this shard's affair
@@ -90,29 +91,32 @@ class LiveStore(ShardedStore):
 
     async def _brought(
         self, moment: Any, calls: Sequence[tuple[str, Call]], mine: Sequence[int], until: float, replies: list[Any]
-    ) -> list[int]:
+    ) -> tuple[list[int], int]:
         """Bring the keys of some calls: all at once, or where that fails each on its own, as long as there is time.
 
-        Return those whose keys were brought; what became of the others stands in their replies.
+        Return those whose keys were brought, and by what they are decided; what became of the others stands in their
+        replies. All are of one shard.
         """
         try:
-            await moment._bring([key for i in mine for key in calls[i][1].keys])  # noqa: SLF001  one library
+            by = await moment._bring([key for i in mine for key in calls[i][1].keys])  # noqa: SLF001  one library
         except CoordError as error:
             failed: CoordError = error
         else:
-            return list(mine)
+            return list(mine), _one(by, moment.epoch)
         brought: list[int] = []
+        decided = moment.epoch
         for i in mine:
             replies[i] = failed
             if len(mine) == 1 or self._runtime.now() >= until:
                 continue
             try:
-                await moment._bring(calls[i][1].keys)  # noqa: SLF001  one library
+                by = await moment._bring(calls[i][1].keys)  # noqa: SLF001  one library
             except CoordError as error:
                 replies[i] = error
             else:
                 brought.append(i)
-        return brought
+                decided = decided if brought[1:] else _one(by, decided)  # the first, which holds for the fewest
+        return brought, decided
 
     async def _settled(self, name: str, call: Call) -> Any:
         try:
@@ -126,12 +130,17 @@ class LiveStore(ShardedStore):
             while True:
                 check_one_shard(moment, name, call.keys)  # by this very moment: what was one shard may be two
                 try:
-                    await moment._bring(call.keys)  # noqa: SLF001  one library
-                    return await ask(moment._port(moment.shard_for(call.keys[0])))  # noqa: SLF001  one library
+                    decided = _one(await moment._bring(call.keys), moment.epoch)  # noqa: SLF001  one library
+                    return await ask(moment._port(moment.shard_for(call.keys[0]), decided))  # noqa: SLF001  one library
                 except Outdated as outdated:
                     moment = await self._live.newer(outdated)
         except (StoreUnavailable, StoreRefused) as error:
             raise _meant(name, error) from error.__cause__
+
+
+def _one(decided: Mapping[str, int], epoch: int) -> int:
+    """Return by what a script is decided whose keys are of one shard."""
+    return min(decided.values(), default=epoch)
 
 
 def _meant(name: str, error: CoordError) -> CoordError:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from coordkit._ports import Runtime
-from coordkit.errors import CoordError
+from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.barrier import Barrier
-from coordkit.routing.fence import drop_connections, is_local, raise_epoch, replicas_of, settle
+from coordkit.routing.fence import Raised, drop_connections, is_local, raise_epoch, replicas_of, settle
+from coordkit.routing.flushed import flushed
 from coordkit.routing.leftovers import data_of, drop_leftovers
 from coordkit.routing.moving import AT_ONCE, Brought, Carrier
 from coordkit.routing.pace import Pace
@@ -63,6 +64,7 @@ class Mover:
         self._copies = {} if copies is None else copies
         self._taken: list[bytes] = []  # and not removed at the source yet
         self._taken_size = 0
+        self._taken_by = ""  # which data the target had when the first of them was
         self._runtime = runtime
         self._topology = topology
         self._move = move
@@ -95,6 +97,8 @@ class Mover:
             self._progress.phase = "closing"
         # Also one that is over: whoever closed it may have ended before the move that it rolls back was closed.
         await self.carrier.close()
+        # Who routes by the move would take it for open, where others write by what the topology says then.
+        await self._secure_target()
         for port in (self._target, self._source):
             await settle(port, self._topology, self._move.number, replicas=self._copies.get(port.shard, 0))
 
@@ -122,7 +126,16 @@ class Mover:
         again = partial(self._step, "clear again")
         await drop_leftovers(self._runtime, shard, self._topology, slots, epoch=epoch, step=again)
 
-    async def _raise(self, port: ShardPort) -> None:
+    async def _secure_target(self) -> None:
+        """Return once all replicas of the target have what it was told so far, and its disk, where it has a file.
+
+        The epoch is written once more: who has that has all that was written before.
+        """
+        raised = await self._raise(self._target)
+        if not raised.on_disk:
+            await flushed(self._runtime, self._target)
+
+    async def _raise(self, port: ShardPort) -> Raised:
         await self._see_replicas(port)
         replicas, disk = self._copies[port.shard], port.shard not in self._off_disk
         raised = await raise_epoch(port, self._topology, self._move.number, replicas=replicas, disk=disk)
@@ -134,6 +147,7 @@ class Mover:
                 f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
                 "has gone on; read the topology again",
             )
+        return raised
 
     async def _see_replicas(self, port: ShardPort) -> None:
         self._copies[port.shard] = max(self._copies.get(port.shard, 0), await replicas_of(port))
@@ -167,14 +181,20 @@ class Mover:
         return found
 
     async def _settle(self) -> None:
-        """Remove at the source what was brought, once all replicas of the target have it, and its disk if that tells.
+        """Remove at the source what was brought, once all replicas of the target have it, and its disk.
 
-        The wait is for many keys at once: a file that is written out each second costs up to a second.
+        The wait is for many keys at once: a file that is written out each second costs up to two.
         """
         if not self._taken:
             return
-        # The epoch is written once more: who has that has all that was written before.
-        await self._raise(self._target)
+        await self._secure_target()
+        if await data_of(self._runtime, self._target) != self._taken_by:
+            self._taken, self._taken_size = [], 0
+            raise StoreUnavailable(
+                self._target.shard,
+                "it was restarted or failed over, and may lack what was brought last; nothing of that was removed at "
+                f"{self._source.shard!r}, and it is brought again",
+            )
         for at in range(0, len(self._taken), _REMOVED_AT_ONCE):
             await self.carrier.remove(self._taken[at : at + _REMOVED_AT_ONCE])
         self._taken, self._taken_size = [], 0
@@ -194,6 +214,8 @@ class Mover:
         width = self._pace.keys_at_once(AT_ONCE)
         for at in range(0, len(keys), width):
             self._step("bring")
+            if not self._taken:
+                self._taken_by = await data_of(self._runtime, self._target)
             some = keys[at : at + width]
             brought = await self.carrier.bring(some, remove=False)
             if brought.over:

@@ -7,8 +7,8 @@ client that wants it, or by the mover, which goes through all. Both do the same:
 2. *read* the others at the source: DUMP and PTTL;
 3. *take* at the target, in one script for each batch: a key that is not marked is marked and restored, one that is
    marked is left alone;
-4. the mover alone: *remove* at the source, once all replicas of the target have it, where it has any. A client leaves
-   that to the mover: a failover of the target then costs no more than its own last writes.
+4. the mover alone: *remove* at the source, once the target's replicas have it, and its append-only file. A client
+   leaves that to the mover: a failover of the target then costs no more than its own last writes.
 
 Each step may be repeated, by anybody, in any order with those of others. What could go wrong, and why it does not:
 
@@ -21,6 +21,9 @@ Each step may be repeated, by anybody, in any order with those of others. What c
 - A late removal would remove something newer: there is nothing newer at the source, where nobody writes keys of these
   slots while the move lasts. The fence sees to that: all connections of those who still wrote there were dropped
   *before* the move was opened on the target (``move_begin.lua``), and nothing is taken before that.
+- A target that starts anew, or fails over, may have lost its last takes. Nothing was removed at the source before the
+  target's replicas and disk had it, and who had taken it looks again (`mover`); nor is what a client remembers relied
+  on over connections that were made later (`decision`). So what is lost is what had happened there since, as ever.
 - What is at the target and not marked is left over from another time, because whoever writes there brings the key
   first: it is replaced, or removed if the source has no such key. The mover comes only to keys that the source has, so
   what is left over of others is dropped before the move begins (`leftovers`).
@@ -65,7 +68,11 @@ AT_ONCE = 64
 BYTES_AT_ONCE = 1 << 20
 """Bytes of values in one script; a single key may have more."""
 
+_READ_AT_ONCE = 4 << 20  # bytes of memory of keys that are read in one pipeline; a single key may have more
+_FEW = 8  # keys in one pipeline where the source does not tell how large they are
+
 _PAUSE, _LONGEST = 0.005, 0.2  # seconds between two looks whether a move has begun
+_GONE = -2  # what PTTL says of a key that is not there
 _SHARP, _TRIES = 0.1, 3  # seconds within which a time to live is known exactly enough, and how often that is tried
 _REMEMBERED = 1 << 16  # keys that a client knows to be brought; then it forgets them all
 
@@ -125,28 +132,32 @@ class Carrier:
         self._moves = local_key(topology, "moves")
         self._marks = local_key(topology, f"moved:{move.number}")
         self._former = local_key(topology, f"moved:{move.undoes}") if move.undoes else None
-        self._known: set[bytes] = set()
-        self._over = False
+        self._known = _Known(0)
+        self._sizes = True  # whether the source tells how large a key is
 
     # -- for clients, before a command
 
-    async def ensure(self, keys: Iterable[bytes]) -> None:
+    async def ensure(self, keys: Iterable[bytes]) -> int:
         """Return once all ``keys`` are at the target; raise StoreUnavailable if they cannot be brought.
 
-        Costs nothing for keys that this carrier knows to be there, one round trip if they are, else three.
+        What is returned is how many connections to the target had been made before it was asked: over a later one the
+        keys need not be there (`coordkit.routing.decision`). Costs nothing for keys that this carrier knows to be
+        there, one round trip if they are, else three.
         """
-        if self._over:
-            return
-        missing = [key for key in dict.fromkeys(keys) if key not in self._known]
+        made = self._target.made
+        known = self._known
+        if known.made != made:
+            known = self._known = _Known(made)
+        missing = [] if known.over else [key for key in dict.fromkeys(keys) if key not in known.keys]
         if not missing:
-            return
+            return made
         if (await self.bring(missing, remove=False)).over:
-            self._over = True
-            self._known = set()
-            return
-        if len(self._known) + len(missing) > _REMEMBERED:
-            self._known = set()
-        self._known.update(missing)
+            known.over = True
+        elif len(known.keys) + len(missing) > _REMEMBERED:
+            known.keys = set(missing)
+        else:
+            known.keys.update(missing)
+        return made
 
     # -- for clients and the mover
 
@@ -160,35 +171,58 @@ class Carrier:
         return total
 
     async def _bring(self, keys: Sequence[bytes], *, remove: bool) -> Brought:
-        found = await self._found(keys)
-        if found is None:
+        looked = await self._look(keys)
+        if looked is None:
             return Brought(over=True)
         taken = Brought()
-        for batch in _batches(found):
-            one = await self._take(batch)
-            if one.over:
-                return one
-            taken = taken.plus(one)
+        portions = await self._portions([key for key, mark in zip(keys, looked.marks, strict=True) if not mark])
+        for some in portions:
+            found = await self._found(some, looked if len(portions) == 1 else await self._look(some))
+            if found is None:
+                return Brought(over=True)
+            for batch in _batches(found):
+                one = await self._take(batch)
+                if one.over:
+                    return one
+                taken = taken.plus(one)
         if remove:
             await self.remove(keys)  # those that were marked as well: whoever brought them has left them
         return taken
 
-    async def _found(self, keys: Sequence[bytes]) -> list[_Read] | None:
-        """Look, and read what is not marked; None if the move is over. The module's docstring says why twice."""
-        tries = 0
-        while True:
-            looked = await self._look(keys)
-            if looked is None:
-                return None
-            sent, time, marked = looked
-            read = await self._read([key for key, mark in zip(keys, marked, strict=True) if not mark])
-            took = self._runtime.now() - sent
-            tries += 1
-            if took <= _SHARP or tries == _TRIES:
-                present = time + math.ceil(took * 1000)
-                return [each._replace(ends=present + each.ends if each.ends >= 0 else 0) for each in read]
+    async def _portions(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        """Return which keys to read together: so many that no server, nor we, have to hold or send too much at once."""
+        if len(keys) > 1 and self._sizes:
+            sizes = await self._source.ask([(b"MEMORY", b"USAGE", key) for key in keys])
+            self._sizes = not any(isinstance(size, Exception) for size in sizes)  # else it is not allowed to
+            if self._sizes:
+                return _portioned(keys, [int(size or 0) for size in sizes])
+        return [list(keys[at : at + _FEW]) for at in range(0, len(keys), _FEW)]
 
-    async def _look(self, keys: Sequence[bytes]) -> tuple[float, int, list[int]] | None:
+    async def _found(self, keys: Sequence[bytes], looked: _Looked | None) -> list[_Read] | None:
+        """Read at the source after a look at the target; None if the move is over.
+
+        Where that took too long to know how long they live, that alone is asked again: what they are does not change.
+        """
+        read: list[_Read] | None = None
+        tries = 0
+        while looked is not None:
+            read = await self._read(keys) if read is None else await self._timed(read)
+            took = self._runtime.now() - looked.sent
+            tries += 1
+            if took <= _SHARP or tries == _TRIES or all(each.ends < 0 for each in read):
+                present = looked.time + math.ceil(took * 1000)
+                return [each._replace(ends=present + each.ends if each.ends >= 0 else 0) for each in read]
+            looked = await self._look(keys)
+        return None
+
+    async def _timed(self, read: Sequence[_Read]) -> list[_Read]:
+        lefts = await self.replies(self._source, [(b"PTTL", each.key) for each in read])
+        return [
+            each._replace(ends=int(left), value=b"" if left == _GONE else each.value)
+            for each, left in zip(read, lefts, strict=True)
+        ]
+
+    async def _look(self, keys: Sequence[bytes]) -> _Looked | None:
         """Return when we asked, the target's time in ms, and which keys are marked; None if the move is over."""
         until = self._runtime.now() + self._patience
         pause = _PAUSE
@@ -197,7 +231,7 @@ class Carrier:
             sent = self._runtime.now()
             state, time, *marked = await self._asked(self._target, call)
             if state == b"open":
-                return sent, int(time), [int(mark) for mark in marked]
+                return _Looked(sent, int(time), [int(mark) for mark in marked])
             if state == b"over":
                 return None
             if self._runtime.now() >= until:
@@ -222,7 +256,7 @@ class Carrier:
         )
         found = []
         for key, value, left in zip(keys, read[::2], read[1::2], strict=True):
-            gone = left == -2 or key in kept  # between the two it may have ended
+            gone = left == _GONE or key in kept  # between the two it may have ended
             found.append(_Read(key, b"" if gone or value is None else bytes(value), int(left), kept=key in kept))
         return found
 
@@ -307,11 +341,39 @@ class Carrier:
         return await replies(self._runtime, port, commands)
 
 
+class _Known:
+    """What a client knows of the target, as long as no more connections to it are made than ``made``."""
+
+    def __init__(self, made: int) -> None:
+        self.made = made
+        self.keys: set[bytes] = set()  # that were brought
+        self.over = False  # all were
+
+
+class _Looked(NamedTuple):
+    sent: float  # when we asked
+    time: int  # of the target then or later, in ms
+    marks: list[int]
+
+
 class _Read(NamedTuple):
     key: bytes
     value: bytes
     ends: int  # in so many ms, negative if never; then when, by the target's clock, 0 if never
     kept: bool
+
+
+def _portioned(keys: Sequence[bytes], sizes: Sequence[int]) -> list[list[bytes]]:
+    """Return keys in portions of limited size."""
+    portions: list[list[bytes]] = []
+    total = 0
+    for key, size in zip(keys, sizes, strict=True):
+        total += size
+        if not portions or total > _READ_AT_ONCE:
+            portions.append([])
+            total = size
+        portions[-1].append(key)
+    return portions
 
 
 def _batches(found: Sequence[_Read]) -> Iterator[list[_Read]]:

@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     action: Literal["route", "split", "broadcast", "merge", "reply"]
     parts: tuple[Part, ...]
     join: Join = first
+    in_turn: bool = False  # each part is sent when the one before was answered, where it is not in a pipeline
 
     def keys(self) -> list[Any]:
         """Return the keys that it is about, as they were given; none for a broadcast."""

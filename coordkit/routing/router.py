@@ -24,7 +24,7 @@ from coordkit.routing.placement import Placement
 from coordkit.routing.placements.slot_map import SlotMap
 from coordkit.routing.plan import Explanation, Part, Plan, Question
 from coordkit.routing.reads import OTHER, Kinds
-from coordkit.routing.scanning import scan_plan
+from coordkit.routing.scanning import mark_of, scan_plan
 from coordkit.routing.slots import BRACE, tagged
 
 # Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
@@ -197,7 +197,7 @@ class Router:
     def _without_key(self, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         shards = self.placement.shards
         if name == "SCAN":
-            return scan_plan(shards, wire_arguments(args), options)
+            return scan_plan([(shard, frozenset()) for shard in shards], mark_of(shards), wire_arguments(args), options)
         together = TOGETHER.get(name)
         if together is None:
             raise refused(name, container=name in self._containers)

@@ -29,6 +29,11 @@ class ShardPort(Protocol):
         """How long an answer may take, in seconds; infinite where the client sets no bound."""
         ...
 
+    @property
+    def made(self) -> int:
+        """How many connections have been made so far (see `decision`)."""
+        ...
+
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one pipeline on one connection; a refusal stands in the list in its place.
 

@@ -25,6 +25,7 @@ from coordkit.errors import CoordError
 from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch
 from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
+from coordkit.routing.decision import is_too_new
 from coordkit.routing.replies import QUICK, Packer, callback_of, parsed, speaks_plainly
 from coordkit.routing.way_sending import Sending
 
@@ -37,7 +38,8 @@ class Way(Lines):
 
     ``greet`` is called on each connection before anybody uses it, with what asks on that connection
     (``ask("GET", "key")`` returns the reply as the client decodes it, or raises redis-py's error); it returns the epoch
-    of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent.
+    of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent. So does
+    who brought keys first, where the connection was made after that (`coordkit.routing.decision`).
     """
 
     def __init__(self, name: str, client: Any, *, greet: Greet | None = None, breaker: Breaker | None = None) -> None:
@@ -73,7 +75,8 @@ class Way(Lines):
         except IndexError:
             wire = self._taken(decided)
         else:
-            if wire.epoch > decided or present - wire.made >= _redis.MAX_AGE or wire.is_stale():
+            too_new = wire.epoch > decided if type(decided) is int else is_too_new(wire, decided)
+            if too_new or present - wire.made >= _redis.MAX_AGE or wire.is_stale():
                 wire = self._instead(wire, decided)
         try:
             reply = self._undecoded(wire, data) if "NEVER_DECODE" in options else wire.ask(data)
@@ -198,13 +201,13 @@ class Way(Lines):
             raise unanswered(self.name, error, sent=False) from error
 
     def _instead(self, wire: Wire, decided: int) -> Wire:
-        if wire.epoch > decided:
+        if is_too_new(wire, decided):
             self._checked(wire, decided)
         self._close(wire)
         return self._taken(decided)
 
     def _checked(self, wire: Wire, decided: int) -> Wire:
-        if wire.epoch > decided:
+        if is_too_new(wire, decided):
             self.give_back(wire)
             raise Outdated(self.name, wire.epoch, decided)
         return wire
@@ -220,9 +223,11 @@ class Way(Lines):
             connection.connect()
             wire = (wire_on if speaks_plainly(connection) else Wire)(connection, began, self._patience)
             wire.bound(self._patience)
-            self.connected += 1
             if self._greet is not None:
                 wire.epoch = self._greet(_Asking(self, wire))
+            with self._counting:  # now that it is certainly made
+                self.connected += 1
+                wire.number = self.connected
         except BaseException as error:
             self._count_closed()
             if connection is not None:

@@ -29,6 +29,7 @@ from coordkit.errors import CoordError
 from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch
 from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, is_unreached, tripped, unanswered
+from coordkit.routing.decision import is_too_new
 from coordkit.routing.replies import QUICK, Packer, callback_of, parsed, speaks_plainly
 from coordkit.routing.way_sending_aio import Sending
 
@@ -42,6 +43,7 @@ class Way(Lines):
     ``greet`` is awaited on each connection before anybody uses it, with what asks on that connection
     (``await ask("GET", "key")`` returns the reply as the client decodes it, or raises redis-py's error); it returns the
     epoch of the topology that the connection has seen. Who routed by an older one gets Outdated, and nothing is sent.
+    So does who brought keys first, where the connection was made after that (`coordkit.routing.decision`).
     """
 
     def __init__(self, name: str, client: Any, *, greet: Greet | None = None, breaker: Breaker | None = None) -> None:
@@ -125,7 +127,7 @@ class Way(Lines):
         wire = home.shared
         if wire is None or not wire.usable or present - wire.made >= _redis.MAX_AGE:
             return None
-        if wire.epoch > decided:
+        if wire.epoch > decided if type(decided) is int else is_too_new(wire, decided):
             raise Outdated(self.name, wire.epoch, decided)
         return wire
 
@@ -135,7 +137,7 @@ class Way(Lines):
         Raise redis-py's errors and Outdated.
         """
         wire = await self._share(self._home())
-        if wire is not None and wire.epoch > decided:
+        if wire is not None and is_too_new(wire, decided):
             raise Outdated(self.name, wire.epoch, decided)
         return wire
 
@@ -178,7 +180,7 @@ class Way(Lines):
         except BaseException:
             home.busy -= 1
             raise
-        if wire.epoch > decided:
+        if is_too_new(wire, decided):
             self.give_back(wire)
             raise Outdated(self.name, wire.epoch, decided)
         return wire
@@ -308,7 +310,6 @@ class Way(Lines):
             raise
         home.used = now()
         wire = (wire_on if speaks_plainly(connection) else Wire)(connection, home.used)
-        self.connected += 1
         if self._greet is not None:
             home.watch.begin(wire, home.used + _redis.patience(self._client))
             try:
@@ -319,6 +320,8 @@ class Way(Lines):
                 await _lost(home, wire, error)
                 raise
             home.watch.end(wire)
+        self.connected += 1  # now that it is certainly made
+        wire.number = self.connected
         return wire
 
     def _first_packer(self) -> Packer:

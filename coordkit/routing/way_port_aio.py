@@ -33,6 +33,10 @@ class WayPort:
         self._way = way
         self._decided = decided
 
+    @property
+    def made(self) -> int:
+        return self._way.connected
+
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         delivery = self._way.delivery(
             [(command, RAW) for command in commands], transaction=False, decided=self._decided

@@ -271,10 +271,10 @@ async def test_a_lock_that_cannot_be_brought_fails_alone(cluster: Cluster, flavo
     moment, store = shards._live.now, flavour.Fence(shards, moving.name)._core._store
     bring = moment._bring
 
-    async def partly(keys: Any) -> None:
+    async def partly(keys: Any) -> Any:
         if stuck in keys:
             raise StoreUnavailable(moving.name, "its source is down")
-        await bring(keys)
+        return await bring(keys)
 
     moment._bring = partly
     calls = [(moving.name, Call(INCR, (key,), ())) for key in (stuck, brought)]

@@ -50,6 +50,10 @@ class Between:
         self._port, self._before, self._what, self._after = port, before, what, after
         self.shard, self.patience = port.shard, port.patience
 
+    @property
+    def made(self) -> int:
+        return int(self._port.made)
+
     async def ask(self, commands: Any) -> Any:
         if commands[0][0] == self._what and self._before is not None:
             before, self._before = self._before, None
@@ -418,7 +422,7 @@ async def test_many_clients_and_a_mover_at_once(pair: Pair, maybe: Any, flavour:
         for turn in range(3):
             for i in range(len(counters)):
                 key = counters[(i * 7 + worker) % len(counters)]
-                carrier._known.clear()
+                carrier._known.keys.clear()
                 await carrier.ensure([key])
                 assert await maybe(client.incr(key)) > 1000 + turn
 
@@ -429,3 +433,72 @@ async def test_many_clients_and_a_mover_at_once(pair: Pair, maybe: Any, flavour:
     for each in working:
         await each.result()
     assert await maybe(pair.b.mget(counters)) == [b"1012"] * 20
+
+
+class Watched:
+    """A port that notes which of some commands it was asked for together, and may refuse one, or be slow."""
+
+    def __init__(self, port: Any, flavour: Any, refuses: bytes = b"", slow: float = 0.0) -> None:
+        self._port, self._flavour, self._refuses, self._slow = port, flavour, refuses, slow
+        self.shard, self.patience = port.shard, port.patience
+        self.asked: list[tuple[bytes, list[bytes]]] = []
+
+    @property
+    def made(self) -> int:
+        return int(self._port.made)
+
+    async def ask(self, commands: Any) -> Any:
+        if commands[0][0] == self._refuses:
+            return [StoreRefused(self.shard, "no permission")] * len(commands)
+        names = dict.fromkeys(command[0] for command in commands)
+        self.asked += [(name, [each[-1] for each in commands if each[0] == name]) for name in names]
+        replies = await self._port.ask(commands)
+        await self._flavour.sleep(self._slow if b"DUMP" in names else 0)
+        return replies
+
+    async def run(self, call: Any) -> Any:
+        return await self._port.run(call)
+
+    def together(self, name: bytes) -> list[list[bytes]]:
+        return [keys for asked, keys in self.asked if asked == name]
+
+
+@pytest.mark.parametrize("refuses", [b"", b"MEMORY"])
+async def test_large_values_are_read_some_at_a_time(pair: Pair, maybe: Any, flavour: Any, refuses: bytes) -> None:
+    """Sixty-four of a hundred megabytes in one answer would be more than a client, or its patience, can hold."""
+    large = [pair.key(f"large{i}") for i in range(12)]
+    small = [pair.key(f"small{i}") for i in range(20)]
+    for i, key in enumerate(large):
+        await maybe(pair.a.set(key, "x" * ((9 if i == 5 else 1) << 20)))
+    await maybe(pair.a.mset(dict.fromkeys(small, "v")))
+    watched = Watched(pair.ports["a"], flavour, refuses)
+    carrier = pair.carrier(Move(2, "a", "b"), a=watched)
+    await carrier.begin()
+    await carrier.bring([*large, *small], remove=False)
+
+    together = watched.together(b"DUMP")
+    assert sorted(key for keys in together for key in keys) == sorted([*large, *small])
+    if refuses:
+        assert max(map(len, together)) == 8
+    else:
+        assert max(len(set(keys) & set(large)) for keys in together) == 3
+        assert [large[5]] in together
+        assert len(together) < 8
+    assert await maybe(pair.b.exists(*large, *small)) == 32
+    assert await maybe(pair.b.strlen(large[5])) == 9 << 20
+
+
+async def test_a_value_that_takes_long_to_read_is_read_once(pair: Pair, maybe: Any, flavour: Any) -> None:
+    """How long it lives is asked again, until that is known well enough."""
+    key, gone = pair.key("k"), pair.key("gone")
+    await maybe(pair.a.set(key, "v", px=60_000))
+    await maybe(pair.a.set(gone, "v", px=100))
+    due = await maybe(pair.a.pexpiretime(key))
+    watched = Watched(pair.ports["a"], flavour, slow=0.3)
+    carrier = pair.carrier(Move(2, "a", "b"), a=watched)
+    await carrier.begin()
+    await carrier.bring([key, gone], remove=False)
+    assert watched.together(b"DUMP") == [[key, gone]]
+    assert len(watched.together(b"PTTL")) >= 2
+    assert due <= await maybe(pair.b.pexpiretime(key)) <= due + 1500
+    assert await maybe(pair.b.exists(gone)) == 0

@@ -16,7 +16,7 @@ import redis
 from reshard_cluster import Client, Cluster
 
 from coordkit.errors import StoreRefused, StoreUnavailable
-from coordkit.routing import Topology, slot_of
+from coordkit.routing import Topology, fence, slot_of
 from coordkit.routing.fence import local_key
 from coordkit.testing.processes import start_redis
 
@@ -251,3 +251,57 @@ async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> No
         await cluster.reshard().run()
     await cluster.reshard().repair("c")
     assert (await cluster.reshard(batch=16384).run()).phase == "done"
+
+
+async def test_a_target_that_lost_what_it_was_brought_last_gets_it_again(
+    flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str
+) -> None:
+    """It starts anew in the midst of a batch, from a copy that is older: the source has not removed anything yet."""
+    urls = [server.url for server in coordkit_redis_shards[:2]]
+    with ExitStack() as stack:
+        server = stack.enter_context(start_redis())
+        cluster = Cluster(flavour, [*urls, server.url], coordkit_namespace)
+        stack.callback(cluster.close)
+
+        def at_step(step: str) -> None:
+            if step == "pass 1" and not steps:
+                cluster.plain["c"].save()
+            steps.extend([step] * (step == "bring"))
+            if len(steps) == 4 and step == "bring":
+                server.restart()
+
+        steps: list[str] = []
+        reshard = cluster.reshard(on_step=at_step, batch=16384)
+        await reshard.initialise()
+        keys = cluster.keys(2000)
+        for shard in "ab":
+            mine = [key for key in keys if cluster.ledger.now.owners.lookup(key) == shard]
+            cluster.plain[shard].mset(dict.fromkeys(mine, 1))
+        cluster.expected.update(keys)
+        await reshard.add("c", server.url)
+        assert (await reshard.run()).phase == "done"
+        assert len(steps) > 8
+        cluster.check()
+
+
+async def test_the_topology_says_that_a_move_is_over_when_all_copies_of_the_target_do(
+    flavour: Any, coordkit_namespace: str, monkeypatch: Any
+) -> None:
+    """One that lacked the end, and were promoted, would let clients that route by the move clear what others write."""
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(start_redis()) for _ in range(2))
+        replica = stack.enter_context(start_redis(replica_of=b))
+        cluster = Cluster(flavour, [a.url, b.url], coordkit_namespace, "ab")
+        stack.callback(cluster.close)
+        stack.callback(replica.resume)
+        reshard = cluster.reshard(on_step=lambda step: step == "close" and replica.pause(), batch=16384, patience=0.5)
+        await reshard.initialise()
+        cluster.ledger.now = cluster.ledger.now.begin_move([1], "a", "b")
+        monkeypatch.setattr(fence, "PATIENCE", 0.3)
+        with pytest.raises(StoreUnavailable, match="0 of its 1 replicas"):
+            await reshard._finish_moves()
+        assert cluster.ledger.now.moves
+        replica.resume()
+        monkeypatch.undo()
+        await cluster.reshard()._finish_moves()
+        assert cluster.ledger.now.moves == ()
