@@ -6,13 +6,16 @@ timeout.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis.asyncio
 import redis.exceptions
 
+from coordkit import _redis
 from coordkit.errors import PartialFailure, ShardDown, StoreRefused, StoreUnavailable
 from coordkit.routing import client, client_aio, rendezvous
 
@@ -210,3 +213,41 @@ async def test_two_silent_shards_are_waited_for_as_long_as_one(
         await maybe(shards.mget(*ours.values()))
     assert time.monotonic() - began < 3.9
     assert partial.value.ok == {ours["c"]: b"x"}
+
+
+async def test_a_bound_that_is_the_connections_own_is_kept(
+    flavour: Any, urls: dict[str, str], dying: Any, key_on: Callable[..., str]
+) -> None:
+    """As redis-py's default is where the client was made by from_url: it stands nowhere among the pool's arguments."""
+    clients = {name: flavour.redis(url, retry=None) for name, url in urls.items()}
+    for each in clients.values():
+        own = each.connection_pool.connection_class
+
+        class Bounded(own):  # type: ignore[misc, valid-type]  # either flavour's
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**{"socket_timeout": SLOW, **kwargs})
+
+        each.connection_pool.connection_class = Bounded
+        assert "socket_timeout" not in each.connection_pool.connection_kwargs
+    kind = client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
+    shards = flavour.closing(kind(clients, failure_threshold=3, reset_timeout=0.2))
+    await flavour.maybe(shards.get(key_on("b")))
+    dying.pause()
+    try:
+        await open_it(flavour, shards, key_on("b"))
+        assert await flavour.maybe(shards.get(key_on("a"))) is None
+    finally:
+        dying.resume()
+    await comes_back(flavour, shards, key_on("b"))
+
+
+@pytest.mark.parametrize("how", ["constructor", "from_url"])
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis])
+def test_the_bound_is_that_of_the_clients_own_connections(how: str, kind: Any) -> None:
+    made = kind.from_url("redis://localhost:1") if how == "from_url" else kind(port=1)
+    bound = made.connection_pool.make_connection().socket_timeout
+    assert _redis.bound(made.connection_pool) == (bound or math.inf)
+    assert (bound == 5) == (int(redis.__version__.partition(".")[0]) >= 8)
+    for given in (2.5, None):
+        made = kind.from_url("redis://localhost:1", socket_timeout=given)
+        assert _redis.bound(made.connection_pool) == (given or math.inf)
