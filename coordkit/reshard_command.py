@@ -118,7 +118,7 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         shards = dict(map(_named, chosen.shards))
         if len(shards) < len(chosen.shards):
             raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
-        store.create(Topology.first(chosen.name, shards))
+        first = Topology.first(chosen.name, shards)
     limits: dict[str, Any] = {
         name: value or None
         for name in ("keys_per_second", "bytes_per_second")
@@ -133,6 +133,9 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         Reshard(store, leadership, _connect(chosen), on_progress=shown.show, **limits) as reshard,
         _stopped_by_signals(reshard) as stopping,
     ):
+        if chosen.action == "init":
+            _make(store, reshard, first)
+            return 0
         progress = _act(reshard, chosen)
         if progress is None:
             return 0
@@ -142,12 +145,26 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:
+    from coordkit import BadTopology
+
+    try:
+        there = store.read()
+    except BadTopology:  # none, or one that create will not replace
+        reshard.check(first)  # before anybody can follow it
+        there = store.create(first)
+    if {name: shard.primary for name, shard in there.shards.items()} != {
+        name: shard.primary for name, shard in first.shards.items()
+    }:
+        raise ValueError(
+            f"path={store.path!r} has a topology of {list(there.shards)!r} already: use add, or another path"
+        )
+    reshard.initialise()
+
+
 def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
     from coordkit.routing import Shard
 
-    if chosen.action == "init":
-        reshard.initialise()
-        return None
     if chosen.action == "repair":
         reshard.repair(chosen.shard)
         return None

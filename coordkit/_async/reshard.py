@@ -94,17 +94,26 @@ class Reshard:
         """How far it has come: phase, keys, bytes, rates, time left."""
         return self._core.progress
 
+    async def check(self, topology: Topology) -> None:
+        """Look whether the servers of a first topology can be its shards, before it is created; nothing is changed.
+
+        Raises ``CoordError`` if two of them are one database or one is a replica, if one has keys of slots that it is
+        not to own, or belongs to another topology already. It looks at every key: one SCAN of each shard.
+        """
+        await self._core.check(topology)
+
     async def initialise(self) -> None:
         """Tell each shard of a new topology its epoch, before the first client uses it; may be repeated.
 
-        Raises ``StoreRefused`` for a shard that moves have touched, and that has lost its epoch: see ``repair``.
+        Raises what ``check`` raises, and ``StoreRefused`` for a shard that moves have touched, and that has lost its
+        epoch: see ``repair``.
         """
         await self._core.initialise()
 
     async def add(self, name: str, shard: Shard | str) -> Topology:
         """Add an empty shard, a ``Shard`` or its primary's address, and return the topology; ``run`` moves slots to it.
 
-        Raises ``CoordError`` if it has keys, ``ValueError`` if the name is taken.
+        Raises ``CoordError`` if it has keys, or is the database of another shard, ``ValueError`` if the name is taken.
         """
         return await self._core.add(name, shard)
 

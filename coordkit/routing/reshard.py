@@ -34,6 +34,7 @@ from typing import Protocol
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.routing.admission import check_distinct, check_keys
 from coordkit.routing.barrier import Barrier
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import local_key, raise_epoch, settle
@@ -115,9 +116,18 @@ class Reshard:
 
     # -- changes of the goal
 
+    async def check(self, topology: Topology) -> None:
+        """Raise CoordError if the servers of a topology cannot be its shards; nothing is changed (see `admission`)."""
+        ports = [self._port(name, shard, None) for name, shard in topology.shards.items()]
+        await check_distinct(self._runtime, ports)
+        for port in ports:
+            if not topology.shards[port.shard].fenced:
+                await check_keys(self._runtime, port, topology)
+
     async def initialise(self) -> None:
         """Tell every shard of a topology that no move has touched yet which epoch it has."""
         topology = await self._read()
+        await self.check(topology)
         for name, shard in topology.shards.items():
             await raise_epoch(
                 self._port(name, shard, None), topology.name, max(1, shard.fenced), create=not shard.fenced
@@ -127,7 +137,9 @@ class Reshard:
         """Add a shard, which must be empty; `run` moves slots to it."""
         topology = await self._read()
         after = topology.with_shard(name, shard)
-        port = self._port(name, after.shards[name], None)
+        ports = [self._port(each, one, None) for each, one in after.shards.items()]
+        await check_distinct(self._runtime, ports)
+        [port] = [port for port in ports if port.shard == name]
         if keys := await keys_in(port) - await self._told(port, topology):
             raise CoordError(
                 name,
@@ -259,7 +271,11 @@ class Reshard:
         self.progress.slots = 0
 
     async def _clear(self, topology: Topology, step: Step) -> str:
-        target = self._port(step.target, topology.shards[step.target], topology)
+        shard = topology.shards[step.target]
+        target = self._port(step.target, shard, topology)
+        await check_distinct(self._runtime, [self._port(step.source, topology.shards[step.source], topology), target])
+        if not shard.fenced:  # it never had other slots than now, so what it has of others is not left over
+            await check_keys(self._runtime, target, topology)
         return await drop_leftovers(
             self._runtime, target, topology.name, step.slots, epoch=topology.epoch, step=lambda: self._step("clear")
         )
