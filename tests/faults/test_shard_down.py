@@ -169,7 +169,7 @@ async def test_a_slow_command_opens_nothing(flavour: Any, urls: Any, key_on: Any
     for _ in range(5):
         with pytest.raises(StoreUnavailable, match="unknown"):
             await maybe(shards.blpop([key_on("b")], timeout=20))
-        with pytest.raises(StoreUnavailable, match="unknown"):
+        with pytest.raises(PartialFailure, match="unknown"):
             await maybe(shards.pipeline().get(key_on("b", 1)).blpop([key_on("b")], timeout=20).execute())
     assert set(shards.breakers().values()) == {"closed"}
 
@@ -251,3 +251,28 @@ def test_the_bound_is_that_of_the_clients_own_connections(how: str, kind: Any) -
     for given in (2.5, None):
         made = kind.from_url("redis://localhost:1", socket_timeout=given)
         assert _redis.bound(made.connection_pool) == (given or math.inf)
+
+
+async def test_a_pipeline_that_was_done_in_part_says_so(
+    flavour: Any, urls: dict[str, str], dying: Any, key_on: Callable[..., str], options: dict[str, Any]
+) -> None:
+    """Not that it was not sent: who believes that repeats it, and counts twice."""
+    shards, maybe = sharded(flavour, urls, options), flavour.maybe
+    dying.kill()
+    try:
+        pipe = shards.pipeline().incr(key_on("a")).incr(key_on("b")).mget(key_on("a"), key_on("b"))
+        with pytest.raises(PartialFailure, match=r"1 of 3 commands .* command # 2 \(INCRBY .*not the whole") as partial:
+            await maybe(pipe.execute())
+        assert partial.value.ok == {1: 1}
+        assert {number: shard for number, (shard, _) in partial.value.failed.items()} == {2: "b", 3: "a, b"}
+        assert isinstance(partial.value.failed[2][1], ShardDown)
+        assert partial.value.failed[3][1].ok == {key_on("a"): b"1"}
+        # What is true of all commands is told as it is.
+        with pytest.raises(ShardDown, match="the command was not sent"):
+            await maybe(shards.pipeline().incr(key_on("b")).get(key_on("b", 1)).execute())
+        # And what is wrong with a command stays redis-py's.
+        pipe = shards.pipeline().set(key_on("a", 1), "x").incr(key_on("a", 1)).incr(key_on("b"))
+        with pytest.raises(redis.exceptions.ResponseError, match="Command # 2"):
+            await maybe(pipe.execute())
+    finally:
+        dying.restart()
