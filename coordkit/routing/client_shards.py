@@ -14,7 +14,7 @@ from coordkit._ports import Runtime
 from coordkit.errors import CrossShardError
 from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.client_batch import Gathering
-from coordkit.routing.client_replicas import Servers, primary_of, servers_of, without_fence
+from coordkit.routing.client_replicas import Servers, clients_of, primary_of, servers_of, without_fence
 from coordkit.routing.first_touch import FirstTouch, MovingRouter
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
@@ -212,10 +212,10 @@ class Directory(Generic[C]):
         return {name: getattr(self._encoder, name) for name in ("encoding", "encoding_errors", "decode_responses")}
 
     def set_response_callback(self, command: str, callback: Any) -> None:
-        """Have the replies to a command parsed by ``callback``, on every shard's client."""
-        for client in self._shards.values():
-            one: Any = client
-            one.set_response_callback(command, callback)
+        """Have the replies to a command parsed by ``callback``, on the clients of every shard, as they are given."""
+        for name in self._shards:
+            for client in clients_of(self._servers.given(name)):
+                client.set_response_callback(command, callback)
 
     def client(self) -> NoReturn:
         """Refuse: one connection is one shard's, ``on(shard).client()``."""
