@@ -54,20 +54,21 @@ def add(commands: Any) -> None:
     added.add_argument("shard", metavar="NAME=ADDRESS")
     added.add_argument("--weight", type=float, default=1.0, help="its share of the slots; default: %(default)s")
     drain = actions.add_parser("drain", help="move all slots of a shard to the others, and forget it")
+    undrain = actions.add_parser("undrain", help="take a drain back: give a shard its share of the slots again")
     reweight = actions.add_parser("reweight", help="give a shard another share of the slots")
     repair = actions.add_parser("repair", help="have a shard that lost its epoch serve again with what it has")
-    for parser in (drain, reweight, repair):
+    for parser in (drain, undrain, reweight, repair):
         parser.add_argument("shard", metavar="NAME")
     reweight.add_argument("weight", type=float)
     resume = actions.add_parser("resume", help="go on with what was begun")
     rollback = actions.add_parser("rollback", help="turn round the batch that is under way")
-    for parser in (status, init, added, drain, reweight, repair, resume, rollback):
+    for parser in (status, init, added, drain, undrain, reweight, repair, resume, rollback):
         parser.add_argument("--zookeeper", required=True, metavar="HOSTS", help="host:port,host:port/chroot")
         parser.add_argument("--path", required=True, metavar="ZNODE", help="where the topology is, as /services/users")
         parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
-    for parser in (init, added, drain, reweight, repair, resume, rollback):
+    for parser in (init, added, drain, undrain, reweight, repair, resume, rollback):
         parser.add_argument("--username", metavar="NAME", help="of the Redis user; default: none")
-    for parser in (added, drain, reweight, resume, rollback):
+    for parser in (added, drain, undrain, reweight, resume, rollback):
         parser.add_argument("--keys-per-second", type=float, metavar="N", help="0 for no limit; default: 5000")
         parser.add_argument("--bytes-per-second", type=float, metavar="N", help="0 for no limit; default: 32 MiB")
         parser.add_argument("--batch", type=int, metavar="SLOTS", help="slots that move at once; default: 1024")
@@ -175,6 +176,8 @@ def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
         reshard.add(name, Shard(address, weight=chosen.weight))
     elif chosen.action == "drain":
         reshard.drain(chosen.shard)
+    elif chosen.action == "undrain":
+        reshard.undrain(chosen.shard)
     elif chosen.action == "reweight":
         reshard.reweight(chosen.shard, chosen.weight)
     return reshard.run()

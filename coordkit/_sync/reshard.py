@@ -122,6 +122,13 @@ class Reshard:
         """Have a shard own nothing, and return the topology; ``run`` moves its slots away and then forgets it."""
         return run(self._core.drain(name))
 
+    def undrain(self, name: str) -> Topology:
+        """Take a drain back, and return the topology; ``run`` moves its share of the slots back to the shard.
+
+        Raises ``ValueError`` if there is no such shard: one that was emptied is forgotten, and is added anew.
+        """
+        return run(self._core.undrain(name))
+
     def reweight(self, name: str, weight: float) -> Topology:
         """Give a shard another weight, and return the topology; ``run`` moves what that makes too much."""
         return run(self._core.reweight(name, weight))
@@ -139,8 +146,8 @@ class Reshard:
     def roll_back(self) -> Progress:
         """Turn round the move that is under way and carry that out, in the same way; returns and raises as ``run``.
 
-        ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, or give
-        the old weight.
+        ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, undrain
+        the one that was drained, or give the old weight.
         """
         return run(self._core.roll_back())
 

@@ -153,6 +153,10 @@ class Reshard:
         """Have a shard own nothing; `run` moves its slots to the others and then forgets it."""
         return await self._write((await self._read()).draining(name))
 
+    async def undrain(self, name: str) -> Topology:
+        """Have a shard that was to own nothing have its share again; `run` moves that back to it."""
+        return await self._write((await self._read()).undrained(name))
+
     async def reweight(self, name: str, weight: float) -> Topology:
         """Give a shard another weight; `run` moves what that makes too much."""
         return await self._write((await self._read()).reweighted(name, weight))
@@ -183,11 +187,16 @@ class Reshard:
     async def roll_back(self) -> Progress:
         """Turn round the move that is under way, and carry that out; CoordError if there is none.
 
-        What is complete stays: to take that back, drain the shard that was added, or give it its old weight.
+        What is complete stays: to take that back, drain the shard that was added, undrain the one that was drained, or
+        give the old weight.
         """
         topology = await self._read()
         if not topology.moves:
-            raise CoordError(topology.name, "no move is under way; drain the new shard, or give it its former weight")
+            raise CoordError(
+                topology.name,
+                "no move is under way: to take back what was done, drain the new shard, undrain the one that was "
+                "drained, or give the former weight",
+            )
         if not topology.moves[0].undoes:
             await self._write(topology.roll_back_move(topology.moves[0].number))
         return await self._work(self._finish_moves)

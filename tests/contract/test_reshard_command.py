@@ -269,3 +269,19 @@ def test_init_refuses_what_would_lose_data(
     assert (status, "has a topology of ['a'] already: use add" in said) == (2, True), said
     assert len(plain["a"].keys("k*")) == 40
     assert plain["b"].dbsize() == 0
+
+
+def test_a_drain_is_taken_back(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    store = TopologyStore(coordkit_zk, "/users")
+    moving = terminal.start("drain", "a", "--keys-per-second", "20", "--batch", "4000")
+    try:
+        assert wait_until(lambda: bool(store.read().moves), 30)
+        moving.send_signal(signal.SIGINT)
+        moving.communicate(timeout=30)
+    finally:
+        ended(moving)
+    assert terminal.run("undrain", "a")[0] == 0
+    found = terminal.status()
+    assert found["shards"]["a"] == {"slots": 8192, "weight": 1, "state": "up"}
+    assert found["planned"] == []
+    check(plain, store.read())
