@@ -161,6 +161,17 @@ def patience(client: Any) -> float:
     return float(kwargs.get("socket_timeout") or PATIENCE)
 
 
+def bound(pool: Any) -> float:
+    """Return how long a pool's own connections wait for a reply, in seconds; infinite if nobody set a bound.
+
+    What is not among the pool's arguments is the connection's own default: 5 from redis-py 8 on, none before.
+    """
+    kwargs = dict(pool.connection_kwargs)
+    if "socket_timeout" not in kwargs:
+        return getattr(pool.connection_class(**kwargs), "socket_timeout", None) or math.inf
+    return kwargs["socket_timeout"] or math.inf
+
+
 def where(client: Any) -> str:
     """Say which server a client speaks to, without its password."""
     pool = getattr(client, "connection_pool", None)

@@ -192,10 +192,11 @@ class CrossShardError(CoordError):
 
 
 class PartialFailure(CoordError):
-    """A split command worked on some shards only.
+    """A split command, or a pipeline, worked on some shards only.
 
     ``ok`` maps each key that succeeded to its result; ``failed`` maps each other key to its shard and the error. For a
-    command that was put to all shards, both have the shards' names instead of keys.
+    command that was put to all shards, both have the shards' names instead of keys; for a pipeline the numbers of its
+    commands, from 1 on.
     """
 
     def __init__(

@@ -54,20 +54,21 @@ def add(commands: Any) -> None:
     added.add_argument("shard", metavar="NAME=ADDRESS")
     added.add_argument("--weight", type=float, default=1.0, help="its share of the slots; default: %(default)s")
     drain = actions.add_parser("drain", help="move all slots of a shard to the others, and forget it")
+    undrain = actions.add_parser("undrain", help="take a drain back: give a shard its share of the slots again")
     reweight = actions.add_parser("reweight", help="give a shard another share of the slots")
     repair = actions.add_parser("repair", help="have a shard that lost its epoch serve again with what it has")
-    for parser in (drain, reweight, repair):
+    for parser in (drain, undrain, reweight, repair):
         parser.add_argument("shard", metavar="NAME")
     reweight.add_argument("weight", type=float)
     resume = actions.add_parser("resume", help="go on with what was begun")
     rollback = actions.add_parser("rollback", help="turn round the batch that is under way")
-    for parser in (status, init, added, drain, reweight, repair, resume, rollback):
+    for parser in (status, init, added, drain, undrain, reweight, repair, resume, rollback):
         parser.add_argument("--zookeeper", required=True, metavar="HOSTS", help="host:port,host:port/chroot")
         parser.add_argument("--path", required=True, metavar="ZNODE", help="where the topology is, as /services/users")
         parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
-    for parser in (init, added, drain, reweight, repair, resume, rollback):
+    for parser in (init, added, drain, undrain, reweight, repair, resume, rollback):
         parser.add_argument("--username", metavar="NAME", help="of the Redis user; default: none")
-    for parser in (added, drain, reweight, resume, rollback):
+    for parser in (added, drain, undrain, reweight, resume, rollback):
         parser.add_argument("--keys-per-second", type=float, metavar="N", help="0 for no limit; default: 5000")
         parser.add_argument("--bytes-per-second", type=float, metavar="N", help="0 for no limit; default: 32 MiB")
         parser.add_argument("--batch", type=int, metavar="SLOTS", help="slots that move at once; default: 1024")
@@ -118,7 +119,7 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         shards = dict(map(_named, chosen.shards))
         if len(shards) < len(chosen.shards):
             raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
-        store.create(Topology.first(chosen.name, shards))
+        first = Topology.first(chosen.name, shards)
     limits: dict[str, Any] = {
         name: value or None
         for name in ("keys_per_second", "bytes_per_second")
@@ -133,6 +134,9 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         Reshard(store, leadership, _connect(chosen), on_progress=shown.show, **limits) as reshard,
         _stopped_by_signals(reshard) as stopping,
     ):
+        if chosen.action == "init":
+            _make(store, reshard, first)
+            return 0
         progress = _act(reshard, chosen)
         if progress is None:
             return 0
@@ -142,12 +146,26 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:
+    from coordkit import BadTopology
+
+    try:
+        there = store.read()
+    except BadTopology:  # none, or one that create will not replace
+        reshard.check(first)  # before anybody can follow it
+        there = store.create(first)
+    if {name: shard.primary for name, shard in there.shards.items()} != {
+        name: shard.primary for name, shard in first.shards.items()
+    }:
+        raise ValueError(
+            f"path={store.path!r} has a topology of {list(there.shards)!r} already: use add, or another path"
+        )
+    reshard.initialise()
+
+
 def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
     from coordkit.routing import Shard
 
-    if chosen.action == "init":
-        reshard.initialise()
-        return None
     if chosen.action == "repair":
         reshard.repair(chosen.shard)
         return None
@@ -158,6 +176,8 @@ def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
         reshard.add(name, Shard(address, weight=chosen.weight))
     elif chosen.action == "drain":
         reshard.drain(chosen.shard)
+    elif chosen.action == "undrain":
+        reshard.undrain(chosen.shard)
     elif chosen.action == "reweight":
         reshard.reweight(chosen.shard, chosen.weight)
     return reshard.run()

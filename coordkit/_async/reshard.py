@@ -94,23 +94,39 @@ class Reshard:
         """How far it has come: phase, keys, bytes, rates, time left."""
         return self._core.progress
 
+    async def check(self, topology: Topology) -> None:
+        """Look whether the servers of a first topology can be its shards, before it is created; nothing is changed.
+
+        Raises ``CoordError`` if two of them are one database or one is a replica, if one has keys of slots that it is
+        not to own, or belongs to another topology already. It looks at every key: one SCAN of each shard.
+        """
+        await self._core.check(topology)
+
     async def initialise(self) -> None:
         """Tell each shard of a new topology its epoch, before the first client uses it; may be repeated.
 
-        Raises ``StoreRefused`` for a shard that moves have touched, and that has lost its epoch: see ``repair``.
+        Raises what ``check`` raises, and ``StoreRefused`` for a shard that moves have touched, and that has lost its
+        epoch: see ``repair``.
         """
         await self._core.initialise()
 
     async def add(self, name: str, shard: Shard | str) -> Topology:
         """Add an empty shard, a ``Shard`` or its primary's address, and return the topology; ``run`` moves slots to it.
 
-        Raises ``CoordError`` if it has keys, ``ValueError`` if the name is taken.
+        Raises ``CoordError`` if it has keys, or is the database of another shard, ``ValueError`` if the name is taken.
         """
         return await self._core.add(name, shard)
 
     async def drain(self, name: str) -> Topology:
         """Have a shard own nothing, and return the topology; ``run`` moves its slots away and then forgets it."""
         return await self._core.drain(name)
+
+    async def undrain(self, name: str) -> Topology:
+        """Take a drain back, and return the topology; ``run`` moves its share of the slots back to the shard.
+
+        Raises ``ValueError`` if there is no such shard: one that was emptied is forgotten, and is added anew.
+        """
+        return await self._core.undrain(name)
 
     async def reweight(self, name: str, weight: float) -> Topology:
         """Give a shard another weight, and return the topology; ``run`` moves what that makes too much."""
@@ -129,8 +145,8 @@ class Reshard:
     async def roll_back(self) -> Progress:
         """Turn round the move that is under way and carry that out, in the same way; returns and raises as ``run``.
 
-        ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, or give
-        the old weight.
+        ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, undrain
+        the one that was drained, or give the old weight.
         """
         return await self._core.roll_back()
 

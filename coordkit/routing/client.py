@@ -311,7 +311,10 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send what is queued, once, and return the replies in the order of the calls.
 
-        The first error is raised, after all replies were read; with ``raise_on_error=False`` every error stands in
+        The first error is raised, after all replies were read: as in redis-py, with the command's number, if it is a
+        ResponseError. If it is a shard's own (no answer, a refusal) and other commands fared otherwise, PartialFailure
+        says so: ``.ok`` maps numbers of commands, from 1 on, to replies, ``.failed`` numbers to (shard, error).
+        With ``raise_on_error=False`` every error stands in
         the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
         PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
         that was not to blame. After `watch`: WatchError if a watched key changed, and nothing was carried out.
@@ -334,7 +337,7 @@ class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as 
                 replies = list(gathering.settle(sent))
         finally:
             self.reset()
-        return without_errors(commands, replies) if raise_on_error else replies
+        return without_errors(commands, replies, gathering.where()) if raise_on_error else replies
 
     def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
         ways, epoch = self._shards._ways_for(gathering), self._shards._epoch  # noqa: SLF001  its own client's

@@ -67,6 +67,13 @@ class Gathering:
         """Return the keys of the commands that were planned; of one that goes to one shard as it is, none."""
         return [key for asked in self._asked if not isinstance(asked, str) for key in asked.keys()]  # noqa: SIM118  a Plan's own
 
+    def where(self) -> list[str]:
+        """Return for each command the shard, or the shards, that it goes to."""
+        return [
+            asked if isinstance(asked, str) else ", ".join(dict.fromkeys(part.shard for part in asked.parts))
+            for asked in self._asked
+        ]
+
     def leave_out(self, problem: Callable[[Any], Exception | None]) -> None:
         """Send no part of which a key has a ``problem``, which stands in the place of its reply."""
         batches: dict[str, list[Command]] = {}

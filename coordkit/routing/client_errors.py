@@ -17,7 +17,7 @@ import redis.exceptions
 from redis.exceptions import BusyLoadingError, ExecAbortError, MaxConnectionsError, ResponseError
 
 from coordkit._redis import refusal
-from coordkit.errors import CoordError, ShardDown, StoreRefused, StoreUnavailable
+from coordkit.errors import CoordError, PartialFailure, ShardDown, StoreRefused, StoreUnavailable, TooFewReplicas
 
 # No answer, as redis-py tells it; a refused password is among them, because it breaks the connection.
 NO_ANSWER = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
@@ -104,16 +104,37 @@ def may_have_been_sent(error: Exception) -> bool:
     return all(frame.f_code.co_name != "get_connection" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def without_errors(commands: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], replies: list[Any]) -> list[Any]:
-    """Return a pipeline's replies, or raise the first error among them; as in redis-py it says of which command."""
+def without_errors(
+    commands: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], replies: list[Any], where: Sequence[str]
+) -> list[Any]:
+    """Return a pipeline's replies, or raise the first error among them; as in redis-py it says of which command.
+
+    A shard's own error is not raised as it is where it is not true of all commands (it says "not sent", another was
+    carried out): then PartialFailure. ``where`` has the shard of each command.
+    """
     errors = [(number, reply) for number, reply in enumerate(replies) if isinstance(reply, Exception)]
     if not errors:
         return replies
     # A transaction that was discarded says so in the place of each command; the one whose fault it was comes first.
     number, error = next((found for found in errors if not isinstance(found[1], ExecAbortError)), errors[0])
     if isinstance(error, ResponseError):
-        args, _ = commands[number]
-        words = " ".join(part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in args)
-        text = f"Command # {number + 1} ({words[:100]}) of pipeline caused error: {error}"
+        text = f"Command # {number + 1} ({_shown(commands[number])}) of pipeline caused error: {error}"
         error.args = (text, *error.args[1:])
+    elif (kinds := {type(each) for _, each in errors}) != {TooFewReplicas} and (
+        len(errors) < len(replies) or len(kinds) > 1
+    ):
+        done = {at + 1: reply for at, reply in enumerate(replies) if not isinstance(reply, Exception)}
+        raise PartialFailure(
+            "pipeline",
+            f"{len(done)} of {len(replies)} commands were carried out (the first of the others is command # "
+            f"{number + 1} ({_shown(commands[number])}): {error}); nothing was sent again: look at .ok and .failed, by "
+            "the numbers of the commands from 1 on, and repeat what may be repeated, not the whole",
+            ok=done,
+            failed={at + 1: (where[at], each) for at, each in errors},
+        ) from error
     raise error
+
+
+def _shown(command: tuple[tuple[Any, ...], dict[str, Any]]) -> str:
+    words = (part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in command[0])
+    return " ".join(words)[:100]

@@ -116,6 +116,10 @@ class LiveDirectory(Directory[C]):
         """Return a moment of ours on our terms; the moment itself has to be kept while that is used."""
         return moment._kept_on(self._options)  # noqa: SLF001  they are one
 
+    def set_response_callback(self, command: str, callback: Any) -> None:
+        """Have the replies to a command parsed by ``callback``, on the clients of every shard and of later ones."""
+        self._live.on_each(command, lambda moment: moment.set_response_callback(command, callback))
+
     def adopt(self, topology: Topology) -> bool:
         """Adopt a newer topology; return False if it is the present one."""
         return self._live.adopt(topology)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from coordkit._ports import Runtime
 from coordkit.errors import CoordError
+from coordkit.routing.admission import check_distinct, check_keys
 from coordkit.routing.fence import local_key, raise_epoch, settle
 from coordkit.routing.mover import keys_in
 from coordkit.routing.shard_port import ShardPort
@@ -35,14 +37,26 @@ class Ledger(Protocol):
 class Goals:
     """The present topology, as one leader reads and writes it; ``port`` gives the way to a shard, as for `Reshard`."""
 
-    def __init__(self, ledger: Ledger, port: Callable[[str, Shard, Topology | None], ShardPort]) -> None:
+    def __init__(
+        self, runtime: Runtime, ledger: Ledger, port: Callable[[str, Shard, Topology | None], ShardPort]
+    ) -> None:
         self.known: Topology | None = None
+        self._runtime = runtime
         self._ledger = ledger
         self._port = port
+
+    async def check(self, topology: Topology) -> None:
+        """Raise CoordError if the servers of a topology cannot be its shards; nothing is changed (see `admission`)."""
+        ports = [self._port(name, shard, None) for name, shard in topology.shards.items()]
+        await check_distinct(self._runtime, ports)
+        for port in ports:
+            if not topology.shards[port.shard].fenced:
+                await check_keys(self._runtime, port, topology)
 
     async def initialise(self) -> None:
         """Tell every shard of a topology that no move has touched yet which epoch it has."""
         topology = await self._read()
+        await self.check(topology)
         for name, shard in topology.shards.items():
             await raise_epoch(
                 self._port(name, shard, None), topology.name, max(1, shard.fenced), create=not shard.fenced
@@ -52,7 +66,9 @@ class Goals:
         """Add a shard, which must be empty; `run` moves slots to it."""
         topology = await self._read()
         after = topology.with_shard(name, shard)
-        port = self._port(name, after.shards[name], None)
+        ports = [self._port(each, one, None) for each, one in after.shards.items()]
+        await check_distinct(self._runtime, ports)
+        [port] = [port for port in ports if port.shard == name]
         if keys := await keys_in(port) - await self._told(port, topology):
             raise CoordError(
                 name,
@@ -65,6 +81,10 @@ class Goals:
     async def drain(self, name: str) -> Topology:
         """Have a shard own nothing; `run` moves its slots to the others and then forgets it."""
         return await self._write((await self._read()).draining(name))
+
+    async def undrain(self, name: str) -> Topology:
+        """Have a shard that was to own nothing have its share again; `run` moves that back to it."""
+        return await self._write((await self._read()).undrained(name))
 
     async def reweight(self, name: str, weight: float) -> Topology:
         """Give a shard another weight; `run` moves what that makes too much."""

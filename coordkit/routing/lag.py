@@ -4,7 +4,8 @@ Measured is the age of what a replica has. Each look notes the primary's ``maste
 replica whose ``slave_repl_offset`` has reached the offset of ten seconds ago is ten seconds behind at most. (The
 replica's ``master_last_io_seconds_ago`` says less: an idle primary sends nothing for ``repl-ping-replica-period``, and
 a replica that hears its primary may still be far behind.) While the primary cannot be asked, the state of the link
-stands for it: ``master_link_down_since_seconds``, or ``master_last_io_seconds_ago`` where the link is up.
+stands for it: ``master_link_down_since_seconds``, or ``master_last_io_seconds_ago`` where the link is up. So it does
+where the link is down and what is remembered does not go back so far, as at the first look.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Progress:
         if self._answered:
             if str(info.get("master_replid")) != self._history:
                 return "it does not follow this primary: the two have different histories (master_replid)"
-            seconds, missing = self._behind(int(info.get("slave_repl_offset", 0)), at)
+            seconds, missing = self._behind(info, at)
         else:
             seconds, missing = _unheard(info), 0
         if seconds > most.seconds:
@@ -59,12 +60,16 @@ class Progress:
             return f"it is {missing} bytes behind its primary, and max_lag_bytes is {most.bytes:g}"
         return ""
 
-    def _behind(self, offset: int, at: float) -> tuple[float, int]:
+    def _behind(self, info: Mapping[str, Any], at: float) -> tuple[float, int]:
+        offset = int(info.get("slave_repl_offset", 0))
         reached = next((when for when, written in reversed(self._looks) if written <= offset), None)
         # Nothing that is remembered is as old as what it has: it is that far behind at least.
         since = self._looks[0][0] if reached is None else reached
         latest, written = self._looks[-1]
-        return (0.0 if reached == latest else at - since), max(0, written - offset)
+        seconds = 0.0 if reached == latest else at - since
+        if reached is None and info.get("master_link_status") != "up":
+            seconds = max(seconds, _unheard(info))
+        return seconds, max(0, written - offset)
 
 
 def _unheard(info: Mapping[str, Any]) -> float:

@@ -65,6 +65,7 @@ class Live(Generic[M]):
         self._patience = patience
         self._mutex = runtime.mutex()
         self._now: M | None = None
+        self._on_each: dict[str, Callable[[M], None]] = {}
         self._topology: Topology | None = None
         self._waiting: set[Event] = set()
         self._past: list[weakref.ref[M]] = []
@@ -93,6 +94,8 @@ class Live(Generic[M]):
             if before is not None and not topology.check_newer(self.topology, where):
                 return False
             following = self._build(topology, before)
+            for do in self._on_each.values():
+                do(following)
             self._now, self._topology = following, topology
             if before is not None:
                 self._past = [*(ref for ref in self._past if ref() is not None), weakref.ref(before)]
@@ -103,6 +106,16 @@ class Live(Generic[M]):
             event.set()
         self._close_soon()
         return True
+
+    def on_each(self, what: str, do: Callable[[M], None]) -> None:
+        """Do something to the present moment, and to each that is adopted later; the last of one name counts.
+
+        It must not hold on to the client that has us.
+        """
+        with self._mutex:
+            self._on_each[what] = do
+            if self._now is not None:
+                do(self._now)
 
     async def newer(self, outdated: Outdated) -> M:
         """Return a moment of the epoch that a shard has told, or a later one; wait for it, but not for ever."""

@@ -12,6 +12,7 @@ from functools import partial
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.routing.admission import check_distinct, check_foreign
 from coordkit.routing.barrier import Barrier
 from coordkit.routing.fence import Raised, drop_connections, is_local, raise_epoch, replicas_of, settle
 from coordkit.routing.flushed import flushed
@@ -81,6 +82,7 @@ class Mover:
 
     async def carry(self) -> None:
         """Bring all keys of these slots to the target, and close the move there; then the topology may say so."""
+        await check_distinct(self._runtime, (self._source, self._target))
         state = await self.carrier.state()
         await self._see_replicas(self._target)
         if not state:
@@ -174,6 +176,7 @@ class Mover:
         found, walk = 0, Walk(partial(self.carrier.replies, self._source), b"SCAN")
         while not walk.over:
             listed = await walk.page()
+            check_foreign(self._source.shard, self._topology, listed)
             mine = [key for key in listed if slot_of(key) in self._slots and not is_local(self._topology, key)]
             found += len(mine)
             await self._bring(mine)

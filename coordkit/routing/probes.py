@@ -63,13 +63,17 @@ class Probes:
         self._looked: Event | None = None
 
     async def begin(self) -> None:
-        """Begin to look, before the first read; where replicas are asked of Sentinel, wait for its first answer."""
+        """Begin to look, before the first read; where replicas are asked of Sentinel, wait for its first answer.
+
+        Where there is a ``max_lag``, too: until it was looked at, a replica is not read from.
+        """
         if self._closed:
             return
         if self._every() < math.inf and self._looked is None:
             self._looked = self._runtime.event()
             self._worker.poke()
-        if self._follows and not self._readers.replicas and self._looked is not None:
+        awaited = self._readers.max_lag is not None or (self._follows and not self._readers.replicas)
+        if awaited and self._looked is not None:
             await self._looked.wait(3 * WITHIN)
         self.begun = True
 

@@ -70,7 +70,11 @@ class Readers:
 
     def update(self, replicas: Iterable[Node]) -> None:
         """Replace the replicas, for the next pick on; what is known of those that stay stays known."""
-        self.replicas = tuple(replicas)
+        known, self.replicas = self.replicas, tuple(replicas)
+        if self.max_lag is not None:  # it is for the first look to say that one is a replica, and how far behind
+            fresh = {*self.replicas} - {*known}
+            self._lagging |= fresh
+            self._why.update(dict.fromkeys(fresh, "it was not looked at yet"))
         everyone = [*self.replicas, self.primary]
         for picker, nodes in ((self._of_replicas, self.replicas), (self._of_all, everyone)):
             if isinstance(picker, SmoothWeightedRoundRobin):

@@ -33,6 +33,7 @@ from collections.abc import Awaitable, Callable
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.routing.admission import check_distinct, check_keys
 from coordkit.routing.barrier import Barrier
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.goals import Goals, Ledger
@@ -76,9 +77,8 @@ class Reshard(Goals):
         on_progress: Callable[[Progress], None] | None = None,
         on_step: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(ledger, port)
+        super().__init__(runtime, ledger, port)
         self.progress = Progress()
-        self._runtime = runtime
         self._pace = pace
         self._batch = batch
         self._big = big
@@ -107,11 +107,16 @@ class Reshard(Goals):
     async def roll_back(self) -> Progress:
         """Turn round the move that is under way, and carry that out; CoordError if there is none.
 
-        What is complete stays: to take that back, drain the shard that was added, or give it its old weight.
+        What is complete stays: to take that back, drain the shard that was added, undrain the one that was drained, or
+        give the old weight.
         """
         topology = await self._read()
         if not topology.moves:
-            raise CoordError(topology.name, "no move is under way; drain the new shard, or give it its former weight")
+            raise CoordError(
+                topology.name,
+                "no move is under way: to take back what was done, drain the new shard, undrain the one that was "
+                "drained, or give the former weight",
+            )
         if not topology.moves[0].undoes:
             await self._write(topology.roll_back_move(topology.moves[0].number))
         return await self._work(self._finish_moves)
@@ -195,7 +200,11 @@ class Reshard(Goals):
         self.progress.slots = 0
 
     async def _clear(self, topology: Topology, step: Step) -> str:
-        target = self._port(step.target, topology.shards[step.target], topology)
+        shard = topology.shards[step.target]
+        target = self._port(step.target, shard, topology)
+        await check_distinct(self._runtime, [self._port(step.source, topology.shards[step.source], topology), target])
+        if not shard.fenced:  # it never had other slots than now, so what it has of others is not left over
+            await check_keys(self._runtime, target, topology)
         return await drop_leftovers(
             self._runtime, target, topology.name, step.slots, epoch=topology.epoch, step=lambda: self._step("clear")
         )

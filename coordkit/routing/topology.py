@@ -89,6 +89,7 @@ class Topology:
         if not isinstance(shards, Mapping):
             raise TypeError(f"shards={shards!r}; a mapping of names to Shard or addresses is allowed")
         listed = {each: _shard(shard) for each, shard in shards.items()}
+        _check_addresses(listed)
         up = {each: shard.weight for each, shard in listed.items() if shard.state == "up"}
         return cls(name, 1, listed, SlotMap(tuple(sorted(listed)), slot_map(up, up).table))
 
@@ -151,12 +152,16 @@ class Topology:
         """Return the next topology with one more shard, which owns nothing yet; a str is its primary's address."""
         if name in self.shards:
             raise ValueError(f"name={name!r} is a shard already; a new one is allowed")
-        return self._next({**self.shards, name: _shard(shard)})
+        shards = {**self.shards, name: _shard(shard)}
+        _check_addresses(shards)
+        return self._next(shards)
 
     def with_addresses(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
         """Return the next topology with a shard that is elsewhere now, as after a failover; its slots stay its own."""
         shard = replace(self._check_shard("name", name), primary=primary, replicas=tuple(replicas))
-        return self._next({**self.shards, name: shard})
+        shards = {**self.shards, name: shard}
+        _check_addresses(shards)
+        return self._next(shards)
 
     def reweighted(self, name: str, weight: float) -> Topology:
         """Return the next topology with another weight for a shard; a plan moves what that makes too much."""
@@ -315,3 +320,11 @@ def _shard(value: Any) -> Shard:
     if not isinstance(value, Shard):
         raise TypeError(f"shard={value!r}; a Shard or the address of its primary is allowed")
     return value
+
+
+def _check_addresses(shards: Mapping[str, Shard]) -> None:
+    """Raise ValueError if two shards have one primary: what moves from one to the other would be lost."""
+    known: dict[str, str] = {}
+    for name, shard in shards.items():
+        if (other := known.setdefault(shard.primary, name)) != name:
+            raise ValueError(f"primary={shard.primary!r} of {name!r} is that of {other!r}; another server is allowed")

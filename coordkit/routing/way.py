@@ -48,7 +48,7 @@ class Way(Lines):
         self.breaker = breaker or Breaker()
         self.connected = 0  # connections that were made so far
         self._greet = greet
-        self._patience: float = pool.connection_kwargs.get("socket_timeout") or math.inf
+        self._patience = _redis.bound(pool)
         self._most: float = getattr(pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(pool, "sentinel_manager")
         self._packer: Packer | None = None

@@ -53,7 +53,7 @@ class Way(Lines):
         self.breaker = breaker or Breaker()
         self.connected = 0  # connections that were made so far
         self._greet = greet
-        self._patience = kwargs.get("socket_timeout") or math.inf
+        self._patience = _redis.bound(client.connection_pool)
         self._hurry = max(kwargs.get("socket_connect_timeout") or _redis.PATIENCE, _redis.patience(client))
         self._most: float = getattr(client.connection_pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(client.connection_pool, "sentinel_manager")

@@ -542,3 +542,18 @@ async def test_a_lock_goes_by_the_topology(flavour: Any, first: Topology, direct
         assert direct["b"].keys(f"coordkit:1:{{{name}}}*")
         assert not direct["a"].keys(f"coordkit:1:{{{name}}}*")
     await closing(flavour, shards)
+
+
+async def test_a_response_callback_is_that_of_later_shards_too(
+    flavour: Any, first: Topology, urls: dict[str, str], coordkit_namespace: str
+) -> None:
+    shards = await flavour.maybe(unfenced(flavour, first, Clients(flavour)))
+    shards.set_response_callback("GET", lambda reply, **_: f"parsed {reply}")
+    grown = first.with_shard("c", urls["c"])
+    shards.adopt(moved(grown, "a", "c", [slot for slot in range(16384) if grown.owners.table[slot] == "a"]))
+    for shard in "bc":
+        key = owned(shards.topology, shard, coordkit_namespace)
+        await flavour.maybe(shards.set(key, "v", px=60_000))
+        assert await flavour.maybe(shards.get(key)) == "parsed v"
+        assert await flavour.maybe(shards.pipeline().get(key).execute()) == ["parsed v"]
+    await closing(flavour, shards)

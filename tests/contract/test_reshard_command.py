@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit import ShardedRedis, Topology, TopologyStore, cli
+from coordkit import BadTopology, ShardedRedis, Topology, TopologyStore, cli
 from coordkit.routing import slot_of
 from coordkit.testing.servers import wait_until
 
@@ -246,3 +246,42 @@ def test_the_slots_of_keys_are_those_of_the_topology(terminal: Terminal, coordki
     topology: Topology = TopologyStore(coordkit_zk, "/users").read()
     assert topology.name == terminal.name
     assert topology.state_of(slot_of("k1")).serving in {"a", "b"}
+
+
+def test_init_refuses_what_would_lose_data(
+    coordkit_zk: Any, coordkit_zk_server: Any, coordkit_namespace: str, coordkit_redis_shards: Any, plain: Any
+) -> None:
+    """One server under two names, keys of slots that are another shard's, a topology of other shards: none is made."""
+    urls = {s: server.url for s, server in zip("abc", coordkit_redis_shards, strict=True)}
+    urls["z"] = urls["a"].replace("127.0.0.1", "localhost")
+    made = Terminal(f"{coordkit_zk_server.hosts}/{coordkit_namespace}", "/users", urls, coordkit_namespace)
+    store = TopologyStore(coordkit_zk, "/users")
+    status, _, said = made.run("init", made.address("a"), made.address("z"), "--name", made.name)
+    assert (status, "z: it is the same database as shard 'a'" in said) == (3, True), said
+    plain["a"].mset({f"k{i}": i for i in range(40)})
+    status, _, said = made.run("init", made.address("a"), made.address("b"), "--name", made.name)
+    assert (status, "a: it has keys of slots that it does not own" in said) == (3, True), said
+    with pytest.raises(BadTopology, match="there is no topology"):
+        store.read()
+    assert made.run("init", made.address("a"), "--name", made.name) == (0, "", "")
+    assert made.run("init", made.address("a"), "--name", made.name) == (0, "", "")
+    status, _, said = made.run("init", made.address("b"), "--name", made.name)
+    assert (status, "has a topology of ['a'] already: use add" in said) == (2, True), said
+    assert len(plain["a"].keys("k*")) == 40
+    assert plain["b"].dbsize() == 0
+
+
+def test_a_drain_is_taken_back(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    store = TopologyStore(coordkit_zk, "/users")
+    moving = terminal.start("drain", "a", "--keys-per-second", "20", "--batch", "4000")
+    try:
+        assert wait_until(lambda: bool(store.read().moves), 30)
+        moving.send_signal(signal.SIGINT)
+        moving.communicate(timeout=30)
+    finally:
+        ended(moving)
+    assert terminal.run("undrain", "a")[0] == 0
+    found = terminal.status()
+    assert found["shards"]["a"] == {"slots": 8192, "weight": 1, "state": "up"}
+    assert found["planned"] == []
+    check(plain, store.read())

@@ -341,8 +341,10 @@ async def test_a_shard_that_is_down_fails_its_own_keys_only(
     replies = await maybe(shards.pipeline().get(up).get(down).incr(up).execute(raise_on_error=False))
     assert (replies[0], replies[2]) == (b"7" if up in keys else b"1", 8 if up in keys else 2)
     assert isinstance(replies[1], ShardDown)
-    with pytest.raises(ShardDown, match=r"^b: .*the command was not sent"):
+    with pytest.raises(PartialFailure, match=r"command # 1 .* b: .*the command was not sent") as partial:
         await maybe(shards.pipeline().get(down).get(up).execute())
+    assert (set(partial.value.ok), set(partial.value.failed)) == ({2}, {1})
+    assert isinstance(partial.value.__cause__, ShardDown)
     with pytest.raises(ShardDown, match=r"^b: .*the command was not sent"):
         await maybe(shards.pipeline(transaction=True).get(down).execute())
     replies = await maybe(shards.pipeline(transaction=True).get(down).incr(down).execute(raise_on_error=False))

@@ -495,3 +495,15 @@ async def test_a_shard_of_sentinel(
 class _AsReplicated:
     def __init__(self, servers: Any) -> None:
         self.primary, self.replicas = servers.primary(), servers.replicas()
+
+
+async def test_a_response_callback_is_that_of_the_replicas_too(
+    flavour: Any, coordkit_redis_replicated: Any, coordkit_namespace: str
+) -> None:
+    servers = coordkit_redis_replicated
+    replicas = [flavour.redis(server.url) for server in servers.replicas]
+    shards = flavour.ShardedRedis({"a": ReplicaSet(flavour.redis(servers.primary.url), replicas)}, read_from="replica")
+    shards.set_response_callback("GET", lambda reply, **_: (reply,))
+    await flavour.maybe(shards.with_options(min_replicas=2, wait_timeout=10).set(coordkit_namespace, "v", ex=60))
+    assert await flavour.maybe(shards.get(coordkit_namespace)) == (b"v",)
+    flavour.on_exit(shards.aclose if flavour.is_async else shards.close)

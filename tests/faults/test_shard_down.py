@@ -6,13 +6,16 @@ timeout.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis.asyncio
 import redis.exceptions
 
+from coordkit import _redis
 from coordkit.errors import PartialFailure, ShardDown, StoreRefused, StoreUnavailable
 from coordkit.routing import client, client_aio, rendezvous
 
@@ -166,7 +169,7 @@ async def test_a_slow_command_opens_nothing(flavour: Any, urls: Any, key_on: Any
     for _ in range(5):
         with pytest.raises(StoreUnavailable, match="unknown"):
             await maybe(shards.blpop([key_on("b")], timeout=20))
-        with pytest.raises(StoreUnavailable, match="unknown"):
+        with pytest.raises(PartialFailure, match="unknown"):
             await maybe(shards.pipeline().get(key_on("b", 1)).blpop([key_on("b")], timeout=20).execute())
     assert set(shards.breakers().values()) == {"closed"}
 
@@ -210,3 +213,66 @@ async def test_two_silent_shards_are_waited_for_as_long_as_one(
         await maybe(shards.mget(*ours.values()))
     assert time.monotonic() - began < 3.9
     assert partial.value.ok == {ours["c"]: b"x"}
+
+
+async def test_a_bound_that_is_the_connections_own_is_kept(
+    flavour: Any, urls: dict[str, str], dying: Any, key_on: Callable[..., str]
+) -> None:
+    """As redis-py's default is where the client was made by from_url: it stands nowhere among the pool's arguments."""
+    clients = {name: flavour.redis(url, retry=None) for name, url in urls.items()}
+    for each in clients.values():
+        own = each.connection_pool.connection_class
+
+        class Bounded(own):  # type: ignore[misc, valid-type]  # either flavour's
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**{"socket_timeout": SLOW, **kwargs})
+
+        each.connection_pool.connection_class = Bounded
+        assert "socket_timeout" not in each.connection_pool.connection_kwargs
+    kind = client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
+    shards = flavour.closing(kind(clients, failure_threshold=3, reset_timeout=0.2))
+    await flavour.maybe(shards.get(key_on("b")))
+    dying.pause()
+    try:
+        await open_it(flavour, shards, key_on("b"))
+        assert await flavour.maybe(shards.get(key_on("a"))) is None
+    finally:
+        dying.resume()
+    await comes_back(flavour, shards, key_on("b"))
+
+
+@pytest.mark.parametrize("how", ["constructor", "from_url"])
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis])
+def test_the_bound_is_that_of_the_clients_own_connections(how: str, kind: Any) -> None:
+    made = kind.from_url("redis://localhost:1") if how == "from_url" else kind(port=1)
+    bound = made.connection_pool.make_connection().socket_timeout
+    assert _redis.bound(made.connection_pool) == (bound or math.inf)
+    assert (bound == 5) == (int(redis.__version__.partition(".")[0]) >= 8)
+    for given in (2.5, None):
+        made = kind.from_url("redis://localhost:1", socket_timeout=given)
+        assert _redis.bound(made.connection_pool) == (given or math.inf)
+
+
+async def test_a_pipeline_that_was_done_in_part_says_so(
+    flavour: Any, urls: dict[str, str], dying: Any, key_on: Callable[..., str], options: dict[str, Any]
+) -> None:
+    """Not that it was not sent: who believes that repeats it, and counts twice."""
+    shards, maybe = sharded(flavour, urls, options), flavour.maybe
+    dying.kill()
+    try:
+        pipe = shards.pipeline().incr(key_on("a")).incr(key_on("b")).mget(key_on("a"), key_on("b"))
+        with pytest.raises(PartialFailure, match=r"1 of 3 commands .* command # 2 \(INCRBY .*not the whole") as partial:
+            await maybe(pipe.execute())
+        assert partial.value.ok == {1: 1}
+        assert {number: shard for number, (shard, _) in partial.value.failed.items()} == {2: "b", 3: "a, b"}
+        assert isinstance(partial.value.failed[2][1], ShardDown)
+        assert partial.value.failed[3][1].ok == {key_on("a"): b"1"}
+        # What is true of all commands is told as it is.
+        with pytest.raises(ShardDown, match="the command was not sent"):
+            await maybe(shards.pipeline().incr(key_on("b")).get(key_on("b", 1)).execute())
+        # And what is wrong with a command stays redis-py's.
+        pipe = shards.pipeline().set(key_on("a", 1), "x").incr(key_on("a", 1)).incr(key_on("b"))
+        with pytest.raises(redis.exceptions.ResponseError, match="Command # 2"):
+            await maybe(pipe.execute())
+    finally:
+        dying.restart()

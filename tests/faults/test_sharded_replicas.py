@@ -320,3 +320,21 @@ def test_a_forked_child_looks_by_itself(servers: Any) -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     shards.close()
+
+
+async def test_the_first_read_already_is_of_one_that_was_looked_at(
+    flavour: Any, maybe: Any, servers: Any, coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    """A mistyped address is another service's server; a short-lived process reads once."""
+    key = coordkit_namespace
+    other = flavour.redis(coordkit_redis_server.url)
+    await maybe(other.set(key, "of another service", ex=60))
+    for read_from in ("nearest", "replica_preferred"):
+        for _ in range(4):
+            shards = one_shard(flavour, servers, [coordkit_redis_server.url], read_from=read_from, max_lag=5.0)
+            await maybe(shards.set(key, "right"))
+            assert await maybe(shards.get(key)) == "right"
+            assert shards.replicas("a") == {address(coordkit_redis_server): "it is no replica, but a master"}
+    shards = one_shard(flavour, servers, [coordkit_redis_server.url], max_lag=5.0)
+    with pytest.raises(ShardDown, match="it is no replica, but a master"):
+        await maybe(shards.get(key))

@@ -48,6 +48,13 @@ def test_one_that_lags_from_the_first_look_on_is_found_out_after_max_lag() -> No
     assert "behind" in progress.trouble(replica(5), 11.1, SECOND)
 
 
+def test_one_whose_link_is_down_is_found_out_at_the_first_look() -> None:
+    down = replica(5, master_link_status="down", master_link_down_since_seconds=4)
+    assert "4.0 s behind" in asked((10.0, 1000)).trouble(down, 10.0, SECOND)
+    assert asked((10.0, 5)).trouble(down, 10.0, SECOND) == "", "nothing was written since"
+    assert asked((9.7, 5), (10.0, 1000)).trouble(down, 10.0, SECOND) == "", "it was not behind a moment ago"
+
+
 def test_bytes_that_it_has_not() -> None:
     progress = asked((10.0, 1000))
     assert progress.trouble(replica(900), 10.0, MaxLag(bytes=100)) == ""

@@ -200,3 +200,12 @@ def test_too_few_copies_stand_in_the_place_of_writes_alone() -> None:
     [unknown, *_] = copying.judged("s", replies, StoreUnavailable("s", "no answer"))
     assert unknown.replicas is None
     assert "unknown (no answer)" in str(unknown)
+
+
+def test_with_a_max_lag_nobody_is_read_from_before_the_first_look() -> None:
+    one = readers(max_lag=MaxLag(seconds=1))
+    assert {one.pick("nearest")[0].address for _ in range(9)} == {"p"}
+    assert one.pick("replica_preferred")[0].address == "p"
+    with pytest.raises(NoNodes):
+        one.pick("replica")
+    assert one.told() == {"a": "it was not looked at yet", "b": "it was not looked at yet"}
