@@ -34,7 +34,8 @@ once for each batch of slots; they connect anew. An eviction policy must not be 
 or one of ``volatile-*``. Where CLIENT KILL is forbidden, as some managed services do, `drop_connections` says so and
 `Reshard` falls back to waiting, which is weaker: see `barrier`.
 
-Not promised: anything about who does not greet (other programs' clients), and about replicas, whose reads may be old.
+Not promised: anything about who does not greet: other programs' clients. Connections to replicas are neither greeted
+nor dropped; `replica_fence` says what a read from them may say.
 Source: notes/routing.md 7.3; the idea of a fenced connection is that of a lease epoch in Chubby (Burrows, 2006).
 """
 

@@ -9,7 +9,7 @@ C = TypeVar("C")
 
 
 class ReplicaSet(Generic[C]):
-    """A primary with its replicas, wherever ``ShardedRedis`` takes a client.
+    """A primary with its replicas, wherever ``ShardedRedis`` takes a client, and ``from_topology`` is given one.
 
     ``primary`` and ``replicas`` are redis-py clients of your own; a Sentinel's ``master_for`` is a primary, and its
     ``slave_for`` counts as one replica, whichever server it is connected to. ``weights`` are positive ints, one for

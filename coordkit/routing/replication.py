@@ -8,7 +8,8 @@ What goes where:
 - A read (`reads` says which commands are) goes where ``read_from`` says; sent again to another server if the first does
   not answer, to three at most.
 - The part of a pipeline that is for one shard goes to a replica if all of it are reads, else to the primary as a whole,
-  so that a read after a write sees it. A split read may go to a replica of each of its shards.
+  so that a read after a write sees it. A split read may go to a replica of each of its shards. Under a live topology
+  the whole of a pipeline must be reads for that, those for other shards too (`replica_fence` says why).
 - Transactions, scripts and everything else go to the primary.
 """
 

@@ -161,6 +161,7 @@ def zookeeper(zk: object) -> None:
     shards = coordkit.ShardedRedis.from_topology(store, lambda _, address: redis.Redis.from_url(address))
     assert_type(shards, coordkit.LiveShardedRedis)
     assert_type(shards.on("a"), redis.Redis)
+    assert_type(shards.with_options(read_from="nearest", min_replicas=1), coordkit.LiveShardedRedis)
     assert_type(shards.adopt(topology), bool)
     shards.set("k", 1)
 
@@ -213,6 +214,11 @@ async def zookeeper_awaited(zk: object) -> None:
         store, lambda _, address: redis.asyncio.Redis.from_url(address)
     )
     assert_type(shards, coordkit.aio.LiveShardedRedis)
+    assert_type(shards.with_options(read_from="nearest"), coordkit.aio.LiveShardedRedis)
+    of_sets = await coordkit.aio.ShardedRedis.from_topology(
+        store, lambda _, address: coordkit.ReplicaSet(redis.asyncio.Redis.from_url(address)), read_from="replica"
+    )
+    assert_type(of_sets, coordkit.aio.LiveShardedRedis)
     await shards.set("k", 1)
 
 
