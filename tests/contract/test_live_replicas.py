@@ -206,6 +206,15 @@ async def test_keys_that_move_are_read_where_they_are(service: Service, servers:
         assert await maybe(shards.get(deleted)) is None
     assert calls.of("get")[0] == 0, "they have come, and the replicas have them"
     assert shards.replicas("a") == {address(each): "" for each in servers.replicas}
+    # What a shard knows of its moves is no key of ours, and is kept when all of ours are dropped.
+    assert await maybe(shards.dbsize()) == len(coming) - 1 + len(staying)
+    assert await maybe(shards.flushdb())
+    assert await maybe(shards.dbsize()) == 0
+    await maybe(shards.with_options(min_replicas=2, wait_timeout=10).set(coming[0], "w"))
+    calls = Calls(servers)
+    for _ in range(4):
+        assert await maybe(shards.get(coming[0])) == "w"
+    assert calls.of("get")[0] == 0
 
 
 OPERATIONS: dict[str, Callable[[Any, str], Any]] = {
