@@ -61,10 +61,6 @@ PATIENCE = 5.0
 """Seconds to wait for all replicas."""
 
 
-LASTING = ("epoch", "moves", "settled")
-"""What a shard keeps for itself when nothing moves, by the names of `local_key`."""
-
-
 def local_key(topology: str, part: str) -> bytes:
     """Return a key that each shard has for itself: it never moves, whatever its slot."""
     return f"coordkit:1:{{{topology}}}:topology:{part}".encode()

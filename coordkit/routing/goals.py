@@ -11,7 +11,7 @@ from typing import Protocol
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
 from coordkit.routing.admission import check_distinct, check_keys
-from coordkit.routing.fence import LASTING, local_key, raise_epoch, settle
+from coordkit.routing.fence import local_key, raise_epoch, settle
 from coordkit.routing.mover import keys_in
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.topology import Topology
@@ -114,7 +114,7 @@ class Goals:
 
     async def _told(self, port: ShardPort, topology: Topology) -> int:
         """Return how many keys of a shard are those that say which epoch it knows."""
-        keys = [local_key(topology.name, part) for part in LASTING]
+        keys = [local_key(topology.name, part) for part in ("epoch", "moves", "settled")]
         [count] = await port.ask([(b"EXISTS", *keys)])
         if isinstance(count, Exception):
             raise count

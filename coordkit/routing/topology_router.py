@@ -19,7 +19,7 @@ from zlib import crc32
 from coordkit.errors import CrossShardError
 from coordkit.routing import keyless
 from coordkit.routing.commands import wire_arguments
-from coordkit.routing.fence import LASTING, is_local, local_key
+from coordkit.routing.fence import is_local, local_key
 from coordkit.routing.plan import Part, Plan, first
 from coordkit.routing.router import Router
 from coordkit.routing.scanning import Place, scan_plan
@@ -95,7 +95,7 @@ class TopologyRouter(Router):
     # -- what counts
 
     def _of_sizes(self, name: str, wire: Sequence[Any], options: Mapping[str, Any]) -> Plan:
-        own = *LASTING, *(f"moved:{number}" for move in self.topology.moves for number in _numbers(move))
+        own = "epoch", "moves", *(f"moved:{number}" for move in self.topology.moves for number in _numbers(move))
         questions: list[tuple[Any, ...]] = [
             tuple(wire),
             ("EXISTS", *(local_key(self.topology.name, part) for part in own)),
@@ -120,7 +120,7 @@ class TopologyRouter(Router):
                 f"{topology.name!r}: what is on its way would come back; wait for its end, or roll it back",
                 shards={},
             )
-        keys = [local_key(topology.name, part) for part in LASTING]
+        keys = [local_key(topology.name, part) for part in ("epoch", "moves")]
         words = ("EVAL", _FLUSH.source, len(keys), *keys, *wire)
         parts = [Part(shard, words, {}, (shard,)) for shard in self.placement.shards]
         return Plan(name, "broadcast", tuple(parts), lambda replies: join([True] * len(replies)))
