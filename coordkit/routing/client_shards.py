@@ -239,8 +239,7 @@ class Directory(Refusals, Generic[C]):
             ways = {**ways, **self._ways_of_same(before)}
         servers = None if before is None else before._servers  # noqa: SLF001  it is one of us
         self._servers.take_over(ways, servers, fence_of or without_fence)
-        if fence_of is not None:
-            self._router = TopologyRouter.of(topology, self._encoder)
+        self._router = TopologyRouter.of(topology, self._encoder)
         self._ways = self._at_primaries = self._servers.ways(self._options, self._router.kind_of)
         if fence_of is not None and topology.moves:
             self._bring_keys()
