@@ -194,16 +194,18 @@ class _Run:
 
     def _judge(self) -> None:
         verdict, scene = self._verdict, self._scene
-        done, stands = counts(self._ledgers()), self._stands()
+        done, settled = counts(self._ledgers()), scene.settled()
+        stands = self._stands() if settled else {}
         windows = [
             (w.begins, w.ends, frozenset(n for n in range(COUNTERS) if slot(n) in w.slots)) for w in scene.windows
         ]
         verdict.acknowledged = sum(count.answer is not None for count in done)
         verdict.unknown = sum(count.answer is None and count.sent for count in done)
-        verdict.lost = lost(done, stands)
+        verdict.lost = lost(done, stands) if settled else 0
         verdict.in_motion = within(done, windows)
         verdict.across, verdict.fired = scene.across, scene.fired
-        verdict.found += scene.found + wrong(done, stands) + self._left_behind()
+        verdict.found += scene.found
+        verdict.found += wrong(done, stands) + self._left_behind() if settled else repeated(done)
         verdict.void += scene.void
         verdict.void += verdict.too_little(self._missing())
 

@@ -132,7 +132,8 @@ class _Run:
         verdict.grants = sum(op.what == "acquire" and bool(op.token) for op in ops)
         verdict.fired = scene.fired
         verdict.found += [f"{op.what} of {op.actor}: {op.failed}" for op in ops if op.failed]
-        verdict.found += scene.found + self._check(ops) + self._left_behind()
+        verdict.found += scene.found + self._check(ops)
+        verdict.found += self._left_behind() if scene.settled() else []
         verdict.void += scene.void + [f"{fault} did not strike" for fault in scene.missing()]
         held = self._held_in_motion(ops)
         verdict.fired["held in motion"] = held

@@ -116,6 +116,15 @@ class Scene:
         """Return the faults that have not struck."""
         return [fault for fault in self.faults if not self.fired[fault]]
 
+    def settled(self) -> bool:
+        """End the movers; return whether nothing is on its way, so that all that is there has one place."""
+        for mover in self._movers:
+            mover.kill()
+        if self.state().moves:
+            self.void.append("a move has not ended: nobody can tell where anything should be")
+            return False
+        return True
+
     def rest(self, seconds: float) -> None:
         self.crew.follow(lambda: False, seconds)
 
