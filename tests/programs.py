@@ -100,7 +100,7 @@ def alive(pid: int) -> bool:
     """Return whether a process runs: one that ended and was not waited for does not."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends between the opening and the reading
         return False
 
 
