@@ -30,6 +30,7 @@ from coordkit.scripts import load
 _FLUSH = load("shard_flush")
 _RANDOM = load("shard_random")
 
+_KEPT = "epoch", "moves", "settled"
 _FLUSHES = {"FLUSHDB", "FLUSHALL"}
 
 
@@ -95,7 +96,7 @@ class TopologyRouter(Router):
     # -- what counts
 
     def _of_sizes(self, name: str, wire: Sequence[Any], options: Mapping[str, Any]) -> Plan:
-        own = "epoch", "moves", *(f"moved:{number}" for move in self.topology.moves for number in _numbers(move))
+        own = *_KEPT, *(f"moved:{number}" for move in self.topology.moves for number in _numbers(move))
         questions: list[tuple[Any, ...]] = [
             tuple(wire),
             ("EXISTS", *(local_key(self.topology.name, part) for part in own)),
@@ -120,7 +121,7 @@ class TopologyRouter(Router):
                 f"{topology.name!r}: what is on its way would come back; wait for its end, or roll it back",
                 shards={},
             )
-        keys = [local_key(topology.name, part) for part in ("epoch", "moves")]
+        keys = [local_key(topology.name, part) for part in _KEPT]
         words = ("EVAL", _FLUSH.source, len(keys), *keys, *wire)
         parts = [Part(shard, words, {}, (shard,)) for shard in self.placement.shards]
         return Plan(name, "broadcast", tuple(parts), lambda replies: join([True] * len(replies)))

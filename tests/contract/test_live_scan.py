@@ -204,14 +204,16 @@ async def test_shards_that_are_emptied_know_their_topology_yet(
     mover = cluster.reshard(on_step=lambda _: shards.adopt(cluster.ledger.now))
     await mover._work(mover._finish_moves)
     shards.adopt(cluster.ledger.now)
-    epochs = {shard: client.get(local_key(cluster.ledger.now.name, "epoch")) for shard, client in cluster.plain.items()}
+    own = [local_key(cluster.ledger.now.name, part) for part in ("epoch", "settled")]
+    known = {shard: client.mget(own) for shard, client in cluster.plain.items()}
+    assert None not in known["a"]
     moves = cluster.plain["a"].hgetall(local_key(cluster.ledger.now.name, "moves"))
     assert moves
     done = {"on_all": dict.fromkeys("abc", True), "pipeline": [True]}
     assert await maybe(calls[how]()) == done.get(how, True)
     assert await maybe(shards.dbsize()) == 0
     for shard, client in cluster.plain.items():
-        assert client.get(local_key(cluster.ledger.now.name, "epoch")) == epochs[shard]
+        assert client.mget(own) == known[shard]
         client.execute_command("CLIENT", "KILL", "TYPE", "normal")
     assert cluster.plain["a"].hgetall(local_key(cluster.ledger.now.name, "moves")) == moves
     answered = None
