@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from coordkit._run import run
-from coordkit._threads.runtime import RUNTIME
+from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child
 from coordkit.core.adoption import Adoption
 from coordkit.routing.client import ShardedPipeline, ShardedRedis
 from coordkit.routing.client_errors import Outdated
@@ -77,6 +77,7 @@ class LiveShardedRedis(Scanning, LiveDirectory["redis.Redis"], ShardedRedis):
             return moment
 
         self._live = live = Live(RUNTIME, build, _pieces, _close, patience=patience)
+        not_in_a_forked_child(live)
         self._following: Adoption | None = None
         self._poll = poll
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import redis.asyncio as redis
 
 from coordkit._asyncio.runtime import RUNTIME
+from coordkit._threads.runtime import not_in_a_forked_child
 from coordkit.core.adoption import Adoption
 from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
 from coordkit.routing.client_errors import Outdated
@@ -77,6 +78,7 @@ class LiveShardedRedis(Scanning, LiveDirectory["redis.Redis"], ShardedRedis):  #
             return moment
 
         self._live = live = Live(RUNTIME, build, _pieces, _close, patience=patience)
+        not_in_a_forked_child(live)
         self._following: Adoption | None = None
         self._poll = poll
 

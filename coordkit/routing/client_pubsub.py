@@ -7,7 +7,9 @@ It is used as `redis.client.PubSub` is. What is different:
   messages, since what was published meanwhile is lost. If that fails, `get_message` raises ShardDown once, and the
   other shards are heard on; the shard is tried again each second.
 - What a server refuses (NOPERM) is raised by `get_message`, when the answer comes, and not wanted any more.
-- A placement that is swapped is followed: names are heard where they lie now.
+- A placement that is swapped is followed: names are heard where they lie now. Over a live topology what is published
+  between the move of a channel's slot and the ``subscribe`` message from its new owner is lost, as with a lost
+  connection: some milliseconds where the topology's store is reachable.
 """
 
 from __future__ import annotations
@@ -27,7 +29,17 @@ from coordkit._ports import Worker
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.routing.client_errors import NO_ANSWER, answered
 from coordkit.routing.client_pubsub_line import Line, opened
-from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, is_elsewhere, meant, pool_of
+from coordkit.routing.client_subscriptions import (
+    Handler,
+    Names,
+    Orders,
+    Subscriptions,
+    greeting_of,
+    heed,
+    is_elsewhere,
+    meant,
+    pool_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -203,7 +215,9 @@ class ShardedPubSub(Names):
             with self._guard:
                 self._down.pop(shard, None)
                 self._lines[shard] = line
-                self._send(shard, self._wanted.opened(shard))
+                greeting = greeting_of(self._shards)
+                line.owed = len(greeting)
+                self._send(shard, [*greeting, *self._wanted.opened(shard)])
                 self._settle()  # perhaps it is not wanted any more
             self._changed.set()
 
@@ -282,7 +296,10 @@ class ShardedPubSub(Names):
             return True
         with self._guard:
             for reply in replies:
-                if isinstance(reply, exceptions.ResponseError):
+                if line.owed:
+                    line.owed -= 1
+                    heed(self._shards, reply)
+                elif isinstance(reply, exceptions.ResponseError):
                     self._order(self._wanted.refused(shard))
                     self._came.append(answered(shard, reply))
                 elif (message := self._wanted.heard(shard, reply)) is not None:

@@ -19,7 +19,17 @@ from coordkit._inbox import AGAIN
 from coordkit._threads.runtime import now
 from coordkit.routing.client_errors import NO_ANSWER, answered
 from coordkit.routing.client_pubsub_line_aio import Bell, Line, opened
-from coordkit.routing.client_subscriptions import Handler, Names, Orders, Subscriptions, is_elsewhere, meant, pool_of
+from coordkit.routing.client_subscriptions import (
+    Handler,
+    Names,
+    Orders,
+    Subscriptions,
+    greeting_of,
+    heed,
+    is_elsewhere,
+    meant,
+    pool_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -181,8 +191,10 @@ class ShardedPubSub(Names):
             if shard in self._lines:
                 return
             line = self._lines[shard] = await opened(pool_of(self._shards, shard))
+            greeting = greeting_of(self._shards)
+            line.owed = len(greeting)
             self._run(shard, self._serve(shard, line))
-            await self._send(shard, line, self._wanted.opened(shard))
+            await self._send(shard, line, [*greeting, *self._wanted.opened(shard)])
         await self._settle()  # perhaps it is not wanted any more
 
     async def _send(self, shard: str, line: Line, commands: list[tuple[Any, ...]]) -> None:
@@ -237,7 +249,14 @@ class ShardedPubSub(Names):
                     await self._room.wait()
                 try:
                     reply = await line.connection.read_response(disable_decoding=True)
+                    if line.owed:
+                        line.owed -= 1
+                        heed(self._shards, reply)
+                        continue
                 except exceptions.ResponseError as error:
+                    if line.owed:  # it is not allowed to ask
+                        line.owed -= 1
+                        continue
                     await self._order(self._wanted.refused(shard))
                     self._tell([answered(shard, error)])
                 else:

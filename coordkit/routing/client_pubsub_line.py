@@ -21,6 +21,7 @@ class Line(subscribed.Line):
     """A connection, read by whoever waits for a message; ``pool`` is the one by whose recipe it was made."""
 
     pool: Any = None
+    owed = 0  # replies to what was asked before anything was wanted
 
     def order(self, commands: Sequence[tuple[Any, ...]]) -> None:
         """Send commands; whoever reads gets the replies."""

@@ -25,6 +25,7 @@ class Line:
         self.pool = pool
         self.connection = connection
         self.heard = now()
+        self.owed = 0  # replies to what was asked before anything was wanted
         self._patience = patience
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> None:

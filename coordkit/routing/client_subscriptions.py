@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import ConnectionError, PubSubError, ResponseError  # noqa: A004  redis-py's own
 
 from coordkit.routing.client_errors import answered, unanswered
+from coordkit.routing.fence import local_key
 from coordkit.routing.router import Router
 
 Handler = Callable[[dict[str, Any]], Any]
@@ -242,6 +243,23 @@ def is_elsewhere(shards: Any, shard: str, pool: Any) -> bool:
     """Return whether a shard has another client by now than the one of ``pool``, or none."""
     client = shards.shards().get(shard)
     return client is None or client.connection_pool is not pool
+
+
+def greeting_of(shards: Any) -> list[tuple[Any, ...]]:
+    """Return what a fresh connection is asked first: over a live topology, which epoch the shard knows."""
+    live = vars(shards).get("_live")
+    return [] if live is None else [("GET", local_key(live.topology.name, "epoch"))]
+
+
+def heed(shards: Any, reply: Any) -> None:
+    """Have the topology looked for at once if the shard answered with a newer epoch: what is wanted may be elsewhere.
+
+    The fence drops who listens at the source of a move, so whoever has not heard of the move comes here.
+    """
+    if isinstance(reply, bytes) and reply.isdigit() and int(reply) > shards.epoch:
+        source = shards._live.source  # noqa: SLF001  one library
+        if source is not None:
+            source.look_soon()
 
 
 def _message(kind: str, channel: Any, data: Any, pattern: Any) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar, cast
 
 from coordkit._ports import Event, Runtime
-from coordkit.errors import TopologyOutdated
+from coordkit.errors import StoreUnavailable, TopologyOutdated
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.topology import Topology
 
@@ -39,6 +39,28 @@ class Source(Protocol):
     """Where newer topologies come from."""
 
     def look_soon(self) -> None: ...
+
+
+class _OfParent:
+    """Stands for the moment of a client that was made before a fork and followed a store."""
+
+    def __init__(self, topology: str) -> None:
+        self._name = topology
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise StoreUnavailable(
+            self._name,
+            "this client was made before a fork and does not follow the topology in this process; nothing was sent. "
+            "Make one of its own here, with a KazooClient of its own",
+        )
+
+    def close(self) -> None:
+        """Do nothing: all of it is the parent's."""
+
+    async def aclose(self) -> None:
+        """Do nothing, as `close`."""
 
 
 class Live(Generic[M]):
@@ -71,6 +93,17 @@ class Live(Generic[M]):
         self._past: list[weakref.ref[M]] = []
         self._left: dict[int, Piece] = {}
         self._closer = runtime.worker(self._close_what_is_left)
+
+    def reset(self) -> None:
+        """In a forked child: serve on what was told by hand, and refuse what followed a store, which nobody does here.
+
+        Its KazooClient is the parent's. Connections are made anew in any case.
+        """
+        self._mutex = self._runtime.mutex()
+        self._waiting = set()
+        if self.source is not None and self._topology is not None:
+            self._now = cast("M", _OfParent(self._topology.name))
+            self._left = {}
 
     @property
     def now(self) -> M:

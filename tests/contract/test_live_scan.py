@@ -234,3 +234,44 @@ async def test_a_shard_refuses_to_be_emptied_while_it_is_brought_keys(cluster: C
     cluster.plain["b"].delete(local_key(cluster.ledger.now.name, "epoch"))
     with pytest.raises(PartialFailure, match="knows no epoch"):
         await maybe(shards.flushdb())
+
+
+async def test_who_listens_hears_on_at_the_new_owner(cluster: Cluster, flavour: Any, maybe: Any) -> None:
+    """It has not heard of the move; the fence drops its connection, and the next one is told that there is news."""
+    shards, _ = await started(cluster, 1)
+    publisher, _ = await started(cluster, 1)
+    table = cluster.ledger.now.owners
+    channels = [f"ch{i}" for i in range(99) if table.lookup(f"ch{i}".encode()) == "c"][:2]
+    stays = next(f"ch{i}" for i in range(99) if table.lookup(f"ch{i}".encode()) == "b")
+
+    class News:
+        """A store that is asked, and else says nothing."""
+
+        def look_soon(self) -> None:
+            shards.adopt(cluster.ledger.now)
+
+    shards._live.source = News()
+    pubsub = shards.pubsub(ignore_subscribe_messages=True)
+    flavour.on_exit(getattr(pubsub, "aclose", None) or pubsub.close)
+    await maybe(pubsub.subscribe(*channels, stays))
+    await maybe(pubsub.psubscribe("c?[0-9]*"))
+
+    async def published(word: str) -> set[tuple[str, str]]:
+        """Publish until all was heard; return on which channels, and as what."""
+        heard: set[tuple[str, str]] = set()
+        for _ in range(300):
+            if len(heard) == 6:
+                break
+            for channel in (*channels, stays):
+                with contextlib.suppress(StoreUnavailable):
+                    await maybe(publisher.publish(channel, word))
+            while (message := await maybe(pubsub.get_message(timeout=0.05))) is not None:
+                if message["data"] == word.encode():
+                    heard.add((message["channel"].decode(), message["type"]))
+        return heard
+
+    await published("before")
+    await announced(cluster, publisher, "c", "a")
+    wanted = {(channel, kind) for channel in (*channels, stays) for kind in ("message", "pmessage")}
+    assert await published("after") == wanted
+    assert shards.epoch == cluster.ledger.now.epoch
