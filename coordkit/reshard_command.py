@@ -62,6 +62,12 @@ def add(commands: Any) -> None:
     reweight.add_argument("weight", type=float)
     resume = actions.add_parser("resume", help="go on with what was begun")
     rollback = actions.add_parser("rollback", help="turn round the batch that is under way")
+    rollback.add_argument(
+        "--target-lost",
+        action="store_true",
+        help="the shard to which keys were moving is gone for good: serve what the other one still has; what was "
+        "written there since, and what had been removed at the other, is lost. Promote a replica if there is one",
+    )
     for parser in (status, init, added, drain, undrain, reweight, repair, resume, rollback):
         parser.add_argument("--zookeeper", required=True, metavar="HOSTS", help="host:port,host:port/chroot")
         parser.add_argument("--path", required=True, metavar="ZNODE", help="where the topology is, as /services/users")
@@ -170,7 +176,7 @@ def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
         reshard.repair(chosen.shard)
         return None
     if chosen.action == "rollback":
-        return reshard.roll_back()
+        return reshard.roll_back(target_lost=chosen.target_lost)
     if chosen.action == "add":
         name, address = _named(chosen.shard)
         reshard.add(name, Shard(address, weight=chosen.weight))

@@ -142,13 +142,19 @@ class Reshard:
         """
         return await self._core.run()
 
-    async def roll_back(self) -> Progress:
+    async def roll_back(self, *, target_lost: bool = False) -> Progress:
         """Turn round the move that is under way and carry that out, in the same way; returns and raises as ``run``.
+
+        ``target_lost`` says that the shard to which the slots were moving is gone for good, with its data: the other
+        one serves them again with what it still has. Lost is what was written since at the shard that is gone, and
+        what had been removed at the other by then; its servers must not come back with their data. If it has a replica,
+        promote that instead, and ``readdress``. ``CoordError`` if it answers.
+
 
         ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, undrain
         the one that was drained, or give the old weight.
         """
-        return await self._core.roll_back()
+        return await self._core.roll_back(target_lost=target_lost)
 
     async def repair(self, name: str) -> None:
         """Tell a shard its epoch again that has lost it: after a FLUSHALL, or a restore from a copy.
