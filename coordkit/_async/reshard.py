@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -155,6 +155,15 @@ class Reshard:
         the one that was drained, or give the old weight.
         """
         return await self._core.roll_back(target_lost=target_lost)
+
+    async def readdress(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
+        """Say where a shard is now, as after a failover without Sentinel, and return the topology; no slot moves.
+
+        The server must have the shard's data: ``CoordError`` if it does not know the shard's epoch, is a replica, or
+        the database of another shard. The server at the old address, if it answers, is told that it is none any more,
+        and its clients are dropped; if it does not, a warning says so: see that nobody writes there when it returns.
+        """
+        return await self._core.readdress(name, primary, replicas)
 
     async def repair(self, name: str) -> None:
         """Tell a shard its epoch again that has lost it: after a FLUSHALL, or a restore from a copy.

@@ -36,6 +36,7 @@ from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.admission import check_distinct, check_keys
 from coordkit.routing.barrier import Barrier
 from coordkit.routing.client_errors import Outdated
+from coordkit.routing.fence import local_key
 from coordkit.routing.goals import Goals, Ledger
 from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover, Stopped, keys_in
