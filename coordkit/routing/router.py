@@ -6,7 +6,7 @@ from binascii import crc_hqx
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from coordkit.errors import CrossShardError
+from coordkit.errors import CrossShardError, StoreUnavailable
 from coordkit.routing import command_table
 from coordkit.routing.commands import ASK, entries_of, flags_of, key_positions, sort_patterns, wire_arguments, word
 from coordkit.routing.keyless import (
@@ -38,6 +38,9 @@ class Router:
 
     ``encode`` gives the bytes of an argument that is neither bytes nor str as the client sends it.
     """
+
+    moving: frozenset[int] = frozenset()
+    """Slots that are on their way: keys of theirs that a command does not name cannot be brought before it is sent."""
 
     def __init__(
         self,
@@ -258,6 +261,13 @@ class Router:
                     f"BY or GET {pattern!r} reads keys that may be on other shards; give the pattern the {{tag}} of "
                     f"the sorted key, before its '*'. Shards: {shards}",
                     shards=shards,
+                )
+            if self.moving and (slot := self.slot(pattern)) in self.moving:
+                raise StoreUnavailable(
+                    name,
+                    f"BY or GET {pattern!r} reads keys that it does not name, and their slot ({slot}) moves to "
+                    f"{self.route(pattern)!r} just now, so that not all of them are there; nothing was sent: try again "
+                    "when the move is over (`coordkit reshard status`), or name the keys to MGET, and sort here",
                 )
 
     def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
