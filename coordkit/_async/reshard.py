@@ -113,6 +113,7 @@ class Reshard:
     async def add(self, name: str, shard: Shard | str) -> Topology:
         """Add an empty shard, a ``Shard`` or its primary's address, and return the topology; ``run`` moves slots to it.
 
+        It is given the functions (FUNCTION) of the others, and no scripts: EVALSHA says NOSCRIPT there at first.
         Raises ``CoordError`` if it has keys, or is the database of another shard, ``ValueError`` if the name is taken.
         """
         return await self._core.add(name, shard)

@@ -13,6 +13,7 @@ from coordkit._ports import Runtime
 from coordkit.errors import CoordError
 from coordkit.routing.admission import check_distinct, check_is, check_keys, database_of
 from coordkit.routing.fence import drop_connections, local_key, raise_epoch, settle
+from coordkit.routing.functions import copy_functions
 from coordkit.routing.mover import keys_in
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.topology import Topology
@@ -66,7 +67,7 @@ class Goals:
             )
 
     async def add(self, name: str, shard: Shard | str) -> Topology:
-        """Add a shard, which must be empty; `run` moves slots to it."""
+        """Add a shard, which must be empty, and is given the others' functions; `run` moves slots to it."""
         topology = await self._read()
         after = topology.with_shard(name, shard)
         ports = [self._port(each, one, None) for each, one in after.shards.items()]
@@ -78,6 +79,7 @@ class Goals:
                 f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced; "
                 "empty it (FLUSHDB), or check the address",
             )
+        await copy_functions(self._runtime, next(each for each in ports if each is not port), port)
         await raise_epoch(port, topology.name, topology.epoch, create=True)
         return await self._write(after)
 
