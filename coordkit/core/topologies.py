@@ -226,7 +226,8 @@ def none_there(path: str) -> BadTopology:
     """Return the error for a topology that is not there."""
     return BadTopology(
         path,
-        "there is no topology; make the first one, by `coordkit reshard init` or TopologyStore.create(), or check the path",
+        "there is no topology; make the first one, by `coordkit reshard init` or TopologyStore.create(), or look "
+        "whether the path is right",
     )
 
 

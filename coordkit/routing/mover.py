@@ -129,6 +129,7 @@ class Mover:
         )
         self._step("close")
         await self.carrier.close(source_lost=True)
+        await self._secure_target()
         await settle(self._target, self._topology, self._move.number, replicas=self._copies.get(self._target.shard, 0))
 
     async def _fence(self, *ports: ShardPort) -> None:
