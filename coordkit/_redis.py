@@ -57,8 +57,8 @@ _NO_ANSWER = (
     EOFError,
 )
 _RIGHTS = (
-    "grant the user the command and its keys; the README lists the rights that coordkit itself needs, for locks and for "
-    "a topology"
+    "grant the user the command and its keys; the README lists the rights that coordkit itself needs, for locks and "
+    "for a topology"
 )
 _Advice = tuple[tuple[type[Exception] | None, str, str], ...]
 _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py takes the code off some messages
