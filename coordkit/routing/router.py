@@ -22,7 +22,7 @@ from coordkit.routing.keyless import (
 )
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.slot_map import SlotMap
-from coordkit.routing.plan import Explanation, Part, Plan, Question
+from coordkit.routing.plan import Explanation, Part, Plan, Question, listed
 from coordkit.routing.reads import OTHER, Kinds
 from coordkit.routing.scanning import mark_of, scan_plan
 from coordkit.routing.slots import BRACE, tagged
@@ -272,7 +272,7 @@ class Router:
 
     def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
         where = dict(zip(named(keys), shards, strict=True))
-        said = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
+        said = listed(where)
         return CrossShardError(
             name.replace("|", " "),
             f"its keys are on {len(set(shards))} shards and it cannot be split: {said}. "
