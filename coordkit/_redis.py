@@ -56,7 +56,10 @@ _NO_ANSWER = (
     OSError,
     EOFError,
 )
-_RIGHTS = "grant the user the command and its keys (for coordkit's locks: EVALSHA, EVAL, what they call, coordkit:*)"
+_RIGHTS = (
+    "grant the user the command and its keys; the README lists the rights that coordkit itself needs, for locks and "
+    "for a topology"
+)
 _Advice = tuple[tuple[type[Exception] | None, str, str], ...]
 _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py takes the code off some messages
     (exceptions.AuthenticationError, "WRONGPASS", "give the client the right user name and password"),

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from redis import Redis  # noqa: TID251  this is a program, which has to make a client
 
     from coordkit import Progress, Reshard, Topology, TopologyStore
+    from coordkit.routing import Shard
 
 UNAVAILABLE, ANOTHER, LOST = 3, 75, 76  # exit statuses; 75 is sysexits.h's "try again later"
+
+_SHARD = "NAME=ADDRESS[,REPLICA...]"
 
 _ABOUT = """\
 Move keys between Redis shards while clients use them. What is to be where is
@@ -48,25 +52,33 @@ def add(commands: Any) -> None:
     actions = reshard.add_subparsers(dest="action", metavar="ACTION", required=True)
     status = actions.add_parser("status", help="say who owns how many slots, what moves, and what is planned")
     init = actions.add_parser("init", help="make a topology of shards that hold no keys yet, or that are one shard")
-    init.add_argument("shards", nargs="+", metavar="NAME=ADDRESS", help="as a=redis://10.0.0.1:6379/0")
+    init.add_argument("shards", nargs="+", metavar=_SHARD, help="as a=redis://10.0.0.1:6379/0,redis://10.0.0.2:6379/0")
     init.add_argument("--name", required=True, help="the topology's name, a part of its keys on the shards")
     added = actions.add_parser("add", help="add an empty shard, and move its share of the slots to it")
-    added.add_argument("shard", metavar="NAME=ADDRESS")
+    added.add_argument("shard", metavar=_SHARD)
     added.add_argument("--weight", type=float, default=1.0, help="its share of the slots; default: %(default)s")
     drain = actions.add_parser("drain", help="move all slots of a shard to the others, and forget it")
     undrain = actions.add_parser("undrain", help="take a drain back: give a shard its share of the slots again")
     reweight = actions.add_parser("reweight", help="give a shard another share of the slots")
+    readdress = actions.add_parser("readdress", help="say where a shard is now, with its data; no slot moves")
+    readdress.add_argument("shard", metavar=_SHARD)
     repair = actions.add_parser("repair", help="have a shard that lost its epoch serve again with what it has")
     for parser in (drain, undrain, reweight, repair):
         parser.add_argument("shard", metavar="NAME")
     reweight.add_argument("weight", type=float)
     resume = actions.add_parser("resume", help="go on with what was begun")
     rollback = actions.add_parser("rollback", help="turn round the batch that is under way")
-    for parser in (status, init, added, drain, undrain, reweight, repair, resume, rollback):
+    rollback.add_argument(
+        "--target-lost",
+        action="store_true",
+        help="the shard to which keys were moving is gone for good: serve what the other one still has; what was "
+        "written there since, and what had been removed at the other, is lost. Promote a replica if there is one",
+    )
+    for parser in (status, init, added, drain, undrain, reweight, readdress, repair, resume, rollback):
         parser.add_argument("--zookeeper", required=True, metavar="HOSTS", help="host:port,host:port/chroot")
         parser.add_argument("--path", required=True, metavar="ZNODE", help="where the topology is, as /services/users")
         parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
-    for parser in (init, added, drain, undrain, reweight, repair, resume, rollback):
+    for parser in (init, added, drain, undrain, reweight, readdress, repair, resume, rollback):
         parser.add_argument("--username", metavar="NAME", help="of the Redis user; default: none")
     for parser in (added, drain, undrain, reweight, resume, rollback):
         parser.add_argument("--keys-per-second", type=float, metavar="N", help="0 for no limit; default: 5000")
@@ -164,16 +176,18 @@ def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:
 
 
 def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
-    from coordkit.routing import Shard
-
+    if chosen.action == "readdress":
+        name, shard = _named(chosen.shard)
+        reshard.readdress(name, shard.primary, shard.replicas)
+        return None
     if chosen.action == "repair":
         reshard.repair(chosen.shard)
         return None
     if chosen.action == "rollback":
-        return reshard.roll_back()
+        return reshard.roll_back(target_lost=chosen.target_lost)
     if chosen.action == "add":
-        name, address = _named(chosen.shard)
-        reshard.add(name, Shard(address, weight=chosen.weight))
+        name, shard = _named(chosen.shard)
+        reshard.add(name, replace(shard, weight=chosen.weight))
     elif chosen.action == "drain":
         reshard.drain(chosen.shard)
     elif chosen.action == "undrain":
@@ -214,11 +228,14 @@ def _connect(chosen: argparse.Namespace) -> Callable[[str, str], Redis]:
     return connect
 
 
-def _named(shard: str) -> tuple[str, str]:
-    name, equals, address = shard.partition("=")
-    if not name or not equals or not address:
-        raise ValueError(f"shard={shard!r}; NAME=ADDRESS, as a=redis://10.0.0.1:6379/0, is allowed")
-    return name, address
+def _named(text: str) -> tuple[str, Shard]:
+    from coordkit.routing import Shard
+
+    name, _, addresses = text.partition("=")
+    primary, *replicas = addresses.split(",")
+    if not name or not primary:
+        raise ValueError(f"shard={text!r}; {_SHARD}, as a=redis://10.0.0.1:6379/0, is allowed")
+    return name, Shard(primary, tuple(replicas))
 
 
 def _status(store: TopologyStore, *, as_json: bool) -> int:
@@ -230,7 +247,8 @@ def _status(store: TopologyStore, *, as_json: bool) -> int:
     for name, owned in topology.owners.counts().items():
         shard = topology.shards[name]
         state = "" if shard.state == "up" else f", {shard.state}"
-        print(f"  {name}: {owned} slots, weight {shard.weight:g}, {shard.primary}{state}")
+        replicas = "".join(f", {replica}" for replica in shard.replicas)
+        print(f"  {name}: {owned} slots, weight {shard.weight:g}, {shard.primary}{replicas}{state}")
     for move in topology.moves:
         print(f"  {move.state}: {len(move.slots)} slots from {move.source} to {move.target} (move {move.number})")
     for (source, target), slots in topology.serving.moves(topology.goal()).items():
@@ -247,7 +265,10 @@ def _said_of(topology: Topology, clients: dict[str, int]) -> dict[str, Any]:
         "epoch": topology.epoch,
         "checksum": topology.checksum(),
         "shards": {
-            name: {"slots": slots, **{part: getattr(topology.shards[name], part) for part in ("weight", "state")}}
+            name: {
+                "slots": slots,
+                **{part: getattr(topology.shards[name], part) for part in ("weight", "state", "primary", "replicas")},
+            }
             for name, slots in topology.owners.counts().items()
         },
         "moves": [

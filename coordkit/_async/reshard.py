@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,7 @@ class Reshard:
     async def add(self, name: str, shard: Shard | str) -> Topology:
         """Add an empty shard, a ``Shard`` or its primary's address, and return the topology; ``run`` moves slots to it.
 
+        It is given the functions (FUNCTION) of the others, and no scripts: EVALSHA says NOSCRIPT there at first.
         Raises ``CoordError`` if it has keys, or is the database of another shard, ``ValueError`` if the name is taken.
         """
         return await self._core.add(name, shard)
@@ -142,13 +143,28 @@ class Reshard:
         """
         return await self._core.run()
 
-    async def roll_back(self) -> Progress:
+    async def roll_back(self, *, target_lost: bool = False) -> Progress:
         """Turn round the move that is under way and carry that out, in the same way; returns and raises as ``run``.
+
+        ``target_lost`` says that the shard to which the slots were moving is gone for good, with its data: the other
+        one serves them again with what it still has. Lost is what was written since at the shard that is gone, and
+        what had been removed at the other by then; its servers must not come back with their data. If it has a replica,
+        promote that instead, and ``readdress``. ``CoordError`` if it answers.
+
 
         ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, undrain
         the one that was drained, or give the old weight.
         """
-        return await self._core.roll_back()
+        return await self._core.roll_back(target_lost=target_lost)
+
+    async def readdress(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
+        """Say where a shard is now, as after a failover without Sentinel, and return the topology; no slot moves.
+
+        The server must have the shard's data: ``CoordError`` if it does not know the shard's epoch, is a replica, or
+        the database of another shard. The server at the old address, if it answers, is told that it is none any more,
+        and its clients are dropped; if it does not, a warning says so: see that nobody writes there when it returns.
+        """
+        return await self._core.readdress(name, primary, replicas)
 
     async def repair(self, name: str) -> None:
         """Tell a shard its epoch again that has lost it: after a FLUSHALL, or a restore from a copy.

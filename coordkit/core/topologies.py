@@ -224,7 +224,11 @@ def clients(path: str) -> str:
 
 def none_there(path: str) -> BadTopology:
     """Return the error for a topology that is not there."""
-    return BadTopology(path, "there is no topology; make the first one, by TopologyStore.create(Topology.first(...))")
+    return BadTopology(
+        path,
+        "there is no topology; make the first one, by `coordkit reshard init` or TopologyStore.create(), or look "
+        "whether the path is right",
+    )
 
 
 def topology_of(path: str, data: bytes) -> Topology:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from coordkit._ports import Runtime
-from coordkit.errors import CoordError, StoreRefused
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 from coordkit.routing.fence import is_local, local_key
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import slot_of
@@ -27,11 +27,19 @@ _OF_A_TOPOLOGY = re.compile(rb"coordkit:1:\{(.+)\}:topology:(epoch|moves)", re.D
 _SHOWN = 3  # keys that an error names
 
 
-async def check_distinct(runtime: Runtime, ports: Sequence[ShardPort]) -> None:
-    """Raise CoordError if two of these shards are one database, or one is a replica; one round trip for each."""
+async def check_distinct(runtime: Runtime, ports: Sequence[ShardPort], *, absent_too: bool = False) -> None:
+    """Raise CoordError if two of these shards are one database, or one is a replica; two round trips for each.
+
+    With ``absent_too`` those that do not answer are passed over, but not the first.
+    """
     found: list[tuple[str, str, str]] = []
     for port in ports:
-        server, number = await _database(runtime, port)
+        try:
+            server, number = await database_of(runtime, port)
+        except StoreUnavailable:
+            if not absent_too or port is ports[0]:
+                raise
+            continue
         for other, known, its in found:
             if server and server == known and (number == its or "" in (number, its)):
                 which = f"database {number}" if number else "CLIENT INFO, which would tell the database, is forbidden"
@@ -72,6 +80,20 @@ async def check_keys(runtime: Runtime, port: ShardPort, topology: Topology) -> N
             )
 
 
+async def check_is(runtime: Runtime, port: ShardPort, topology: Topology) -> None:
+    """Raise CoordError unless a server has the data of the shard of that name, as far as its epoch says."""
+    [known] = await replies(runtime, port, [(b"GET", local_key(topology.name, "epoch"))])
+    least = max(1, topology.shards[port.shard].fenced)
+    if known is None or int(known) < least:
+        has = "no epoch" if known is None else f"epoch {int(known)}"
+        raise CoordError(
+            port.shard,
+            f"at the new address it knows {has} of topology {topology.name!r}, and {least} at least is what its data "
+            "has: it is another server, or an older copy, and what it lacks would be lost. If that is all there is, "
+            f"write {least} to {local_key(topology.name, 'epoch').decode()!r} there, and try again",
+        )
+
+
 def check_foreign(shard: str, topology: str, keys: Sequence[bytes]) -> None:
     """Raise CoordError if one of the keys is what a shard of another topology keeps for itself."""
     for key in keys:
@@ -84,8 +106,11 @@ def check_foreign(shard: str, topology: str, keys: Sequence[bytes]) -> None:
             )
 
 
-async def _database(runtime: Runtime, port: ShardPort) -> tuple[str, str]:
-    """Return which server a shard is, by its run_id, and the number of its database there, "" if that is not told."""
+async def database_of(runtime: Runtime, port: ShardPort) -> tuple[str, str]:
+    """Return which server a shard is, by its run_id, and the number of its database there, "" if that is not told.
+
+    Raise CoordError for a replica.
+    """
     server, replication = await replies(runtime, port, [(b"INFO", b"server"), (b"INFO", b"replication")])
     if said(replication, "role") == "slave":
         raise CoordError(

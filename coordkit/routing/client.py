@@ -37,6 +37,7 @@ from redis.exceptions import NoScriptError, ResponseError, WatchError
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.errors import StoreUnavailable
+from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Batch, Gathering
 from coordkit.routing.client_errors import without_errors
 from coordkit.routing.client_held import WatchingQueue, outdated_is_lost
@@ -125,6 +126,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         max_lag_bytes: int | None = None,
         min_replicas: int = 0,
         wait_timeout: float = 1.0,
+        failure_threshold: int = 5,
+        reset_timeout: float = 1.0,
     ) -> LiveShardedRedis:
         """Return a client whose shards and placement are those of a topology, and change with it while it is in use.
 
@@ -149,6 +152,7 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
         """
         from coordkit.routing.client_live import LiveShardedRedis  # it is one of us, so it cannot come first
 
+        Breaker(failure_threshold=failure_threshold, reset_timeout=reset_timeout)  # says what is wrong with them
         live = LiveShardedRedis(
             connect,
             poll=poll,
@@ -158,6 +162,8 @@ class ShardedRedis(Directory["redis.Redis"], CoreCommands):
             balance=check_balance(balance),
             max_lag=max_lag,
             max_lag_bytes=max_lag_bytes,
+            failure_threshold=failure_threshold,
+            reset_timeout=reset_timeout,
         )
         live.follow(source)
         return live

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, ExecAbortError, ResponseError, Wat
 from coordkit._reader import PLAIN
 from coordkit.errors import CrossShardError, StoreRefused
 from coordkit.routing.client_errors import answered, unanswered
-from coordkit.routing.plan import Plan
+from coordkit.routing.plan import Plan, listed
 from coordkit.routing.replication import Copying
 from coordkit.routing.replies import callback_of, called, decoded, parsed
 
@@ -111,7 +111,7 @@ class Gathering:
             for part in asked.parts:
                 next(sent[part.shard])
                 where.update(dict.fromkeys(part.names, part.shard))
-        named = ", ".join(f"{name!r} on {shard}" for name, shard in where.items())
+        named = listed(where)
         why = f"its keys are on {len(shards)} shards: {named}. Give them one {{tag}}, or use transaction=False"
         raise CrossShardError("transaction", why, shards=where)
 

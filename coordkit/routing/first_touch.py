@@ -4,9 +4,9 @@ All keys of the command are brought first: of a split, a pipeline, a transaction
 slots have one target each, so what was on one shard before is on one shard again, and what is sent there finds all of
 it. Replicas are not read for such slots: the source's have what is gone, the target's lag behind.
 
-A command that reads or writes keys that it does not name (SORT BY, a script with names of its own making) finds them
-only if somebody has brought them. What SCAN and the like see says `coordkit.routing.topology_router`. The keys in which
-each shard keeps its epoch and its moves are never brought.
+A script that reads or writes keys which it does not declare finds them only if somebody has brought them; SORT with BY
+or GET is refused while its slot moves (by the router). What SCAN and the like see says
+`coordkit.routing.topology_router`. The keys in which each shard keeps its epoch and its moves are never brought.
 """
 
 from __future__ import annotations

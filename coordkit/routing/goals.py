@@ -5,17 +5,21 @@ None of them moves a key; `reshard` does, towards the goal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from coordkit._ports import Runtime
 from coordkit.errors import CoordError
-from coordkit.routing.admission import check_distinct, check_keys
-from coordkit.routing.fence import local_key, raise_epoch, settle
+from coordkit.routing.admission import check_distinct, check_is, check_keys, database_of
+from coordkit.routing.fence import drop_connections, local_key, raise_epoch, settle
+from coordkit.routing.functions import copy_functions
 from coordkit.routing.mover import keys_in
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Shard
+
+_log = logging.getLogger("coordkit")
 
 
 class Ledger(Protocol):
@@ -63,7 +67,7 @@ class Goals:
             )
 
     async def add(self, name: str, shard: Shard | str) -> Topology:
-        """Add a shard, which must be empty; `run` moves slots to it."""
+        """Add a shard, which must be empty, and is given the others' functions; `run` moves slots to it."""
         topology = await self._read()
         after = topology.with_shard(name, shard)
         ports = [self._port(each, one, None) for each, one in after.shards.items()]
@@ -75,6 +79,7 @@ class Goals:
                 f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced; "
                 "empty it (FLUSHDB), or check the address",
             )
+        await copy_functions(self._runtime, next(each for each in ports if each is not port), port)
         await raise_epoch(port, topology.name, topology.epoch, create=True)
         return await self._write(after)
 
@@ -89,6 +94,38 @@ class Goals:
     async def reweight(self, name: str, weight: float) -> Topology:
         """Give a shard another weight; `run` moves what that makes too much."""
         return await self._write((await self._read()).reweighted(name, weight))
+
+    async def readdress(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
+        """Say where a shard is now: at a server that has its data. The one at the old address is fenced, if it answers.
+
+        Clients of the old topology get no further there: they hear of a newer one, and wait for it.
+        """
+        topology = await self._read()
+        after = topology.with_addresses(name, primary, replicas)
+        port = self._port(name, after.shards[name], None)
+        await check_is(self._runtime, port, topology)
+        others = [self._port(each, one, None) for each, one in topology.shards.items() if each != name]
+        await check_distinct(self._runtime, [port, *others], absent_too=True)
+        if after.shards[name].primary != topology.shards[name].primary:
+            await self._retire(self._port(name, topology.shards[name], None), port, after)
+        return await self._write(after)
+
+    async def _retire(self, old: ShardPort, new: ShardPort, after: Topology) -> None:
+        """Have who still uses the server that a shard had before learn of ``after``; a warning if that cannot be."""
+        try:
+            if await database_of(self._runtime, old) == await database_of(self._runtime, new):
+                return  # another name of it
+            try:
+                await raise_epoch(old, after.name, after.epoch)
+            finally:
+                forbidden = await drop_connections(old, subscribers=True) is None
+        except CoordError as error:
+            _log.warning(
+                "the server that this shard had before cannot be fenced, see that nobody writes there: %s", error
+            )
+        else:
+            if forbidden:
+                _log.warning("%s forbids CLIENT KILL: see that nobody writes to the server it had before", old.shard)
 
     async def repair(self, name: str) -> None:
         """Tell a shard its epoch again that has lost it, with what else it lost: it is served from then on."""

@@ -87,7 +87,7 @@ class Mover:
         await self._see_replicas(self._target)
         if not state:
             self._progress.phase = "fencing"
-            await self._fence()
+            await self._fence(self._source, self._target)
             await self._drop_leftovers()
             self._step("begin")
             await self.carrier.begin()
@@ -104,9 +104,36 @@ class Mover:
         for port in (self._target, self._source):
             await settle(port, self._topology, self._move.number, replicas=self._copies.get(port.shard, 0))
 
-    async def _fence(self) -> None:
-        """See `coordkit.routing.fence`: after this nobody acts on these two shards by an earlier epoch."""
-        ports = (self._source, self._target)
+    async def give_up_source(self) -> None:
+        """Close a move that is rolled back with what its target still has: the data of its source is gone for good.
+
+        The source's servers are not fenced, so they must not come back with their data: who has not heard of this would
+        use them. Whoever has heard refuses them, by their epoch.
+        """
+        state = await self.carrier.state()
+        await self._see_replicas(self._target)
+        if not state:
+            self._progress.phase = "fencing"
+            await self._fence(self._target)
+            self._step("begin")
+            await self.carrier.begin()
+        _log.warning(
+            "%s slots are served by %s again, with what it has: what was written at %s since they began to move, and "
+            "what had been removed at %s by then, is lost; a lock that was taken there may be granted again, and "
+            "its tokens begin anew from what %s has",
+            len(self._move.slots),
+            self._target.shard,
+            self._source.shard,
+            self._target.shard,
+            self._target.shard,
+        )
+        self._step("close")
+        await self.carrier.close(source_lost=True)
+        await self._secure_target()
+        await settle(self._target, self._topology, self._move.number, replicas=self._copies.get(self._target.shard, 0))
+
+    async def _fence(self, *ports: ShardPort) -> None:
+        """See `coordkit.routing.fence`: after this nobody acts on these shards by an earlier epoch."""
         for port in ports:
             self._step(f"raise {port.shard}")
             await self._raise(port)

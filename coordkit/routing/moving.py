@@ -236,6 +236,8 @@ class Carrier:
                 return None
             if self._runtime.now() >= until:
                 raise self._not_begun()
+            if pause >= _LONGEST:  # it may be that it cannot begin
+                await self.replies(self._source, [(b"PING",)])
             await self._runtime.sleep(pause)
             pause = min(2 * pause, _LONGEST)
 
@@ -302,10 +304,10 @@ class Carrier:
         """Open the move on its target. Both shards must have been fenced: what is left of its past is forgotten."""
         await self._asked(self._target, Call(_BEGIN, (self._moves, self._marks), (self.move.number,)))
 
-    async def close(self) -> int:
+    async def close(self, *, source_lost: bool = False) -> int:
         """Close it, when nothing is left at the source, and before the topology says so; return how many it touched."""
         touched = await self._asked(self._target, Call(_CLOSE, (self._moves, self._marks), (self.move.number, "1")))
-        if self._former is not None:
+        if self._former is not None and not source_lost:
             call = Call(_CLOSE, (self._moves, self._former), (self.move.undoes, ""))
             await self._asked(self._source, call)
         return int(touched)

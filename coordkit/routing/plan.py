@@ -7,12 +7,22 @@ silently to one shard: ``keyless`` has the rule for each that has no key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from coordkit.errors import CoordError, PartialFailure, StoreRefused, StoreUnavailable, TooFewReplicas
 
 Join = Callable[[Sequence[Any]], Any]
+
+
+_SHOWN = 100
+
+
+def listed(where: Mapping[Any, str]) -> str:
+    """Return keys and their shards for an error: all of them, as far as anybody would read."""
+    said = ", ".join(f"{key!r} on {shard}" for key, shard in islice(where.items(), _SHOWN))
+    return said if len(where) <= _SHOWN else f"{said}, and {len(where) - _SHOWN} more keys (`.shards` has all)"
 
 
 def first(replies: Sequence[Any]) -> Any:

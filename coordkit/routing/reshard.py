@@ -36,6 +36,7 @@ from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.admission import check_distinct, check_keys
 from coordkit.routing.barrier import Barrier
 from coordkit.routing.client_errors import Outdated
+from coordkit.routing.fence import local_key
 from coordkit.routing.goals import Goals, Ledger
 from coordkit.routing.leftovers import drop_leftovers
 from coordkit.routing.mover import Mover, Stopped, keys_in
@@ -45,6 +46,7 @@ from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import SLOTS
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Move, Shard, Step
+from coordkit.routing.walk import replies
 
 _log = logging.getLogger("coordkit")
 
@@ -104,11 +106,12 @@ class Reshard(Goals):
         """
         return await self._work(self._go_on)
 
-    async def roll_back(self) -> Progress:
+    async def roll_back(self, *, target_lost: bool = False) -> Progress:
         """Turn round the move that is under way, and carry that out; CoordError if there is none.
 
         What is complete stays: to take that back, drain the shard that was added, undrain the one that was drained, or
-        give the old weight.
+        give the old weight. With ``target_lost`` nothing is fetched back from the shard to which the slots were moving:
+        its data is gone, and what the other still has is served (`Mover.give_up_source`).
         """
         topology = await self._read()
         if not topology.moves:
@@ -117,9 +120,31 @@ class Reshard(Goals):
                 "no move is under way: to take back what was done, drain the new shard, undrain the one that was "
                 "drained, or give the former weight",
             )
-        if not topology.moves[0].undoes:
-            await self._write(topology.roll_back_move(topology.moves[0].number))
-        return await self._work(self._finish_moves)
+        move = topology.moves[0]
+        away = move.source if move.undoes else move.target
+        await self._check_whether_lost(topology, away, target_lost)
+        if not move.undoes:
+            await self._write(topology.roll_back_move(move.number))
+        return await self._work(self._finish_without_source if target_lost else self._finish_moves)
+
+    async def _check_whether_lost(self, topology: Topology, name: str, lost: bool) -> None:
+        """Raise CoordError if a shard that is said to be lost is there, or one that is needed is not."""
+        key = local_key(topology.name, "epoch")
+        try:
+            [known] = await replies(self._runtime, self._port(name, topology.shards[name], None), [(b"GET", key)])
+        except StoreUnavailable as error:
+            if lost:
+                return
+            raise StoreUnavailable(
+                name,
+                f"{error.why}; to roll back, what was moved to it is fetched from it, so nothing was changed. Bring it "
+                "back, or promote its replica and give the topology the new address (`coordkit reshard readdress`). If "
+                "its data is gone for good: `coordkit reshard rollback --target-lost`, which loses what it alone has",
+            ) from error
+        if lost and known is not None:
+            raise CoordError(
+                name, f"it answers, and knows epoch {known.decode()}: it is not lost; roll back without target_lost"
+            )
 
     async def _work(self, work: Callable[[], Awaitable[bool]]) -> Progress:
         """Do one thing after the other until there is nothing more, or we are stopped."""
@@ -171,10 +196,17 @@ class Reshard(Goals):
             await self._carry_out(topology, topology.moves[0])
         return len(topology.moves) > 1
 
-    async def _carry_out(self, topology: Topology, move: Move) -> None:
+    async def _finish_without_source(self) -> bool:
+        topology = await self._read()
+        if topology.moves:
+            await self._carry_out(topology, topology.moves[0], source_lost=True)
+        return len(topology.moves) > 1
+
+    async def _carry_out(self, topology: Topology, move: Move, *, source_lost: bool = False) -> None:
         source = self._port(move.source, topology.shards[move.source], topology)
         target = self._port(move.target, topology.shards[move.target], topology)
-        await self._expect(topology, move, source)
+        if not source_lost:
+            await self._expect(topology, move, source)
         mover = Mover(
             self._runtime,
             topology.name,
@@ -189,7 +221,7 @@ class Reshard(Goals):
             copies=self._replicas(topology, move),
             cleared=self._cleared[1] if self._cleared[0] == move.number else "",
         )
-        await mover.carry()
+        await (mover.give_up_source() if source_lost else mover.carry())
         self._step("finish")
         # Read again: where a shard is may have been written meanwhile, or another rebalancer may have finished it.
         topology = await self._read()

@@ -6,7 +6,7 @@ from binascii import crc_hqx
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from coordkit.errors import CrossShardError
+from coordkit.errors import CrossShardError, StoreUnavailable
 from coordkit.routing import command_table
 from coordkit.routing.commands import ASK, entries_of, flags_of, key_positions, sort_patterns, wire_arguments, word
 from coordkit.routing.keyless import (
@@ -22,7 +22,7 @@ from coordkit.routing.keyless import (
 )
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.slot_map import SlotMap
-from coordkit.routing.plan import Explanation, Part, Plan, Question
+from coordkit.routing.plan import Explanation, Part, Plan, Question, listed
 from coordkit.routing.reads import OTHER, Kinds
 from coordkit.routing.scanning import mark_of, scan_plan
 from coordkit.routing.slots import BRACE, tagged
@@ -38,6 +38,9 @@ class Router:
 
     ``encode`` gives the bytes of an argument that is neither bytes nor str as the client sends it.
     """
+
+    moving: frozenset[int] = frozenset()
+    """Slots that are on their way: keys of theirs that a command does not name cannot be brought before it is sent."""
 
     def __init__(
         self,
@@ -259,10 +262,17 @@ class Router:
                     f"the sorted key, before its '*'. Shards: {shards}",
                     shards=shards,
                 )
+            if self.moving and (slot := self.slot(pattern)) in self.moving:
+                raise StoreUnavailable(
+                    name,
+                    f"BY or GET {pattern!r} reads keys that it does not name, and their slot ({slot}) moves to "
+                    f"{self.route(pattern)!r} just now, so that not all of them are there; nothing was sent: try again "
+                    "when the move is over (`coordkit reshard status`), or name the keys to MGET, and sort here",
+                )
 
     def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
         where = dict(zip(named(keys), shards, strict=True))
-        said = ", ".join(f"{key!r} on {shard}" for key, shard in where.items())
+        said = listed(where)
         return CrossShardError(
             name.replace("|", " "),
             f"its keys are on {len(set(shards))} shards and it cannot be split: {said}. "

@@ -155,3 +155,16 @@ async def test_a_move_does_not_carry_another_topologys_epoch_away(cluster: Clust
     cluster.plain["a"].delete(other)
     assert (await reshard.run()).phase == "done"
     cluster.check()
+
+
+async def test_a_shard_that_is_added_has_the_functions_of_the_others(cluster: Cluster) -> None:
+    library = "#!lua name=coordkittest\nredis.register_function('coordkit_test', function(keys) return 'ran' end)"
+    reshard = cluster.reshard()
+    await reshard.initialise()
+    try:
+        cluster.plain["a"].function_load(library, replace=True)
+        await reshard.add("c", cluster.urls["c"])
+        assert cluster.plain["c"].fcall("coordkit_test", 1, "k") == b"ran"
+    finally:
+        for client in cluster.plain.values():
+            client.function_flush()

@@ -559,3 +559,18 @@ async def test_a_response_callback_is_that_of_later_shards_too(
         assert await flavour.maybe(shards.get(key)) == "parsed v"
         assert await flavour.maybe(shards.pipeline().get(key).execute()) == ["parsed v"]
     await closing(flavour, shards)
+
+
+async def test_the_breakers_of_a_topology_are_as_asked(flavour: Any, first: Topology) -> None:
+    moved_away = first.with_addresses("b", "redis://127.0.0.1:1")
+    make = flavour.ShardedRedis.from_topology
+    for wrong, kind in (({"failure_threshold": 0}, ValueError), ({"reset_timeout": "1"}, TypeError)):
+        with pytest.raises(kind, match=next(iter(wrong))):
+            await flavour.maybe(make(moved_away, Clients(flavour), **wrong))
+    shards = await flavour.maybe(make(moved_away, Clients(flavour), failure_threshold=2, reset_timeout=60.0))
+    key = owned(moved_away, "b", "k")
+    for state in ("closed", "open"):
+        with pytest.raises(StoreUnavailable):
+            await flavour.maybe(shards.get(key))
+        assert shards.breakers()["b"] == state
+    await closing(flavour, shards)

@@ -13,6 +13,7 @@ from reshard_cluster import STEPS, Client, Cluster
 from coordkit._run import run
 from coordkit.errors import CoordError, StoreRefused
 from coordkit.routing import Topology, mover, slot_of
+from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import local_key, raise_epoch
 from coordkit.routing.moving import Carrier
 from coordkit.routing.pace import Pace
@@ -410,3 +411,34 @@ async def test_a_drain_is_taken_back(cluster: Cluster) -> None:
     cluster.check()
     with pytest.raises(ValueError, match="name='z'"):
         await second.undrain("z")
+
+
+async def test_a_shard_that_is_elsewhere_now(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has not heard of it gets no further at the old server; a server that is none of it is refused."""
+    reshard, late = cluster.reshard(), Client(cluster)
+    await reshard.initialise()
+    for key in cluster.keys(60):
+        await late.incr(key)
+    before = cluster.ledger.now
+    with pytest.raises(CoordError, match="at the new address it knows no epoch of topology"):
+        await reshard.readdress("b", cluster.urls["c"])
+    with pytest.raises(CoordError, match="it is the same database as shard"):
+        await reshard.readdress("b", cluster.urls["a"].replace("127.0.0.1", "localhost"))
+    assert cluster.ledger.now is before
+    for key in cluster.plain["b"].scan_iter():
+        cluster.plain["c"].restore(key, 0, cluster.plain["b"].dump(key))
+    held = cluster.plain["b"].dbsize()
+
+    after = await reshard.readdress("b", cluster.urls["c"], ["redis://elsewhere:1"])
+    assert (after.shards["b"].primary, after.shards["b"].replicas) == (cluster.urls["c"], ("redis://elsewhere:1",))
+    with pytest.raises(Outdated):
+        await late.port("b", before).ask([(b"PING",)])
+    cluster.urls["b"], cluster.plain["b"] = cluster.urls["c"], cluster.plain.pop("c")
+    for key in cluster.keys(60):
+        await late.incr(key)
+    cluster.check()
+    assert cluster.plain["b"].dbsize() == held
+    assert not caplog.records
+    # Another name of the same server is no other server: it goes on as it is.
+    await reshard.readdress("b", cluster.urls["b"].replace("127.0.0.1", "localhost"))
+    assert int(cluster.plain["b"].get(local_key(before.name, "epoch"))) == 1

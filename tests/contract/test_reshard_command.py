@@ -282,6 +282,21 @@ def test_a_drain_is_taken_back(terminal: Terminal, plain: Any, coordkit_zk: Any)
         ended(moving)
     assert terminal.run("undrain", "a")[0] == 0
     found = terminal.status()
-    assert found["shards"]["a"] == {"slots": 8192, "weight": 1, "state": "up"}
+    assert (found["shards"]["a"]["slots"], found["shards"]["a"]["state"]) == (8192, "up")
     assert found["planned"] == []
     check(plain, store.read())
+
+
+def test_replicas_are_named_and_a_shard_is_elsewhere_then(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    status, _, said = terminal.run("readdress", f"b={terminal.urls['c']}")
+    assert (status, "b: at the new address it knows no epoch" in said) == (3, True), said
+    for key in plain["b"].scan_iter():
+        plain["c"].restore(key, 0, plain["b"].dump(key))
+    assert terminal.run("readdress", f"b={terminal.urls['c']},{terminal.urls['b']}") == (0, "", "")
+    assert terminal.status()["shards"]["b"]["primary"] == terminal.urls["c"]
+    assert terminal.status()["shards"]["b"]["replicas"] == [terminal.urls["b"]]
+    assert f"weight 1, {terminal.urls['c']}, {terminal.urls['b']}" in terminal.run("status")[1]
+    store = TopologyStore(coordkit_zk, "/users")
+    shards = ShardedRedis.from_topology(store, lambda _, address: redis.Redis.from_url(address))
+    assert shards.mget([f"k{i}" for i in range(KEYS)]) == [b"%d" % i for i in range(KEYS)]
+    shards.close()

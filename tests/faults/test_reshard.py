@@ -15,7 +15,7 @@ import pytest
 import redis
 from reshard_cluster import Client, Cluster
 
-from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 from coordkit.routing import Topology, fence, slot_of
 from coordkit.routing.fence import local_key
 from coordkit.testing.processes import start_redis
@@ -305,3 +305,50 @@ async def test_the_topology_says_that_a_move_is_over_when_all_copies_of_the_targ
         monkeypatch.undo()
         await cluster.reshard()._finish_moves()
         assert cluster.ledger.now.moves == ()
+
+
+@pytest.mark.parametrize("step", ["begin", "pass 1"])
+@pytest.mark.parametrize("tried", [False, True], ids=["at once", "while it goes back"])
+async def test_a_target_that_is_gone_for_good(durable: Any, step: str, tried: bool) -> None:
+    """What its source has is served again, once the operator says that the rest is lost."""
+    cluster, servers = durable
+    first = cluster.reshard(on_step=lambda name: name == step and first.stop(), batch=16384)
+    await first.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(80):
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    assert (await first.run()).phase == "stopped"
+    [move] = cluster.ledger.now.moves
+    moving = [key for key in cluster.keys(80) if slot_of(key) in set(move.slots)]
+    assert len(moving) > 10
+    if step == "pass 1":  # counted at the target alone
+        await Client(cluster).incr(moving[0])
+        cluster.expected[moving[0]] -= 1
+    with pytest.raises(CoordError, match=r"it answers, and knows epoch .*: it is not lost"):
+        await cluster.reshard().roll_back(target_lost=True)
+    servers["c"].kill()
+    before = cluster.ledger.now
+    with pytest.raises(StoreUnavailable, match=r"so nothing was changed.* rollback --target-lost"):
+        await cluster.reshard().roll_back()
+    assert cluster.ledger.now is before
+    if tried:
+        await cluster.ledger.write(before.roll_back_move(move.number))
+        back = Client(cluster)
+        with pytest.raises(StoreUnavailable, match=r"^c: .* cannot be reached"):
+            await back.touch.ensure(back.adopted, moving[:1])
+
+    assert (await cluster.reshard().roll_back(target_lost=True)).phase == "done"
+
+    assert cluster.ledger.now.moves == ()
+    assert cluster.ledger.now.owners.counts()["c"] == 0
+    assert cluster.ledger.now.shards["c"].fenced > move.number, "should it come back, it is refused"
+    for each in (Client(cluster), client):  # who has not heard of it either
+        for key in cluster.keys(80):
+            await each.incr(key)
+    servers["c"].restart()
+    cluster.plain["c"].flushdb()
+    await cluster.reshard().repair("c")
+    await cluster.reshard().drain("c")
+    assert (await cluster.reshard().run()).phase == "done"
+    cluster.check()

@@ -11,7 +11,7 @@ from coordkit.errors import CrossShardError, PartialFailure, ShardDown, StoreRef
 from coordkit.routing import ketama, rendezvous
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.commands import entries_of, key_positions, wire_arguments
-from coordkit.routing.plan import Plan, Question
+from coordkit.routing.plan import Plan, Question, listed
 from coordkit.routing.router import Router
 
 PLACEMENT = rendezvous(["a", "b", "c"])
@@ -434,3 +434,9 @@ def test_of_a_placement_without_hash_tags_a_pattern_says_nothing_of_the_shard() 
     planned = Router(tagged).plan(("SORT", "{x}", "BY", "{x}:*"), {})
     assert isinstance(planned, Plan)
     assert planned.parts[0].shard == tagged.lookup("x")
+
+
+def test_an_error_names_as_many_keys_as_anybody_reads() -> None:
+    where = {f"k{i}": "ab"[i % 2] for i in range(1000)}
+    assert listed(dict(list(where.items())[:2])) == "'k0' on a, 'k1' on b"
+    assert listed(where).endswith("'k99' on b, and 900 more keys (`.shards` has all)")
