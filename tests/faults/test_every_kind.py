@@ -258,8 +258,8 @@ async def test_whoever_leaves_tells_the_next_when_to_look(
 async def test_a_server_that_hangs_ends_it_at_its_own_deadline(flavour: Any, maybe: Any, kind: str) -> None:
     with ExitStack() as stack:
         own = [stack.enter_context(start_redis()) for _ in range(SERVERS.get(kind, 1))]
-        clients = [flavour.redis(server.url, socket_timeout=0.3) for server in own]
-        held = made(flavour, clients, kind, "job", 1.5)
+        clients = [flavour.redis(server.url, socket_timeout=0.6) for server in own]
+        held = made(flavour, clients, kind, "job", 2.5)
         if kind in SERVERS:
             await maybe(held.quorum.initialise())
         lease = await maybe(held.acquire())

@@ -443,7 +443,7 @@ async def test_losing_the_lease_cancels_the_body_and_nothing_else(
 async def test_a_loss_that_the_task_itself_finds_hits_once(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
     """ensure() raises in the body; no second cancellation waits for whatever the task awaits next."""
     client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.05, renew=False)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.5, renew=False)
     with pytest.raises(LeaseLost):
         async with lock as lease:
             while now() < lease._core.expires:
@@ -692,7 +692,7 @@ async def test_a_loss_that_another_thread_finds_cancels_the_body(
 ) -> None:
     """asyncio.to_thread(crunch, lease): ensure() there raises LeaseLost, and the body is cancelled all the same."""
     client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=0.2, renew=False)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=1.0, renew=False)
 
     def crunch(lease: coordkit.aio.Lease) -> str:
         try:
