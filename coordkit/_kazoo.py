@@ -249,7 +249,7 @@ class Wire:
 
     def answer(self, name: str, request: Request, result: Any, within: float) -> Any:
         """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""
-        return _kazoo_requests.answer(str(self), name, request, result, within)
+        return _kazoo_requests.answer(self, name, request, result, within)
 
 
 def _at_present(host: str, address: str, port: int) -> str:

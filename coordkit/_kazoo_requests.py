@@ -104,7 +104,7 @@ def at(client: Any, path: str) -> str:
     return below
 
 
-def answer(where: str, name: str, request: Request, result: Any, within: float) -> Any:
+def answer(where: object, name: str, request: Request, result: Any, within: float) -> Any:
     """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""
     if not result.ready():
         error = StoreUnavailable(name, f"no answer from {where} within {within:.1f} s")
@@ -125,7 +125,7 @@ def answer(where: str, name: str, request: Request, result: Any, within: float) 
     return _in_our_words(request, result.value)
 
 
-def _problem(where: str, name: str, path: str, problem: Exception, step: int) -> Exception:
+def _problem(where: object, name: str, path: str, problem: Exception, step: int) -> Exception:
     error: Exception
     for theirs, ours in _EXPECTED.items():
         if isinstance(problem, theirs):

@@ -84,9 +84,8 @@ def _ignore(_request: Any) -> None:
 def _hook(client: Any) -> bool:
     """Have the connection send together what lies there; return False where it is not kazoo's own, of threads."""
     connection = client._connection  # noqa: SLF001  no public way
-    if type(connection) is not ConnectionHandler or type(client.handler) is not SequentialThreadingHandler:
-        return False
-    if not _AT_ONCE:
+    kinds = type(connection), type(client.handler)
+    if kinds != (ConnectionHandler, SequentialThreadingHandler) or not _AT_ONCE:
         return False
     alone = connection._send_request  # noqa: SLF001  what is replaced
 

@@ -22,6 +22,7 @@ from coordkit._ports_zookeeper import TreeWatch, WatchTree
 
 _RECURSIVE = 1  # ZooDefs.AddWatchModes.persistentRecursive
 _ANY = 3  # Watcher.WatcherType.Any
+_UNIMPLEMENTED = -6  # KeeperException.Code
 
 
 class AddWatch:
@@ -142,7 +143,7 @@ class Trees:
         earlier, and then hangs up. kazoo's connection thread would end with it.
         """
         pending = self._client._pending  # noqa: SLF001  no public way
-        if header.err == UnimplementedError.code:
+        if header.err == _UNIMPLEMENTED:
             for at, (request, answer, number) in enumerate(pending):
                 if number == header.xid and isinstance(request, AddWatch):
                     del pending[at]
