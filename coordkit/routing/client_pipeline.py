@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from coordkit.errors import CrossShardError
 from coordkit.routing.client_batch import Command
+from coordkit.routing.client_modules import Modules
 from coordkit.routing.client_shards import Directory
 from coordkit.routing.plan import Plan
 from coordkit.routing.router import Router, named
@@ -17,7 +18,7 @@ from coordkit.routing.router import Router, named
 P = TypeVar("P")
 
 
-class Queue(Generic[P]):
+class Queue(Modules, Generic[P]):
     """The commands that a pipeline will send. ``plan`` says what is done with one, and returns a Plan or awaits it."""
 
     _event_dispatcher: Any = None  # redis-py 7's mixins declare it, its own clients alone use it

@@ -14,6 +14,7 @@ from coordkit._ports import Runtime
 from coordkit.routing.breaker import Breaker, State
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_checks import check_clients, check_placement, named_kind, terms_of
+from coordkit.routing.client_modules import Modules
 from coordkit.routing.client_refusals import Refusals
 from coordkit.routing.client_replicas import Servers, primary_of, servers_of, without_fence
 from coordkit.routing.first_touch import FirstTouch
@@ -43,7 +44,7 @@ C = TypeVar("C")
 RAW: dict[str, Any] = {"NEVER_DECODE": True}
 
 
-class Directory(Refusals, Generic[C]):
+class Directory(Refusals, Modules, Generic[C]):
     """What a sharded client knows without asking: which shard, which slot, which plain client."""
 
     _client_type: ClassVar[type[Any]]

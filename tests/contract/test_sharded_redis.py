@@ -727,3 +727,15 @@ def test_both_flavours_have_the_same_names() -> None:
 
     assert signatures(client.ShardedRedis) == signatures(client_aio.ShardedRedis)
     assert signatures(client.ShardedPipeline) == signatures(client_aio.ShardedPipeline)
+
+
+@pytest.mark.parametrize("name", ["json", "ft", "ts", "bf", "cf", "cms", "topk", "tdigest"])
+async def test_the_objects_of_modules_are_refused_with_what_to_do(flavour: Any, urls: Any, name: str) -> None:
+    """At once, and not by the first command, nor by a missing attribute; also where no server has the module."""
+    shards = sharded(flavour, urls)
+    for refusing in (shards, shards.pipeline()):
+        with pytest.raises(CrossShardError, match=rf"{name}\(\)") as refused:
+            getattr(refusing, name)()
+        assert f"on(shard).{name}(" in str(refused.value) or f"client_for(key).{name}()" in str(refused.value)
+    with pytest.raises(redis.exceptions.ResponseError, match=r"unknown command 'JSON\.GET"):
+        await flavour.maybe(shards.execute_command("JSON.GET", "k", "$"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -163,6 +164,8 @@ def zookeeper(zk: object) -> None:
     assert_type(shards.on("a"), redis.Redis)
     assert_type(shards.with_options(read_from="nearest", min_replicas=1), coordkit.LiveShardedRedis)
     assert_type(shards.adopt(topology), bool)
+    for key in shards.scan_iter("user:*", count=100):
+        print(key)
     shards.set("k", 1)
 
 
@@ -219,6 +222,8 @@ async def zookeeper_awaited(zk: object) -> None:
         store, lambda _, address: coordkit.ReplicaSet(redis.asyncio.Redis.from_url(address)), read_from="replica"
     )
     assert_type(of_sets, coordkit.aio.LiveShardedRedis)
+    async for key in shards.scan_iter("user:*", count=100):
+        print(key)
     await shards.set("k", 1)
 
 
@@ -269,7 +274,17 @@ def routing(a: redis.Redis, b: redis.Redis) -> None:
     assert_type(shards.shard_for("k"), str)
     with shards.pipeline() as pipe:
         pipe.get("k")
-        pipe.execute()
+        assert_type(pipe.execute(), list[Any])
+        pipe.watch("k")
+        pipe.multi()
+        assert_type(pipe.watching, bool)
+    shards.transaction(lambda pipe: pipe.incr("k"), "k", value_from_callable=True)
+    with shards.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe("news", letters=lambda message: print(message["data"]))
+        assert_type(pubsub.get_message(timeout=1.0), dict[str, Any] | None)
+        for message in pubsub.listen():
+            assert_type(message, dict[str, Any])
+    assert_type(shards.on_all("PING"), dict[str, Any])
     picker = coordkit.RoundRobin([a, b])
     assert_type(picker.pick(), redis.Redis)
 
@@ -280,6 +295,18 @@ async def routing_awaited(a: redis.asyncio.Redis, b: redis.asyncio.Redis) -> Non
     assert_type(near.with_options(read_from="primary"), coordkit.aio.ShardedRedis)
     await shards.set("k", 1)
     assert_type(shards.shard_for("k"), str)
+    async with shards.pipeline() as pipe:
+        await pipe.watch("k")
+        pipe.multi()
+        pipe.get("k")
+        assert_type(await pipe.execute(), list[Any])
+    await shards.transaction(lambda pipe: pipe.incr("k"), "k", value_from_callable=True)
+    async with shards.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe("news", letters=lambda message: print(message["data"]))
+        assert_type(await pubsub.get_message(timeout=1.0), dict[str, Any] | None)
+        async for message in pubsub.listen():
+            assert_type(message, dict[str, Any])
+    assert_type(await shards.on_all("PING"), dict[str, Any])
     await shards.aclose()
 
 

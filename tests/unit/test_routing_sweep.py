@@ -10,6 +10,7 @@ from coordkit.routing import Topology
 from coordkit.routing.sweep import Sweep, order
 
 _PAGES = 4
+_SHARDS = {shard: f"redis://{shard}" for shard in "abc"}
 
 
 class World:
@@ -17,7 +18,7 @@ class World:
 
     def __init__(self, seed: int, *, swift: bool) -> None:
         self.random = random.Random(seed)
-        self.topology = Topology.first("t", dict.fromkeys("abc", "redis://x"))
+        self.topology = Topology.first("t", _SHARDS)
         self.fenced = dict.fromkeys("abc", 0)
         self.keys = {slot: {self.owner(slot)} for slot in self.slots()}  # where the one key of each slot is
         self.swift = swift
@@ -115,13 +116,13 @@ def test_one_that_does_not_go_by_what_it_hears_misses_keys() -> None:
 
 
 def test_a_shard_is_gone_through_once_where_nothing_moves() -> None:
-    topology = Topology.first("t", dict.fromkeys("abc", "redis://x"))
+    topology = Topology.first("t", _SHARDS)
     assert [shard for shard, _ in order(topology)] == ["a", "b", "c"]
     assert sum(len(slots) for _, slots in order(topology)) == 16384
 
 
 def test_sources_come_first_and_a_circle_is_gone_round() -> None:
-    topology = Topology.first("t", dict.fromkeys("abc", "redis://x"))
+    topology = Topology.first("t", _SHARDS)
     moving = topology.begin_move([16000], "c", "a")
     assert [shard for shard, _ in order(moving)] == ["b", "c", "a"]
     circle = moving.begin_move([0], "a", "c")
@@ -129,11 +130,11 @@ def test_sources_come_first_and_a_circle_is_gone_round() -> None:
 
 
 def test_a_server_that_was_replaced_is_begun_with_anew() -> None:
-    topology = Topology.first("t", dict.fromkeys("abc", "redis://x"))
+    topology = Topology.first("t", _SHARDS)
     sweep = Sweep(topology)
     assert sweep.begin() == "a"
     sweep.adopt(topology.with_addresses("b", "redis://y"))
     assert sweep.slots
-    sweep.adopt(topology.with_addresses("a", "redis://y").raised_to(9))
+    sweep.adopt(topology.with_addresses("a", "redis://z").raised_to(9))
     assert not sweep.slots
     assert sweep.begin() == "a"
