@@ -127,6 +127,7 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
     from coordkit import Reshard, Topology
     from coordkit.reshard_display import display
 
+    first: Topology | None = None
     if chosen.action == "init":
         shards = dict(map(_named, chosen.shards))
         if len(shards) < len(chosen.shards):
@@ -146,7 +147,7 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         Reshard(store, leadership, _connect(chosen), on_progress=shown.show, **limits) as reshard,
         _stopped_by_signals(reshard) as stopping,
     ):
-        if chosen.action == "init":
+        if first is not None:
             _make(store, reshard, first)
             return 0
         progress = _act(reshard, chosen)

@@ -59,11 +59,12 @@ def opened_before_the_fence() -> None:
     moving.Carrier._look = look  # type: ignore[method-assign]
 
 
-def a_rollback_brings_all() -> None:
-    """Of a key that was never brought by the move that is rolled back, what the other shard has is taken: nothing."""
+def a_rollback_brings_nothing() -> None:
+    """What a move had brought is taken for never brought by the one that rolls it back, and is left where it is."""
+    was = moving.Carrier._kept
 
-    async def kept(*_: Any) -> set[bytes]:
-        return set()
+    async def kept(self: moving.Carrier, keys: Any) -> set[bytes]:
+        return set(keys) if self.move.undoes else await was(self, keys)
 
     moving.Carrier._kept = kept  # type: ignore[method-assign]
 
@@ -120,7 +121,7 @@ def _read_as(change: Callable[[Any], Any]) -> None:
     moving.Carrier._read = read  # type: ignore[method-assign]
 
 
-OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_all)
+OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_nothing)
 OF_LOCKS = (epoch_is_not_compared, counters_stay_behind, ends_early, dead_shards_keys_go_elsewhere)
 MUTANTS: dict[str, Callable[[], None]] = {mutant.__name__: mutant for mutant in (*OF_LOSS, *OF_LOCKS)}
 
