@@ -136,10 +136,10 @@ async def test_each_partition_is_worked_on_by_one_member(
 
 async def test_only_what_must_move_moves(flavour: Any, zk_client: Any, path: str) -> None:
     log, keys = Log(), [f"p{i}" for i in range(60)]
-    workers = [Worker(flavour, zk_client(), path, f"w{i}", log, keys) for i in range(3)]
+    workers = [Worker(flavour, zk_client(timeout=20.0), path, f"w{i}", log, keys) for i in range(3)]
     await flavour.until(lambda: even(log, *workers, keys=keys))
     before = log.now()
-    workers.append(Worker(flavour, zk_client(), path, "w3", log, keys))
+    workers.append(Worker(flavour, zk_client(timeout=20.0), path, "w3", log, keys))
     await flavour.until(lambda: even(log, *workers, keys=keys))
     assert sum(before[key] != log.now()[key] for key in keys) <= 25, "15 is the least, 45 would be shuffling"
     for each in workers:
@@ -157,7 +157,7 @@ async def test_parts_are_by_weight(
     log.linger = 0.02
 
     def worker(who: str, data: bytes) -> Worker:
-        return Worker(flavour, zk_client(), path, who, log, data=data, weigh=int)
+        return Worker(flavour, zk_client(timeout=20.0), path, who, log, data=data, weigh=int)
 
     def parts() -> Counter[str]:
         return Counter(log.now().values())
