@@ -24,6 +24,11 @@ from coordkit.testing.faults import Faults, kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
 
+@pytest.fixture(params=["one", "three"])
+def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
+    return request.getfixturevalue("coordkit_zk_server" if request.param == "one" else "coordkit_zk_ensemble")
+
+
 @pytest.fixture
 def path(coordkit_namespace: str) -> str:
     return f"/{coordkit_namespace}/service/members"
@@ -233,10 +238,10 @@ async def test_a_stream_outlives_its_session(flavour: Any, zk_client: Any, path:
 
 @pytest.mark.usefixtures("watches")
 async def test_a_reconnect_changes_nothing(
-    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, zk_servers: ZooKeeperEnsemble
 ) -> None:
     """Curator's discovery deletes and creates every member at every blip."""
-    proxy, zk = coordkit_faults.proxy(coordkit_zk_server), zk_client()
+    proxy, zk = coordkit_faults.proxy(zk_servers.nodes[0]), zk_client()
     reader = Reader(flavour, flavour.Group(zk, path))
     cut = zk_client(timeout=10.0, hosts=proxy.address)
     async with flavour.within(flavour.Group(cut, path).join("a", data=b"1")) as member:
@@ -256,10 +261,10 @@ async def test_a_reconnect_changes_nothing(
 
 
 async def test_fifty_members_are_read_in_two_round_trips(
-    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, zk_servers: ZooKeeperEnsemble
 ) -> None:
     """kazoo's Party takes one round trip for each (K20)."""
-    zk, proxy = zk_client(), coordkit_faults.proxy(coordkit_zk_server)
+    zk, proxy = zk_client(), coordkit_faults.proxy(zk_servers.nodes[0])
     zk.ensure_path(path)
     for made in [zk.create_async(f"{path}/m{i}", b"%d" % i, ephemeral=True) for i in range(50)]:
         made.get(timeout=20)
@@ -583,10 +588,10 @@ def test_a_join_is_read_with_its_data_in_one_round_trip(zk_client: Any, path: st
 
 
 async def test_who_is_cut_off_does_not_claim_to_know(
-    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, zk_servers: ZooKeeperEnsemble
 ) -> None:
     """Curator's GroupMember always lists itself, connected or not; kazoo's Party says ``participating`` (K20)."""
-    proxy = coordkit_faults.proxy(coordkit_zk_server)
+    proxy = coordkit_faults.proxy(zk_servers.nodes[0])
     cut, seen = zk_client(timeout=2.0, hosts=proxy.address), zk_client()
     group = flavour.Group(cut, path)
     async with flavour.within(group.join("a")):
@@ -629,10 +634,10 @@ async def test_a_join_and_a_leave_between_two_looks_is_no_news(flavour: Any, zk_
 
 
 async def test_a_resync_is_marked(
-    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, coordkit_zk_server: ZooKeeperEnsemble
+    flavour: Any, zk_client: Any, path: str, coordkit_faults: Faults, zk_servers: ZooKeeperEnsemble
 ) -> None:
     """What came and went while the connection was lost is not told, and that is."""
-    proxy, other = coordkit_faults.proxy(coordkit_zk_server), flavour.Group(zk_client(), path)
+    proxy, other = coordkit_faults.proxy(zk_servers.nodes[0]), flavour.Group(zk_client(), path)
     cut = zk_client(timeout=20.0, hosts=proxy.address)
     reader = Reader(flavour, flavour.Group(cut, path))
     await flavour.until(lambda: reader.members == {})

@@ -170,7 +170,8 @@ async def _release(flavour: Any, lease: Any) -> None:
     assert await flavour.maybe(lease.release()) is True
 
 
-async def test_polls_leave_no_watches(flavour: Any, zk_client: Any, path: str) -> None:
+async def test_polls_leave_no_watches_and_no_listeners(flavour: Any, zk_client: Any, path: str) -> None:
+    """kazoo's adds a listener at every attempt (K24)."""
     zk = zk_client()
     async with flavour.within(flavour.zk.Semaphore(zk_client(), path, permits=1)):
         for timeout in (0, 0.0005):
@@ -182,6 +183,8 @@ async def test_polls_leave_no_watches(flavour: Any, zk_client: Any, path: str) -
         assert len(slots(zk, path)) == 1
         assert zk._coordkit_wire.bells._waiting == {}
         assert sum(len(each) for each in (*list(zk._data_watchers.values()), *list(zk._child_watchers.values()))) <= 2
+        assert len(zk.state_listeners) == 1
+        assert len(zk._coordkit_wire._listeners) <= 1
 
 
 async def test_all_must_agree_how_many_there_are(flavour: Any, client: Any, path: str) -> None:
@@ -220,6 +223,7 @@ async def test_one_that_was_refused_misleads_nobody(flavour: Any, zk_client: Any
 
 
 async def test_losses_are_told_and_it_is_good_again(flavour: Any, zk_client: Any, path: str) -> None:
+    """kazoo's believes for ever that it holds (K24)."""
     zk, tokens = zk_client(), []
     semaphore = flavour.zk.Semaphore(zk, path, permits=2)
     for _ in range(2):
