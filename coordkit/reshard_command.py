@@ -132,15 +132,10 @@ def _zookeeper(hosts: str) -> Iterator[Any]:
 
 
 def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
-    from coordkit import Reshard, Topology
+    from coordkit import Reshard
     from coordkit.reshard_display import display
-    from coordkit.routing import rendezvous
 
-    if chosen.action == "init":
-        shards = dict(map(_named, chosen.shards))
-        if len(shards) < len(chosen.shards):
-            raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
-        first = Topology.first(chosen.name, shards, placement=rendezvous(shards) if chosen.static else None)
+    first = _first(chosen) if chosen.action == "init" else None
     limits: dict[str, Any] = {
         name: value or None
         for name in ("keys_per_second", "bytes_per_second")
@@ -155,7 +150,7 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         Reshard(store, leadership, _connect(chosen), on_progress=shown.show, **limits) as reshard,
         _stopped_by_signals(reshard) as stopping,
     ):
-        if chosen.action == "init":
+        if first is not None:
             _make(store, reshard, first)
             return 0
         progress = _act(reshard, chosen)
@@ -165,6 +160,16 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
             print("stopped; everything is served as it is, and `coordkit reshard resume` goes on", file=sys.stderr)
             return 128 + stopping[0]
     return 0
+
+
+def _first(chosen: argparse.Namespace) -> Topology:
+    from coordkit import Topology
+    from coordkit.routing import rendezvous
+
+    shards = dict(map(_named, chosen.shards))
+    if len(shards) < len(chosen.shards):
+        raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
+    return Topology.first(chosen.name, shards, placement=rendezvous(shards) if chosen.static else None)
 
 
 def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:
