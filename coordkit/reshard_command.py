@@ -51,9 +51,17 @@ def add(commands: Any) -> None:
     )
     actions = reshard.add_subparsers(dest="action", metavar="ACTION", required=True)
     status = actions.add_parser("status", help="say who owns how many slots, what moves, and what is planned")
-    init = actions.add_parser("init", help="make a topology of shards that hold no keys yet, or that are one shard")
+    init = actions.add_parser(
+        "init", help="make a topology of shards without keys, of one shard, or (--static) of a static ShardedRedis"
+    )
     init.add_argument("shards", nargs="+", metavar=_SHARD, help="as a=redis://10.0.0.1:6379/0,redis://10.0.0.2:6379/0")
     init.add_argument("--name", required=True, help="the topology's name, a part of its keys on the shards")
+    init.add_argument(
+        "--static",
+        action="store_true",
+        help="the shards have the keys of a ShardedRedis of these names, without weights or a placement: each slot "
+        "stays where that put it. No client of that kind may be left when slots move",
+    )
     added = actions.add_parser("add", help="add an empty shard, and move its share of the slots to it")
     added.add_argument("shard", metavar=_SHARD)
     added.add_argument("--weight", type=float, default=1.0, help="its share of the slots; default: %(default)s")
@@ -124,15 +132,10 @@ def _zookeeper(hosts: str) -> Iterator[Any]:
 
 
 def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
-    from coordkit import Reshard, Topology
+    from coordkit import Reshard
     from coordkit.reshard_display import display
 
-    first: Topology | None = None
-    if chosen.action == "init":
-        shards = dict(map(_named, chosen.shards))
-        if len(shards) < len(chosen.shards):
-            raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
-        first = Topology.first(chosen.name, shards)
+    first = _first(chosen) if chosen.action == "init" else None
     limits: dict[str, Any] = {
         name: value or None
         for name in ("keys_per_second", "bytes_per_second")
@@ -157,6 +160,16 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
             print("stopped; everything is served as it is, and `coordkit reshard resume` goes on", file=sys.stderr)
             return 128 + stopping[0]
     return 0
+
+
+def _first(chosen: argparse.Namespace) -> Topology:
+    from coordkit import Topology
+    from coordkit.routing import rendezvous
+
+    shards = dict(map(_named, chosen.shards))
+    if len(shards) < len(chosen.shards):
+        raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
+    return Topology.first(chosen.name, shards, placement=rendezvous(shards) if chosen.static else None)
 
 
 def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:

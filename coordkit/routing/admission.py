@@ -76,7 +76,8 @@ async def check_keys(runtime: Runtime, port: ShardPort, topology: Topology) -> N
                 name,
                 f"it has keys of slots that it does not own, as {shown}: nobody would find them, and they would be "
                 "dropped when their slots come here. Nothing was changed. Make a topology of empty shards, or of the "
-                "one shard that has all keys, and add the others, or move these keys to where they belong",
+                "one shard that has all keys, and add the others; if a static ShardedRedis placed them, give its "
+                "placement (`coordkit reshard init --static`, Topology.first(placement=rendezvous(names, weights)))",
             )
 
 

@@ -81,17 +81,22 @@ class Topology:
             numbers.add(move.number)
 
     @classmethod
-    def first(cls, name: str, shards: Mapping[str, Shard | str]) -> Topology:
+    def first(cls, name: str, shards: Mapping[str, Shard | str], *, placement: SlotMap | None = None) -> Topology:
         """Return the first topology, of epoch 1: each shard owns one run of slots, by weight.
 
-        ``shards`` maps names to `Shard` or to the address of a shard's primary.
+        ``shards`` maps names to `Shard` or to the address of a shard's primary. ``placement`` says who owns each slot
+        instead: that of a static `ShardedRedis` whose data is there, as ``rendezvous(names, weights)``, its default.
         """
         if not isinstance(shards, Mapping):
             raise TypeError(f"shards={shards!r}; a mapping of names to Shard or addresses is allowed")
         listed = {each: _shard(shard) for each, shard in shards.items()}
         _check_addresses(listed)
         up = {each: shard.weight for each, shard in listed.items() if shard.state == "up"}
-        return cls(name, 1, listed, SlotMap(tuple(sorted(listed)), slot_map(up, up).table))
+        if placement is None:
+            return cls(name, 1, listed, SlotMap(tuple(sorted(listed)), slot_map(up, up).table))
+        if not isinstance(placement, SlotMap):
+            raise TypeError(f"placement={placement!r}; a SlotMap, as rendezvous() and slot_map() make, is allowed")
+        return cls(name, 1, listed, placement)
 
     # -- what it says
 

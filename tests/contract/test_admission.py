@@ -10,7 +10,7 @@ import shard_ports
 from reshard_cluster import Client, Cluster
 
 from coordkit.errors import CoordError
-from coordkit.routing import Topology, slot_of
+from coordkit.routing import Shard, Topology, rendezvous, slot_of
 from coordkit.routing.admission import check_distinct
 from coordkit.routing.fence import local_key
 
@@ -168,3 +168,27 @@ async def test_a_shard_that_is_added_has_the_functions_of_the_others(cluster: Cl
     finally:
         for client in cluster.plain.values():
             client.function_flush()
+
+
+@pytest.mark.parametrize("weights", [None, {"a": 3}])
+async def test_a_static_client_becomes_a_topology_with_its_data(
+    flavour: Any, maybe: Any, cluster: Cluster, weights: Any
+) -> None:
+    plain = {name: flavour.redis(cluster.urls[name]) for name in "ab"}
+    static = flavour.ShardedRedis(plain, weights=weights)
+    keys = cluster.keys(200)
+    await maybe(static.mset(dict.fromkeys(keys, 1)))
+    cluster.expected.update(keys)
+    shards = {name: Shard(cluster.urls[name], weight=(weights or {}).get(name, 1)) for name in "ab"}
+    cluster.ledger.now = Topology.first(cluster.ledger.now.name, shards, placement=rendezvous(["a", "b"], weights))
+    reshard = cluster.reshard()
+    await reshard.initialise()
+    assert cluster.ledger.now.plan() == []
+    cluster.check()
+    await reshard.add("c", cluster.urls["c"])
+    assert (await reshard.run()).phase == "done"
+    cluster.check()
+    with pytest.raises(ValueError, match="owners has the shards"):
+        Topology.first("x", shards, placement=rendezvous(["a", "b", "c"]))
+    with pytest.raises(TypeError, match="placement='ab'"):
+        Topology.first("x", shards, placement="ab")  # type: ignore[arg-type]  # that is the test
