@@ -7,9 +7,11 @@ of the data is the holder for whom it is.
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import redis
 import redis.asyncio
@@ -51,11 +53,16 @@ class Boxes(Generic[BoxT]):
     """The boxes of one inbox by holder."""
 
     def __init__(self) -> None:
-        self.by_holder: dict[str, BoxT] = {}
+        # Whoever waits has its box: should that be interrupted, nobody is rung in its place, or waited for.
+        self.by_holder: WeakValueDictionary[str, BoxT] = WeakValueDictionary()
+        self._strange = False
         self._gone: OrderedDict[str, Callable[[], None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.by_holder)
+
+    def _all(self) -> list[BoxT]:
+        return [box for known in self.by_holder.valuerefs() if (box := known()) is not None]
 
     def __getitem__(self, holder: str) -> BoxT:
         return self.by_holder[holder]
@@ -73,18 +80,21 @@ class Boxes(Generic[BoxT]):
 
     def addresses(self) -> set[str]:
         """Return where somebody waits."""
-        return {box.address for box in list(self.by_holder.values())}
+        return {box.address for box in self._all()}
 
     def other_than(self, one: BoxT, addresses: Container[str]) -> BoxT | None:
         """Return some other box at one of these addresses, if there is one."""
-        for box in list(self.by_holder.values()):
+        for box in self._all():
             if box is not one and box.address in addresses:
                 return box
         return None
 
     def deliver(self, data: bytes) -> None:
         """Put a message where it belongs; a grant for somebody who left is given back."""
-        holder, _, message = data.decode().partition(" ")
+        if _MESSAGE.fullmatch(data) is None:
+            self._ignore(data)
+            return
+        holder, _, message = data.decode(errors="backslashreplace").partition(" ")
         box = self.by_holder.get(holder)
         if box is not None:
             box.messages.append(message)
@@ -92,15 +102,23 @@ class Boxes(Generic[BoxT]):
         elif message.startswith("grant") and (stray := self._gone.pop(holder, None)) is not None:
             stray()
 
+    def _ignore(self, data: bytes) -> None:
+        if not self._strange:
+            self._strange = True
+            _log.warning("a message that is none of coordkit's was published to its waiters, and ignored: %.200r", data)
+
     def broken(self, address: str) -> None:
         """Tell everybody at an address that messages may have been lost."""
-        for box in list(self.by_holder.values()):
+        for box in self._all():
             if box.address == address:
                 box.messages.append(BROKEN)
                 box.ring()
 
 
 MESSAGES = (b"message", b"smessage")
+
+_MESSAGE = re.compile(rb"\S+ (?:grant \d{1,16} \d{1,16} (?:-|\d{1,9})(?: \S+)?|next \d{1,15})")
+"""What scripts/queue.lua tells."""
 
 
 def understood(reply: Any) -> tuple[str, str, bytes]:

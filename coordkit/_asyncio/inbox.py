@@ -35,7 +35,7 @@ _CHECK = load("inbox_check")
 class Box:
     """The messages for one holder, and its bell."""
 
-    __slots__ = ("_bell", "address", "messages", "refusal")
+    __slots__ = ("__weakref__", "_bell", "address", "messages", "refusal")
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -139,8 +139,10 @@ class Inbox:
                 self._told.say(str(self._store), error)
                 self._not_before = now() + AGAIN  # from now on: those behind us need not wait for the same silence
 
-    def expect(self, holder: str, address: str) -> None:
-        self._boxes.add(holder, Box(address))
+    def expect(self, holder: str, address: str) -> Box:
+        box = Box(address)
+        self._boxes.add(holder, box)
+        return box
 
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
         self._boxes.remove(holder, stray)

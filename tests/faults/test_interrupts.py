@@ -164,6 +164,45 @@ print("renewed:", lease.ensure())
 """
 
 
+WAITS = """
+from coordkit import AcquireTimeout
+
+ahead = made(namespace + "a", redis.Redis.from_url(sys.argv[1])).acquire()
+def interrupting(at):
+    lines = itertools.count(1)
+
+    def look(frame, event, argument):
+        if "/coordkit/_threads/inbox" not in frame.f_code.co_filename and frame.f_code.co_name != "run":
+            return look if "/coordkit/" in frame.f_code.co_filename else None
+        if event == "line" and next(lines) == at:
+            sys.settrace(None)
+            raise Interrupted
+        return look
+
+    return look
+
+for at in itertools.count(1):
+    shared = redis.Redis.from_url(sys.argv[1])  # with an inbox of its own
+    lock = made(namespace + "a", shared)
+    sys.settrace(interrupting(at))
+    try:
+        lock.acquire(timeout=0.5)
+    except Interrupted:
+        interrupted = True
+    except AcquireTimeout:
+        interrupted = False
+    finally:
+        sys.settrace(None)
+    inbox = shared._coordkit_store.inbox()
+    assert len(inbox._boxes) == 0, at
+    assert not inbox._opening.taken(), at
+    assert not any(line.reading.taken() for line in inbox._lines.values()), at
+    if not interrupted:
+        break
+print("interrupted at", at - 1, "lines")
+"""
+
+
 def outcome(server: Any, program: str, *arguments: str) -> str:
     """Run a program to its end; return what it said."""
     text = PRELUDE + textwrap.dedent(program)
@@ -215,3 +254,11 @@ def test_a_handler_may_ask_for_a_lock_at_any_line(coordkit_redis_server: Any, co
 
     assert int(said.split()[2]) > 60
     assert "renewed: True" in said
+
+
+def test_whoever_waits_and_is_interrupted_leaves_the_inbox_to_others(
+    coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    said = outcome(coordkit_redis_server, WAITS, f"{coordkit_namespace}:waits:", "lock", "acquire")
+
+    assert int(said.split()[2]) > 50
