@@ -156,6 +156,16 @@ class Told:
     def __init__(self) -> None:
         self._said = False
 
+    def asks_again(self, where: str) -> None:
+        """Say that the client allows no subscription of ours."""
+        if not self._said:
+            self._said = True
+            _log.warning(
+                "%s: its client is less or more than one plain pool (a bounded pool, a single connection, a cache, a "
+                "subclass with its own execute_command), so contenders ask again and again, in no order",
+                where,
+            )
+
     def say(self, where: str, error: BaseException) -> None:
         if not self._said and _redis.is_no(error):  # what is a mere outage, or a slot that was moved, passes
             self._said = True
@@ -177,12 +187,17 @@ class Ear(NamedTuple):
     verbs: tuple[tuple[str, str], ...]  # to publish and to subscribe, the best first
 
 
+def asks_again(client: Any, *, keeps: bool) -> bool:
+    """Whether this client allows no connection of our own."""
+    plain = (redis.RedisCluster.execute_command, redis.asyncio.RedisCluster.execute_command)
+    return not keeps and getattr(type(client), "execute_command", None) not in plain
+
+
 def ear_of(client: Any, identity: str, name: str, *, keeps: bool) -> Ear | None:
     """Return where contenders for the lock ``name`` listen; None if this client allows no connection of our own."""
     if keeps:
         return Ear("", client.connection_pool, f"coordkit:1:inbox:{identity}", _VERBS[1:])
-    plain = (redis.RedisCluster.execute_command, redis.asyncio.RedisCluster.execute_command)
-    if getattr(type(client), "execute_command", None) not in plain:
+    if asks_again(client, keeps=keeps):
         return None
     # A message reaches the node that serves the lock's slot, and is counted there: the channel shares the lock's tag.
     channel = f"coordkit:1:{{{name}}}:inbox:{identity}"

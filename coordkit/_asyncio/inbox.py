@@ -20,7 +20,7 @@ from coordkit import _redis
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import hang_up
-from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
+from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, asks_again, ear_of, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
@@ -128,6 +128,8 @@ class Inbox:
                 return
             ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
+                if asks_again(self._client, keeps=self._keeps):
+                    self._told.asks_again(str(self._store))
                 return
             try:
                 address = await self._subscribe(ear)

@@ -18,7 +18,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordkit import _redis
-from coordkit._inbox import AGAIN, MANY, MESSAGES, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
+from coordkit._inbox import (
+    AGAIN,
+    MANY,
+    MESSAGES,
+    QUIET,
+    Boxes,
+    Ear,
+    Told,
+    asks_again,
+    ear_of,
+    leaving,
+    refuse,
+    understood,
+)
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.line import Box, Line
 from coordkit._threads.runtime import RUNTIME, now
@@ -95,6 +108,8 @@ class Inbox:
             return ""
         ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
         if ear is None:
+            if asks_again(self._client, keeps=self._keeps):
+                self._told.asks_again(str(self._store))
             return ""
         try:
             address = self._subscribe(ear, until)

@@ -241,18 +241,22 @@ async def test_any_client_is_told(flavour: Any, make: Any, maybe: Any, waiting: 
 @standalone
 @pytest.mark.parametrize("options", [{"single_connection_client": True}, {"max_connections": 3}])
 async def test_a_client_that_allows_no_other_connection_asks_again(
-    flavour: Any, make: Any, maybe: Any, options: dict[str, Any]
+    flavour: Any, make: Any, maybe: Any, options: dict[str, Any], caplog: Any
 ) -> None:
-    """It chose how many connections there are: nothing is subscribed behind its back."""
+    """It chose how many connections there are: nothing is subscribed behind its back. That is said, once."""
     held = await maybe(make().acquire())
+    lock = make(options=options)
+    with pytest.raises(AcquireTimeout):
+        await maybe(lock.acquire(timeout=0.05))
 
     async def work() -> Any:
-        return await maybe(make(options=options).acquire(timeout=20))
+        return await maybe(lock.acquire(timeout=20))
 
     running = flavour.spawn(work)
     await flavour.sleep(0.2)
     await maybe(held.release())
     assert await maybe((await running.result()).release()) is True
+    assert len([line for line in caplog.messages if "ask again and again, in no order" in line]) == 1
 
 
 # -- rights
