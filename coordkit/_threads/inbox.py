@@ -34,7 +34,7 @@ from coordkit._inbox import (
 )
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.line import Box, Line
-from coordkit._threads.runtime import RUNTIME, now
+from coordkit._threads.runtime import RUNTIME, now, weakly
 from coordkit._threads.turns import Turns
 from coordkit.errors import CoordError
 from coordkit.scripts import load
@@ -139,7 +139,7 @@ class Inbox:
             line.used = now()
             if not self._sweeping:
                 self._sweeping = True
-                RUNTIME.call_at(line.used + _redis.IDLE, self._sweep)
+                RUNTIME.call_at(line.used + _redis.IDLE, weakly(self._sweep))
 
     async def receive(self, holder: str, until: float) -> str | None:
         box = self._boxes.by_holder[holder]
@@ -320,7 +320,7 @@ class Inbox:
     def _sweep(self) -> None:
         used = max((line.used for line in self._lines.values()), default=0.0)
         if len(self._boxes) or now() < used + _redis.IDLE:
-            RUNTIME.call_at(now() + _redis.IDLE, self._sweep)
+            RUNTIME.call_at(now() + _redis.IDLE, weakly(self._sweep))
             return
         self._sweeping = False
         for line in list(self._lines.values()):

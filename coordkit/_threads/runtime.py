@@ -203,6 +203,18 @@ class Clock:
         return True
 
 
+def weakly(action: Callable[[], None]) -> Callable[[], None]:
+    """Return what runs a method as long as its object is there: a timer must not keep a client's connections open."""
+    known = weakref.WeakMethod(action)
+
+    def run_it() -> None:
+        method = known()
+        if method is not None:
+            method()
+
+    return run_it
+
+
 class ThreadWorker:
     """A daemon thread that exists only while it is poked at least once a second."""
 
