@@ -7,9 +7,11 @@ of the data is the holder for whom it is.
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import redis
 import redis.asyncio
@@ -51,11 +53,16 @@ class Boxes(Generic[BoxT]):
     """The boxes of one inbox by holder."""
 
     def __init__(self) -> None:
-        self.by_holder: dict[str, BoxT] = {}
+        # Whoever waits has its box: should that be interrupted, nobody is rung in its place, or waited for.
+        self.by_holder: WeakValueDictionary[str, BoxT] = WeakValueDictionary()
+        self._strange = False
         self._gone: OrderedDict[str, Callable[[], None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.by_holder)
+
+    def _all(self) -> list[BoxT]:
+        return [box for known in self.by_holder.valuerefs() if (box := known()) is not None]
 
     def __getitem__(self, holder: str) -> BoxT:
         return self.by_holder[holder]
@@ -73,18 +80,21 @@ class Boxes(Generic[BoxT]):
 
     def addresses(self) -> set[str]:
         """Return where somebody waits."""
-        return {box.address for box in list(self.by_holder.values())}
+        return {box.address for box in self._all()}
 
     def other_than(self, one: BoxT, addresses: Container[str]) -> BoxT | None:
         """Return some other box at one of these addresses, if there is one."""
-        for box in list(self.by_holder.values()):
+        for box in self._all():
             if box is not one and box.address in addresses:
                 return box
         return None
 
     def deliver(self, data: bytes) -> None:
         """Put a message where it belongs; a grant for somebody who left is given back."""
-        holder, _, message = data.decode().partition(" ")
+        if _MESSAGE.fullmatch(data) is None:
+            self._ignore(data)
+            return
+        holder, _, message = data.decode(errors="backslashreplace").partition(" ")
         box = self.by_holder.get(holder)
         if box is not None:
             box.messages.append(message)
@@ -92,15 +102,23 @@ class Boxes(Generic[BoxT]):
         elif message.startswith("grant") and (stray := self._gone.pop(holder, None)) is not None:
             stray()
 
+    def _ignore(self, data: bytes) -> None:
+        if data and not self._strange:  # scripts/inbox_check.lua says nothing, and looks whether that is heard
+            self._strange = True
+            _log.warning("a message that is none of coordkit's was published to its waiters, and ignored: %.200r", data)
+
     def broken(self, address: str) -> None:
         """Tell everybody at an address that messages may have been lost."""
-        for box in list(self.by_holder.values()):
+        for box in self._all():
             if box.address == address:
                 box.messages.append(BROKEN)
                 box.ring()
 
 
 MESSAGES = (b"message", b"smessage")
+
+_MESSAGE = re.compile(rb"\S+ (?:grant \d{1,16} \d{1,16} (?:-|\d{1,9})(?: \S+)?|next \d{1,15})")
+"""What scripts/queue.lua tells."""
 
 
 def understood(reply: Any) -> tuple[str, str, bytes]:
@@ -138,6 +156,16 @@ class Told:
     def __init__(self) -> None:
         self._said = False
 
+    def asks_again(self, where: str) -> None:
+        """Say that the client allows no subscription of ours."""
+        if not self._said:
+            self._said = True
+            _log.warning(
+                "%s: its client is less or more than one plain pool (a bounded pool, a single connection, a cache, a "
+                "subclass with its own execute_command), so contenders ask again and again, in no order",
+                where,
+            )
+
     def say(self, where: str, error: BaseException) -> None:
         if not self._said and _redis.is_no(error):  # what is a mere outage, or a slot that was moved, passes
             self._said = True
@@ -159,12 +187,17 @@ class Ear(NamedTuple):
     verbs: tuple[tuple[str, str], ...]  # to publish and to subscribe, the best first
 
 
+def asks_again(client: Any, *, keeps: bool) -> bool:
+    """Whether this client allows no connection of our own."""
+    plain = (redis.RedisCluster.execute_command, redis.asyncio.RedisCluster.execute_command)
+    return not keeps and getattr(type(client), "execute_command", None) not in plain
+
+
 def ear_of(client: Any, identity: str, name: str, *, keeps: bool) -> Ear | None:
     """Return where contenders for the lock ``name`` listen; None if this client allows no connection of our own."""
     if keeps:
         return Ear("", client.connection_pool, f"coordkit:1:inbox:{identity}", _VERBS[1:])
-    plain = (redis.RedisCluster.execute_command, redis.asyncio.RedisCluster.execute_command)
-    if getattr(type(client), "execute_command", None) not in plain:
+    if asks_again(client, keeps=keeps):
         return None
     # A message reaches the node that serves the lock's slot, and is counted there: the channel shares the lock's tag.
     channel = f"coordkit:1:{{{name}}}:inbox:{identity}"

@@ -130,8 +130,8 @@ class Inbox(Protocol):
         """
         ...
 
-    def expect(self, holder: str, address: str) -> None:
-        """Keep what comes for ``holder``, until it is forgotten."""
+    def expect(self, holder: str, address: str) -> object:
+        """Keep what comes for ``holder``, until it is forgotten, or nobody keeps what this returns."""
         ...
 
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:

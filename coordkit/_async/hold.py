@@ -123,12 +123,13 @@ class Hold:
         except IndexError:
             raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block") from None
         try:
-            self._lease = await self._lock.acquire(self._timeout)
+            core = await self._lock._contender.acquire(self._timeout)  # noqa: SLF001  one facade, two classes
         except BaseException:
             self._free.append(True)
             raise
-        self._scope = Scope(self._lease._core.lost)  # noqa: SLF001  one facade, two classes
-        return self._lease
+        self._scope = Scope(core.lost)
+        lease = self._lease = self._lock._made(core)  # noqa: SLF001  one facade, two classes
+        return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,12 +171,17 @@ class Acquirable:
         Raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another held it to the end, ``StoreUnavailable`` if no
         answer came, ``StoreRefused`` if the server said no.
         """
-        return self._made(await self._contender.acquire(checks.check_timeout(timeout)))
+        core = await self._contender.acquire(checks.check_timeout(timeout))
+        core.pulse.kept = core
+        return self._made(core)
 
     async def try_acquire(self) -> Lease | None:
         """Ask once; return None if another holds it. Raises as ``acquire`` does otherwise."""
         core = await self._contender.try_acquire()
-        return None if core is None else self._made(core)
+        if core is None:
+            return None
+        core.pulse.kept = core
+        return self._made(core)
 
     def hold(self, timeout: float | None = None) -> Hold:
         """Return a block that waits like ``acquire(timeout)`` and gives back at its end; also a decorator."""

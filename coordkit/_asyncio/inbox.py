@@ -20,7 +20,7 @@ from coordkit import _redis
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import hang_up
-from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
+from coordkit._inbox import AGAIN, MANY, QUIET, Boxes, Ear, Told, asks_again, ear_of, leaving, refuse, understood
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
@@ -35,7 +35,7 @@ _CHECK = load("inbox_check")
 class Box:
     """The messages for one holder, and its bell."""
 
-    __slots__ = ("_bell", "address", "messages", "refusal")
+    __slots__ = ("__weakref__", "_bell", "address", "messages", "refusal")
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -128,6 +128,8 @@ class Inbox:
                 return
             ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
             if ear is None:
+                if asks_again(self._client, keeps=self._keeps):
+                    self._told.asks_again(str(self._store))
                 return
             try:
                 address = await self._subscribe(ear)
@@ -139,8 +141,10 @@ class Inbox:
                 self._told.say(str(self._store), error)
                 self._not_before = now() + AGAIN  # from now on: those behind us need not wait for the same silence
 
-    def expect(self, holder: str, address: str) -> None:
-        self._boxes.add(holder, Box(address))
+    def expect(self, holder: str, address: str) -> Box:
+        box = Box(address)
+        self._boxes.add(holder, box)
+        return box
 
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
         self._boxes.remove(holder, stray)

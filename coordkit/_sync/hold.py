@@ -7,7 +7,8 @@ import inspect
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from weakref import ref
 
 from coordkit._open import OpenBlocks
 from coordkit._run import run
@@ -122,11 +123,13 @@ class Hold:
         except IndexError:
             raise CoordError(self._lock.name, "this hold() is in use: call hold() again for each block") from None
         try:
-            self._lease = self._lock.acquire(self._timeout)
+            core = run(self._lock._contender.acquire(self._timeout))  # noqa: SLF001  one facade, two classes
+            lease = self._lease = self._lock._made(core)  # noqa: SLF001  the same
         except BaseException:
+            self._lease = None
             self._free.append(True)
             raise
-        return self._lease
+        return lease
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -151,6 +154,43 @@ class Hold:
         return held
 
 
+class Block:
+    """The end of one ``with lock``: only the frame of the block has it, and so what is held.
+
+    An exception of a signal handler may end the block in front of the first line of any ``__exit__``; then this goes
+    with the frame, and nobody has the lease.
+    """
+
+    __slots__ = ("__weakref__", "_open", "core")
+
+    def __init__(self, others: OpenBlocks[Held]) -> None:
+        self._open = others
+        self.core: Held | None = None
+
+    def __call__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        core = self.core or self._open.left(threading.get_ident())  # called by hand
+        run(lease.leave(core, error))
+
+
+class OfEachBlock:
+    """An ``__exit__`` that is made anew for each ``with``, which looks it up before it enters."""
+
+    def __init__(self, leave: Callable[..., None]) -> None:
+        self._leave = leave
+
+    def __get__(self, lock: Acquirable | None, kind: type) -> Callable[..., None]:
+        if lock is None:
+            return self._leave  # for an ExitStack
+        block = Block(lock._open)  # noqa: SLF001  one facade, two classes
+        lock._coming[threading.get_ident()] = ref(block)  # noqa: SLF001  the same
+        return block
+
+    def __call__(self, *arguments: Any) -> None:
+        self._leave(*arguments)
+
+
 class Acquirable:
     """What can be held: wait for it, ask once, or hold it for a block. Made as one of its kinds, never by itself."""
 
@@ -160,6 +200,7 @@ class Acquirable:
         self.name = name
         self._contender = contender
         self._open: OpenBlocks[Held] = OpenBlocks(name, nests=nests)
+        self._coming: dict[int, ref[Block]] = {}  # by thread: of a `with` that asked for its end, and enters next
 
     def acquire(self, timeout: float | None = None) -> Lease:
         """Wait for the lock: for ever, or at most ``timeout`` seconds; 0 asks once.
@@ -167,26 +208,41 @@ class Acquirable:
         Raises ``AcquireTimeout`` (``NotAcquired`` for 0) if another held it to the end, ``StoreUnavailable`` if no
         answer came, ``StoreRefused`` if the server said no.
         """
-        return self._made(run(self._contender.acquire(checks.check_timeout(timeout))))
+        core = run(self._contender.acquire(checks.check_timeout(timeout)))
+        made = self._made(core)
+        core.pulse.kept = core  # nothing can come between this and who called
+        return made
 
     def try_acquire(self) -> Lease | None:
         """Ask once; return None if another holds it. Raises as ``acquire`` does otherwise."""
         core = run(self._contender.try_acquire())
-        return None if core is None else self._made(core)
+        if core is None:
+            return None
+        made = self._made(core)
+        core.pulse.kept = core
+        return made
 
     def hold(self, timeout: float | None = None) -> Hold:
         """Return a block that waits like ``acquire(timeout)`` and gives back at its end; also a decorator."""
         return Hold(self, timeout)
 
     def __enter__(self) -> Lease:
+        coming = self._coming.pop(threading.get_ident(), None)
         core = run(self._contender.acquire(None))
-        self._open.entered(threading.get_ident(), core)
+        block = coming() if coming is not None else None
+        if block is None:  # no `with` is in front of us
+            self._open.entered(threading.get_ident(), core)
+        else:
+            block.core = core
         return self._made(core)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         run(lease.leave(self._open.left(threading.get_ident()), error))
+
+    if not TYPE_CHECKING:
+        __exit__ = OfEachBlock(__exit__)
 
 
 class Holdable(Acquirable):

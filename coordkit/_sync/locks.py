@@ -94,7 +94,10 @@ class Lock(Inspected, Holdable):
         name, ``StoreUnavailable`` if no answer came (if we had got it, it is given back in the background).
         """
         core = run(handover.adopt(self._asks, self._mutex, text))
-        return Lease(core if self._reentrant is None else self._reentrant.begin(core))
+        held = core if self._reentrant is None else self._reentrant.begin(core)
+        adopted = Lease(held)
+        held.pulse.kept = held  # as in ``acquire``
+        return adopted
 
     def __repr__(self) -> str:
         return f"<Lock {self.name} ttl={self.ttl}s>"

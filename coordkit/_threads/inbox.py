@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,24 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordkit import _redis
-from coordkit._inbox import AGAIN, MANY, MESSAGES, QUIET, Boxes, Ear, Told, ear_of, leaving, refuse, understood
+from coordkit._inbox import (
+    AGAIN,
+    MANY,
+    MESSAGES,
+    QUIET,
+    Boxes,
+    Ear,
+    Told,
+    asks_again,
+    ear_of,
+    leaving,
+    refuse,
+    understood,
+)
 from coordkit._ports import BROKEN, Call
 from coordkit._threads.line import Box, Line
-from coordkit._threads.runtime import RUNTIME, now
+from coordkit._threads.runtime import RUNTIME, now, weakly
+from coordkit._threads.turns import Turns
 from coordkit.errors import CoordError
 from coordkit.scripts import load
 
@@ -54,7 +67,7 @@ class Inbox:
         self._boxes: Boxes[Box] = Boxes()
         self._lines: dict[str, Line] = {}  # by node
         self._by_address: dict[str, Line] = {}
-        self._opening = threading.Lock()
+        self._opening = Turns()
         self._not_before = 0.0
         self._sweeping = False
 
@@ -78,12 +91,14 @@ class Inbox:
     async def open(self, name: str, until: float) -> str:
         if os.getpid() != self._process:
             self.reset()  # before its lock: a thread of the parent's may have had that
-        if not self._opening.acquire(timeout=min(max(0.0, until - now()), threading.TIMEOUT_MAX)):
-            return ""
+        while (turn := self._opening.take()) is None:
+            if (left := until - now()) <= 0:
+                return ""
+            self._opening.wait(left)
         try:
             return await self._open(name, until)
         finally:
-            self._opening.release()
+            self._opening.end(turn)
 
     async def _open(self, name: str, until: float) -> str:
         began = now()
@@ -93,6 +108,8 @@ class Inbox:
             return ""
         ear = ear_of(self._client, self._identity, name, keeps=self._keeps)
         if ear is None:
+            if asks_again(self._client, keeps=self._keeps):
+                self._told.asks_again(str(self._store))
             return ""
         try:
             address = self._subscribe(ear, until)
@@ -107,20 +124,22 @@ class Inbox:
             return ""
         return address
 
-    def expect(self, holder: str, address: str) -> None:
-        self._boxes.add(holder, Box(address))
+    def expect(self, holder: str, address: str) -> Box:
+        box = Box(address)
+        self._boxes.add(holder, box)
+        return box
 
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
         if os.getpid() != self._process:
             return
-        box = self._boxes.by_holder[holder]
+        box = self._boxes.by_holder.get(holder)
         self._boxes.remove(holder, stray)
-        if line := self._by_address.get(box.address):
+        if box is not None and (line := self._by_address.get(box.address)):
             self._pass_on(line, box)
             line.used = now()
             if not self._sweeping:
                 self._sweeping = True
-                RUNTIME.call_at(line.used + _redis.IDLE, self._sweep)
+                RUNTIME.call_at(line.used + _redis.IDLE, weakly(self._sweep))
 
     async def receive(self, holder: str, until: float) -> str | None:
         box = self._boxes.by_holder[holder]
@@ -134,11 +153,11 @@ class Inbox:
             line = self._by_address.get(box.address)
             if line is None:
                 box.messages.append(BROKEN)
-            elif line.reading.acquire(blocking=False):
+            elif (turn := line.reading.take()) is not None:
                 try:
                     self._read(line, box, until)
                 finally:
-                    line.reading.release()
+                    line.reading.end(turn)
                     self._pass_on(line, box)
             else:
                 box.wait(left)
@@ -146,7 +165,7 @@ class Inbox:
     def _pass_on(self, line: Line, box: Box) -> None:
         """Ring somebody else who waits on this line: nobody may be reading now."""
         other = self._boxes.other_than(box, line.addresses.values())
-        if other is not None and not line.reading.locked():
+        if other is not None and not line.reading.taken():
             other.ring()
 
     def _read(self, line: Line, box: Box, until: float) -> None:
@@ -244,13 +263,13 @@ class Inbox:
                 return
             if now() > deadline:
                 raise exceptions.TimeoutError(f"no subscription within {line.patience} s")
-            if not line.reading.acquire(blocking=False):
+            if (turn := line.reading.take()) is None:
                 box.wait(0.1)
                 continue
             try:
                 self._dispatch(line, line.replies(min(0.1, line.patience)))
             finally:
-                line.reading.release()
+                line.reading.end(turn)
                 self._pass_on(line, box)  # whoever read before us may have left meanwhile, and rung nobody
         if box.messages[0] == BROKEN:
             raise exceptions.ConnectionError("the connection broke while it was subscribed")
@@ -274,7 +293,7 @@ class Inbox:
 
     def _alive(self, line: Line) -> bool:
         """Return whether a line may be used: while nobody reads, its end would go unnoticed."""
-        if len(self._boxes) or not line.reading.acquire(blocking=False):
+        if len(self._boxes) or (turn := line.reading.take()) is None:
             return True
         try:
             while came := line.replies(0):
@@ -283,7 +302,7 @@ class Inbox:
             self._broken(line)
             return False
         finally:
-            line.reading.release()
+            line.reading.end(turn)
         return True
 
     def _broken(self, line: Line) -> None:
@@ -301,7 +320,7 @@ class Inbox:
     def _sweep(self) -> None:
         used = max((line.used for line in self._lines.values()), default=0.0)
         if len(self._boxes) or now() < used + _redis.IDLE:
-            RUNTIME.call_at(now() + _redis.IDLE, self._sweep)
+            RUNTIME.call_at(now() + _redis.IDLE, weakly(self._sweep))
             return
         self._sweeping = False
         for line in list(self._lines.values()):

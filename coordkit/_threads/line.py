@@ -12,6 +12,7 @@ from redis import exceptions
 
 from coordkit import _reader
 from coordkit._threads.runtime import now
+from coordkit._threads.turns import Turns
 
 _LOOK = 1.0  # seconds after which a thread that waits for another's reading looks by itself
 
@@ -19,7 +20,7 @@ _LOOK = 1.0  # seconds after which a thread that waits for another's reading loo
 class Box:
     """The messages for one holder, and its bell."""
 
-    __slots__ = ("_bell", "address", "messages", "refusal")
+    __slots__ = ("__weakref__", "_bell", "address", "messages", "refusal")
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -45,7 +46,7 @@ class Line:
         self.node = node
         self.connection = connection
         self.patience = patience
-        self.reading = threading.Lock()
+        self.reading = Turns()
         self.writing = threading.Lock()
         self.addresses: dict[str, str] = {}  # by channel, once confirmed
         self.asked: dict[str, Box] = {}  # by channel, until confirmed

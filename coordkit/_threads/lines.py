@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from coordkit import _redis
 from coordkit._ports import Call, Confirm
-from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child, now
+from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child, now, weakly
 from coordkit._threads.wire import Wire, wire_on
 
 
@@ -154,12 +154,12 @@ class Lines:
 
     def _sweep_later(self) -> None:
         self._sweeping = True
-        RUNTIME.call_at(now() + _redis.IDLE, self._sweep)
+        RUNTIME.call_at(now() + _redis.IDLE, weakly(self._sweep))
 
     def _sweep(self) -> None:
         rest = self._used + _redis.IDLE - now()
         if rest > 0:
-            RUNTIME.call_at(now() + rest, self._sweep)
+            RUNTIME.call_at(now() + rest, weakly(self._sweep))
             return
         self._sweeping = False
         self._drop_idle()

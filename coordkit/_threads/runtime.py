@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import weakref
+from _thread import RLock  # what threading.RLock calls
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
@@ -25,6 +26,7 @@ from urllib.parse import quote
 from coordkit._agenda import LOOK, Agenda, Entry
 from coordkit._ports import Event, Runtime, Timer, Worker
 from coordkit._run import run
+from coordkit._threads.solo import Solo
 
 _log = logging.getLogger("coordkit")
 
@@ -201,6 +203,18 @@ class Clock:
         return True
 
 
+def weakly(action: Callable[[], None]) -> Callable[[], None]:
+    """Return what runs a method as long as its object is there: a timer must not keep a client's connections open."""
+    known = weakref.WeakMethod(action)
+
+    def run_it() -> None:
+        method = known()
+        if method is not None:
+            method()
+
+    return run_it
+
+
 class ThreadWorker:
     """A daemon thread that exists only while it is poked at least once a second."""
 
@@ -210,31 +224,23 @@ class ThreadWorker:
         not_in_a_forked_child(self)
 
     def reset(self) -> None:
-        self._changed = threading.Condition()
+        self._thread = Solo(self._serve, "coordkit-worker")
         self._pending = False
-        self._alive = False
 
     def poke(self) -> None:
-        with self._changed:
-            if self._pending and self._alive:
-                return  # told, and not begun yet
-            self._pending = True
-            if self._alive:
-                self._changed.notify()
-                return
-            thread = threading.Thread(target=self._serve, name="coordkit-worker", daemon=True)
-            thread.start()  # may raise, where there are too many threads: then the next poke tries again
-            self._alive = True
+        self._pending = True
+        self._thread.wake()
 
     def _serve(self) -> None:
+        thread = self._thread
         while True:
-            with self._changed:
-                if not self._pending:
-                    self._changed.wait(_IDLE)
-                if not self._pending:
-                    self._alive = False
+            if not self._pending:
+                thread.wait(_IDLE)
+            if not self._pending:
+                if thread.over(lambda: self._pending):
                     return
-                self._pending = False
+                continue
+            self._pending = False
             try:
                 run(self._work())
             except Exception:  # noqa: BLE001  whatever it is, the leases that come next must be renewed
@@ -251,7 +257,7 @@ class ThreadRuntime:
         self.new_holder = new_holder
         self.call_at: Callable[[float, Callable[[], None]], Timer] = self._clock.call_at
         self.event: Callable[[], Event] = ThreadEvent
-        self.mutex: Callable[[], AbstractContextManager[Any]] = threading.Lock
+        self.mutex: Callable[[], AbstractContextManager[Any]] = RLock  # a signal handler may end a lease, too
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:

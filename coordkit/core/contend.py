@@ -24,6 +24,8 @@ from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefuse
 PAUSES = wait_random_exponential(multiplier=0.005, max=0.1)
 """Between two asks of a contender that is not told: at random up to 5, 10, 20 ... 100 ms."""
 
+_HALFWAY = "@user_script"  # in what Redis says when it refuses a command in a script: those in front of it were done
+
 _GIVE_BACK = 1.0  # seconds an acquire that ends with nothing waits for its own give-back
 
 
@@ -136,9 +138,11 @@ class Attempt:
             won = isinstance(got, Lease)
             if not won and self._entry:
                 await self._runtime.finish(self._give_back(), within=_GIVE_BACK)
-        except StoreRefused:
+        except StoreRefused as error:
             if self._doubt or self._entry:
                 self._give_back_later()
+            elif _HALFWAY in error.why:
+                await self._runtime.finish(self._undo(), within=_GIVE_BACK)
             raise
         except (StoreUnavailable, GeneratorExit):
             # No answer, or nobody left to wait for one: see to it in the background.
@@ -213,6 +217,14 @@ class Attempt:
         return lease
 
     # -- ending with nothing
+
+    async def _undo(self) -> None:
+        try:
+            await self._by.grantor.revoke(self._holder)
+        except StoreRefused:
+            pass  # nothing can be done here, and whoever asked is told so already
+        except CoordError:
+            self._give_back_later()
 
     async def _give_back(self) -> None:
         try:

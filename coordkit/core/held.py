@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from coordkit._ports import Event
+from coordkit.core.pulse import Had
 from coordkit.core.token import Token
 from coordkit.errors import LeaseLost
 
@@ -22,6 +23,11 @@ class Held(Protocol):
     def ttl(self) -> float: ...
     @property
     def lost(self) -> Event: ...
+    @property
+    def pulse(self) -> Had:
+        """Say who has it: ``pulse.kept = self`` for the process itself."""
+        ...
+
     @property
     def given_back(self) -> bool:
         """Whether it ended by our own will."""

@@ -19,6 +19,7 @@ from coordkit._ports import Runtime, Timer
 from coordkit.core.answer import answered
 from coordkit.core.grantor import Grantor, Returned
 from coordkit.core.held import Held
+from coordkit.core.pulse import Pulse
 from coordkit.core.token import Token
 from coordkit.errors import CoordError, LeaseLost, StoreUnavailable
 
@@ -61,7 +62,7 @@ class Lease:
 
     __slots__ = (
         "__weakref__", "_mutex", "_process", "_renewing", "_runtime", "_state", "_timer", "_token", "_trouble",
-        "_until", "_why", "expires", "grantor", "holder", "lost", "slot", "ttl",
+        "_until", "_why", "expires", "grantor", "holder", "lost", "pulse", "slot", "ttl",
     )  # fmt: skip
 
     def __init__(
@@ -83,9 +84,10 @@ class Lease:
         self._timer: Timer | None = None
         self._until = None if max_hold is None else asked + max_hold
         self.expires = asked + (ttl if span is None else span) * (1 - DRIFT)
+        self.pulse = Pulse(self, runtime, self.grantor, holder, ttl)
         if span is not None and span < ttl and self._renewing:
             # A claim becomes a whole lease as soon as it is renewed; most that are held briefly need not be.
-            self._timer = runtime.call_at(runtime.now() + span * SOON, self._due)
+            self._timer = runtime.call_at(runtime.now() + span * SOON, self.pulse.due)
         else:
             self._schedule(asked)
 
@@ -151,22 +153,24 @@ class Lease:
         if self._renewing and (self._until is None or asked + ttl < self._until):
             # A little before it is due, with the other leases of this process, and no two processes at the same moment.
             due, grid = asked + ttl / 3, ttl / ROUNDS
-            self._timer = self._runtime.call_at(due - (due + self._process * grid * 0.618) % grid, self._due)
+            self._timer = self._runtime.call_at(due - (due + self._process * grid * 0.618) % grid, self.pulse.due)
         else:
-            self._timer = self._runtime.call_at(self.expires, self._expire)
+            self._timer = self._runtime.call_at(self.expires, self.pulse.over)
 
-    def _due(self) -> None:
+    def due(self) -> None:
+        """Ask for its renewal."""
         with self._mutex:
             if self._state is not _HELD:
                 return
-            self._timer = self._runtime.call_at(self.expires, self._expire)
+            self._timer = self._runtime.call_at(self.expires, self.pulse.over)
         self.grantor.keeper.renew(self)
 
-    def _expire(self) -> None:
+    def over(self) -> None:
+        """Announce its end, if that has come."""
         if self._runtime.now() < self.expires:  # renewed since this timer was set
             with self._mutex:
                 if self._state is _HELD:
-                    self._timer = self._runtime.call_at(self.expires, self._expire)
+                    self._timer = self._runtime.call_at(self.expires, self.pulse.over)
             return
         self.lose(self._expiry())
 
@@ -237,6 +241,7 @@ class Lease:
                 return False
             self._state = state
             self._why = why
+            self.pulse.kept, self.pulse.ended = None, True
             timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

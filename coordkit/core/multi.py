@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NoReturn
+from weakref import WeakMethod
 
 from coordkit._ports import Runtime
 from coordkit.core.contend import Contender
 from coordkit.core.lease import Lease
+from coordkit.core.pulse import Kept
 from coordkit.errors import AcquireTimeout, CoordError, LeaseLost, NotAcquired, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
@@ -32,6 +34,12 @@ def drop(leases: Iterable[Lease]) -> None:
         lease.drop()
 
 
+def _call(told: WeakMethod[Callable[[], None]]) -> None:
+    action = told()
+    if action is not None:
+        action()
+
+
 class MultiLease:
     """Leases that stand and fall together: lost as soon as one is, and the others are then given back."""
 
@@ -43,8 +51,11 @@ class MultiLease:
         self._leases = leases
         self._first_lost: Lease | None = None
         self._given_back = False
+        self.pulse = Kept()
+        told = WeakMethod(self._one_is_lost)  # nobody has us because one of the names is ours
         for lease in leases:
-            lease.lost.call_when_set(self._one_is_lost)
+            lease.pulse.kept = self.pulse
+            lease.lost.call_when_set(lambda: _call(told))
 
     @property
     def token(self) -> NoReturn:
@@ -62,6 +73,7 @@ class MultiLease:
         if self._given_back or self._first_lost is not None:
             return
         self._first_lost = next(lease for lease in self._leases if lease.lost.is_set())
+        self.pulse.kept = None
         self.lost.set()
         drop(self._leases)
 
@@ -89,6 +101,7 @@ class MultiLease:
             return False
         if self._first_lost is None:
             self._given_back = all(lease.held for lease in self._leases)
+        self.pulse.kept = None
         trouble: CoordError | None = None
         said = []
         try:

@@ -49,6 +49,7 @@ class Proven(lease.Lease):
             span=span,
             slot=slot,
         )
+        self.pulse.kept = self  # its session has it
         self._link.subscribe(self._heard)
         place.until = lambda: self.expires
         place.when_gone = self._deposed

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from coordkit._ports import Event
 from coordkit.core.contend import Contender
 from coordkit.core.lease import Lease
+from coordkit.core.pulse import Kept
 from coordkit.core.token import Token
 from coordkit.errors import LeaseLost
 
@@ -25,17 +26,23 @@ class Stack:
     def __init__(self, lease: Lease, contender: Contender) -> None:
         self.lease = lease
         self._mutex = contender.runtime.mutex()
-        self._levels = 1
+        self._levels: list[Kept] = []
+        lease.pulse.kept = self._levels
+
+    def first(self) -> Level:
+        """Return the level with which it begins."""
+        level = Level(self)
+        self._levels.append(level.pulse)
+        return level
 
     def enter(self) -> Level | None:
         """Return one level more; None if the lease is over, or being given back."""
         if not self.lease.held:  # asked first: in a forked child the mutex may be taken for ever
             return None
         with self._mutex:
-            if self._levels == 0 or self.lease.remaining() <= 0:
+            if not self._levels or self.lease.remaining() <= 0:
                 return None
-            self._levels += 1
-        return Level(self)
+            return self.first()
 
     def leave(self, level: Level) -> int | None:
         """Take ``level`` off; return how many are left, None if it was off."""
@@ -43,18 +50,20 @@ class Stack:
             if level.given_back:
                 return None
             level.given_back = True
-            self._levels -= 1
-            return self._levels
+            level.pulse.kept = None
+            self._levels.remove(level.pulse)
+            return len(self._levels)
 
 
 class Level:
     """One acquire of a reentrant lock; of the ``Held`` things the one that shares its lease."""
 
-    __slots__ = ("_stack", "given_back")
+    __slots__ = ("_stack", "given_back", "pulse")
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self.given_back = False
+        self.pulse = Kept()
 
     @property
     def name(self) -> str:
@@ -110,7 +119,7 @@ class Reentrant:
     def __init__(self, contender: Contender, here: Callable[[], object]) -> None:
         self._contender = contender
         self._here = here
-        self._stacks: WeakKeyDictionary[object, Stack] = WeakKeyDictionary()
+        self._stacks: WeakKeyDictionary[object, ref[Stack]] = WeakKeyDictionary()  # its levels have a lease
 
     async def try_acquire(self) -> Level | None:
         if level := self._again():
@@ -123,9 +132,11 @@ class Reentrant:
 
     def begin(self, lease: Lease) -> Level:
         """Make a lease the present thread's or task's, at its first level."""
-        stack = self._stacks[self._here()] = Stack(lease, self._contender)
-        return Level(stack)
+        stack = Stack(lease, self._contender)
+        self._stacks[self._here()] = ref(stack)
+        return stack.first()
 
     def _again(self) -> Level | None:
-        stack = self._stacks.get(self._here())
+        known = self._stacks.get(self._here())
+        stack = known() if known is not None else None
         return None if stack is None else stack.enter()

@@ -118,12 +118,13 @@ class ShardedInbox:
         inbox = self._now(name)
         return self._known(await inbox.open(name, until), inbox)
 
-    def expect(self, holder: str, address: str) -> None:
+    def expect(self, holder: str, address: str) -> object:
         inbox = self._of[holder] = self._at[address]
-        inbox.expect(holder, address)
+        return inbox.expect(holder, address)
 
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
-        self._of.pop(holder).forget(holder, stray)
+        if (inbox := self._of.pop(holder, None)) is not None:
+            inbox.forget(holder, stray)
 
     async def receive(self, holder: str, until: float) -> str | None:
         return await self._of[holder].receive(holder, until)

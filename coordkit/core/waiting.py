@@ -59,14 +59,15 @@ class Waiting:
         self._holder = holder
         self._ttl = ttl
         self._place = ""
+        self._ear: object = None
         self._deaf = 0  # how often in a row the server said that nobody listens where we do
         self._inbox: Inbox | None = grantor.inbox()
         if self._inbox is not None and address:
             self._stand(self._inbox, address)
 
     def _stand(self, inbox: Inbox, address: str) -> None:
+        self._ear = inbox.expect(self._holder, address)
         self.spot = Spot(self._grantor.entry(self._holder, self._ttl, address), self._place)
-        inbox.expect(self._holder, address)
 
     def _stray(self) -> None:
         """Give back what was granted to us after we had left."""

@@ -5,9 +5,11 @@ local last, broken = last_token(KEYS[2])
 if not last then
   return broken
 end
--- The write comes first, so that a replica and a server out of memory say so at once.
+-- What is read comes first: should the user lack a right, nothing was written yet. Then the write, so that a replica and
+-- a server out of memory say so at once.
+local queued, present = redis.call('EXISTS', KEYS[3]) == 1, micros()
 local taken = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if taken and redis.call('EXISTS', KEYS[3]) == 0 then
-  return {1, mint(KEYS[2], last, micros(), ARGV[3])}
+if taken and not queued then
+  return {1, mint(KEYS[2], last, present, ARGV[3])}
 end
 

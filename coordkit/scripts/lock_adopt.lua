@@ -21,5 +21,6 @@ end
 if holder ~= ARGV[1] and holder ~= ARGV[2] then
   return {-1}
 end
+local present = micros() -- before the first write: should the user lack the right
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return {1, mint(KEYS[2], last, micros(), ARGV[4])}
+return {1, mint(KEYS[2], last, present, ARGV[4])}

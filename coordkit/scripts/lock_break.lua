@@ -21,7 +21,8 @@ if ARGV[2] ~= '' then
     return {0, holder or ''}
   end
 end
-redis.call('DEL', KEYS[1]) -- first, because a server out of memory takes it, and then the rest
-local token = mint(KEYS[2], last, micros(), ARGV[1])
+local present = micros() -- before the first write: should the user lack the right
+redis.call('DEL', KEYS[1]) -- first of the writes, because a server out of memory takes it, and then the rest
+local token = mint(KEYS[2], last, present, ARGV[1])
 redis.call('SET', KEYS[4], token, 'PX', KEEP_ANSWER)
 return {1, token, hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[1])}

@@ -23,7 +23,9 @@ if writer ~= ARGV[1] then
   writer = redis.call('GET', WRITER)
 end
 if writer == ARGV[1] then
-  redis.call('PEXPIRE', WRITER, ARGV[2])
+  if not token then
+    redis.call('PEXPIRE', WRITER, ARGV[2])
+  end
   if waits then
     leave(QUEUE, ARGV[4], ARGV[5])
   end

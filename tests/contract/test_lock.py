@@ -314,6 +314,21 @@ async def test_a_lease_that_nobody_keeps_is_held_on(flavour: Any, make: Any, may
     await maybe(lock.break_lease())
 
 
+@pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+async def test_what_was_acquired_and_reached_nobody_is_given_back(
+    flavour: Any, make: Any, maybe: Any, caplog: Any
+) -> None:
+    """As when an exception of a signal handler comes between the grant and whoever asked for it."""
+    lock = make(ttl=1.5)
+    core = await lock._contender.acquire(None)
+    await flavour.sleep(2.0)
+    assert core.ensure()
+    del core
+    await flavour.until(lambda: maybe(lock.try_acquire()))
+    assert "nobody has it any more" in caplog.text
+    await maybe(lock.break_lease())
+
+
 @pytest.mark.parametrize("name", ["naïve-名前", "{user}:42", "a}b", "a b\n", "x" * 500])
 async def test_any_text_is_a_name(flavour: Any, make: Any, maybe: Any, name: str) -> None:
     lock, other = make(name), make(name + "'")

@@ -5,6 +5,7 @@ The table is read from the README, so that what is written is what is tested.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +181,39 @@ async def test_and_none_is_too_many(
     except (CoordError, AssertionError):
         return
     assert [line for line in caplog.messages if "cannot subscribe" in line]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [
+        (kind, right)
+        for kind in ("lock", "write", "read", "permit", "quorum")
+        for right in rights(*ROWS[kind])
+        if right.startswith("+") and right not in UNNOTICED | {"+evalsha", "+eval"}
+    ],
+)
+async def test_who_lacks_a_right_keeps_nobody_else_out(
+    flavour: Any, kind: str, lacking: str, client_of: Any, servers: list[Any], coordkit_namespace: str
+) -> None:
+    """A script may write before it comes to what is forbidden; its ttl is a minute here."""
+    maybe, name = flavour.maybe, f"{coordkit_namespace}:left"
+    others = [flavour.redis(server.url) for server in servers]
+    if kind == "quorum":
+        await maybe(flavour.Quorum(others).initialise())
+    wanted = made(flavour, client_of(*[each for each in rights(*ROWS[kind]) if each != lacking]), kind, name)
+    try:
+        lease = await maybe(wanted.acquire(timeout=0))
+    except CoordError:
+        kinds_in_the_way = ("read", "write") if kind in ("read", "write") else (kind,)
+        for one in kinds_in_the_way:
+            another = made(flavour, others, one, name)
+            lease = await maybe(another.acquire(timeout=5))
+            assert await maybe(lease.release())
+    else:
+        with contextlib.suppress(CoordError):  # what was granted may need a right to be given back
+            await maybe(lease.release())
+        if kind != "quorum":
+            await maybe(others[0].delete(wanted.key))
 
 
 @pytest.mark.parametrize("deployment", ["cluster"], indirect=True)

@@ -68,6 +68,40 @@ async def test_first_come_first_served(flavour: Any, make: Any, maybe: Any, wait
 
 
 @standalone
+async def test_what_is_no_message_of_ours_is_ignored_and_said_once(
+    flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any, caplog: Any
+) -> None:
+    lock, waits = make(), make()
+
+    async def wait() -> Any:
+        return await maybe(waits.acquire(timeout=20))
+
+    held = await maybe(lock.acquire())
+    running = await waiting(lock, wait)
+    [waiter] = await maybe(lock.waiters())
+    entry = admin.zrange(queue_of(lock), 0, 0)[0]
+    entry = entry if isinstance(entry, str) else entry.decode()
+    for bad in (
+        b"\xff\xfe",
+        b"",
+        b"H",
+        b"H grant",
+        b"H grant x y z",
+        b"H grant 5 6",
+        b"H grant 5 6 - a b",
+        b"H next x",
+    ):
+        assert admin.publish(entry.split(" ", 4)[4], bad.replace(b"H", waiter.id.encode())) == 1
+    assert await maybe(held.release())
+    lease = await running.result()
+
+    assert lease.ensure()
+    assert lease.token > held.token
+    assert len([line for line in caplog.messages if "none of coordkit's" in line]) == 1
+    await maybe(lease.release())
+
+
+@standalone
 async def test_it_is_handed_on_in_the_very_release(
     flavour: Any, make: Any, maybe: Any, waiting: Any, admin: Any
 ) -> None:
@@ -207,18 +241,22 @@ async def test_any_client_is_told(flavour: Any, make: Any, maybe: Any, waiting: 
 @standalone
 @pytest.mark.parametrize("options", [{"single_connection_client": True}, {"max_connections": 3}])
 async def test_a_client_that_allows_no_other_connection_asks_again(
-    flavour: Any, make: Any, maybe: Any, options: dict[str, Any]
+    flavour: Any, make: Any, maybe: Any, options: dict[str, Any], caplog: Any
 ) -> None:
-    """It chose how many connections there are: nothing is subscribed behind its back."""
+    """It chose how many connections there are: nothing is subscribed behind its back. That is said, once."""
     held = await maybe(make().acquire())
+    lock = make(options=options)
+    with pytest.raises(AcquireTimeout):
+        await maybe(lock.acquire(timeout=0.05))
 
     async def work() -> Any:
-        return await maybe(make(options=options).acquire(timeout=20))
+        return await maybe(lock.acquire(timeout=20))
 
     running = flavour.spawn(work)
     await flavour.sleep(0.2)
     await maybe(held.release())
     assert await maybe((await running.result()).release()) is True
+    assert len([line for line in caplog.messages if "ask again and again, in no order" in line]) == 1
 
 
 # -- rights

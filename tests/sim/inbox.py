@@ -78,8 +78,10 @@ class SimInbox:
                 self._server.inboxes[self._channel] = self
         return self.address(name)
 
-    def expect(self, holder: str, address: str) -> None:
-        self._boxes.add(holder, SimBox(address))
+    def expect(self, holder: str, address: str) -> SimBox:
+        box = SimBox(address)
+        self._boxes.add(holder, box)
+        return box
 
     def forget(self, holder: str, stray: Callable[[], None] | None) -> None:
         self._boxes.remove(holder, stray)

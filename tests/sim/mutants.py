@@ -77,7 +77,7 @@ def renew_makes_it_again(patch: Patch) -> None:
 
 def loss_is_not_announced(patch: Patch) -> None:
     """python-redis-lock, kazoo: the holder is not told."""
-    patch.setattr(Lease, "_expire", _nothing)
+    patch.setattr(Lease, "over", _nothing)
 
 
 def cancelled_acquire_keeps_what_it_got(patch: Patch) -> None:
@@ -198,7 +198,7 @@ def fence_compares_on_write_only(patch: Patch) -> None:
 def renewal_failure_is_final(patch: Patch) -> None:
     """python-redis-lock: one ConnectionError ends renewal, and nobody is told (here: the deadline timer is off too)."""
     patch.setattr(keeper.Keeper, "_again", _nothing)
-    patch.setattr(Lease, "_expire", _nothing)
+    patch.setattr(Lease, "over", _nothing)
 
 
 STORMY = Settings()

@@ -33,7 +33,7 @@ def test_an_answer_that_comes_after_the_deadline_renews_nothing() -> None:
         held.ensure()
     held.renewed(RUNTIME.now(), 10.0)
     assert held.remaining() == 0
-    held._expire()
+    held.over()
     assert run(held.lost.wait(5))
 
 
