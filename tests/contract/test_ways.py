@@ -253,7 +253,7 @@ async def test_each_kind_of_operation_names_the_epoch_it_was_routed_by(
         return 7
 
     shards, maybe, name = sharded(flavour, url), flavour.maybe, coordkit_namespace
-    shards._ways = {"a": way_of(flavour, url, greet=greet_async if flavour.is_async else greet)}
+    shards._ways = shards._at_primaries = {"a": way_of(flavour, url, greet=greet_async if flavour.is_async else greet)}
     operations = [
         lambda: shards.get(name),
         lambda: shards.mget(name, f"{name}:2"),
