@@ -155,7 +155,7 @@ class Clock:
         """Forget everything: a forked child inherits the agenda but not the thread."""
         self._agenda = Agenda()
         self._bell: SimpleQueue[None] = SimpleQueue()  # the one queue whose ``put`` may interrupt itself
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()
         self._thread: threading.Thread | None = None
         self._looks = math.inf  # when the thread looks at the agenda by itself; what is due later may wait unsorted
 
@@ -170,15 +170,17 @@ class Clock:
     def _wake(self) -> None:
         if self._bell.empty():  # else it has yet to hear of another's, and looks after that
             self._bell.put(None)
-        # Where that is taken another begins it, or we do, further down this stack; its first look sees all there is.
-        if self._thread is None and self._beginning.acquire(blocking=False):
-            try:
+        if self._thread is None:
+            with self._beginning:
                 if self._thread is None:
-                    thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
-                    thread.start()  # may raise, where there are too many threads: then the next call tries again
-                    self._thread = thread
-            finally:
-                self._beginning.release()
+                    # A finalizer or handler that comes here meanwhile finds it begun; its first look sees all there is.
+                    self._thread = thread = threading.Thread(target=self._tick, name="coordkit-timer", daemon=True)
+                    try:
+                        thread.start()  # may raise, where there are too many threads, or a handler does
+                    except BaseException:
+                        if not thread.is_alive():
+                            self._thread = None  # the next call tries again
+                        raise
 
     def _tick(self) -> None:
         told = True  # somebody has use for timers: stay awake for a moment, even if all are cancelled by now
