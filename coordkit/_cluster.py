@@ -7,7 +7,6 @@ from typing import Any
 
 from redis import exceptions
 
-from coordkit import _redis
 from coordkit._ports import Call
 
 
@@ -28,14 +27,18 @@ def by_node(client: Any, calls: Sequence[Call], which: Sequence[int]) -> list[tu
     return list(found.values())
 
 
-def is_redirection(reply: object) -> bool:
-    """Whether a node says that the keys are elsewhere, or on their way."""
-    return isinstance(reply, exceptions.AskError | exceptions.TryAgainError)  # MovedError is an AskError
+def is_elsewhere(reply: object) -> bool:
+    """Whether a node says that the keys are at another, now (MOVED) or for a moment (ASK)."""
+    return isinstance(reply, exceptions.AskError)
 
 
 def is_lost(reply: object) -> bool:
-    """Whether there was no answer from the node that should have the keys, or it says that it has them no longer."""
-    return is_redirection(reply) or (isinstance(reply, Exception) and _redis.is_silence(reply))
+    """Whether the client's map of the nodes may be old: the keys are elsewhere, or the node that has them is silent.
+
+    CLUSTERDOWN and TRYAGAIN are answers: nobody knows better, so the client need not ask around.
+    """
+    silence = exceptions.ConnectionError | exceptions.TimeoutError | OSError
+    return is_elsewhere(reply) or isinstance(reply, silence)
 
 
 def raise_if_elsewhere(replies: list[Any]) -> None:

@@ -35,7 +35,7 @@ class Nodes:
         if len(lost) > 1 and not _cluster.is_lost(replies[lost[0]]):  # so the client knows where to ask now
             self._ask_each(calls, lost[1:], within, replies)
             for i in lost[1:]:
-                if _cluster.is_redirection(replies[i]):
+                if _cluster.is_elsewhere(replies[i]):
                     replies[i] = self._ask(calls[i])
         return replies
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,12 @@ def _left(until: float) -> float:
     return max(0.005, until - now())
 
 
+def _hang_up(lines: dict[str, Line]) -> None:
+    for line in lines.values():
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            line.connection.disconnect()
+
+
 class Inbox:
     """Where the threads of one client that wait for locks hear of their grants."""
 
@@ -58,14 +65,19 @@ class Inbox:
         self._client = client
         self._keeps = keeps
         self._told = Told()
+        self._end: weakref.finalize[[dict[str, Line]], Inbox] | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything: a forked child inherits sockets that are its parent's."""
+        if self._end is not None:
+            self._end.detach()
         self._process = os.getpid()
         self._identity = secrets.token_hex(8)
         self._boxes: Boxes[Box] = Boxes()
         self._lines: dict[str, Line] = {}  # by node
+        self._end = weakref.finalize(self, _hang_up, self._lines)  # as of `Lines`
+        self._end.atexit = False
         self._by_address: dict[str, Line] = {}
         self._opening = Turns()
         self._not_before = 0.0

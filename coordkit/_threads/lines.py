@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +23,18 @@ class Lines:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._end: weakref.finalize[[deque[Wire]], Lines] | None = None
         self.reset()
         not_in_a_forked_child(self)
 
     def reset(self) -> None:
         """Forget everything: the sockets are the parent's."""
+        if self._end is not None:
+            self._end.detach()
         self._idle: deque[Wire] = deque()  # the one used last is last
+        # Before the collector comes to the sockets themselves, which would complain.
+        self._end = weakref.finalize(self, _close_all, self._idle)
+        self._end.atexit = False
         self._used = 0.0
         self._sweeping = False
 
@@ -165,14 +172,18 @@ class Lines:
         self._drop_idle()
 
     def _drop_idle(self) -> None:
-        while True:
-            try:
-                wire = self._idle.pop()
-            except IndexError:
-                return
-            self._close(wire)
+        _close_all(self._idle)
 
     def _close(self, wire: Wire) -> None:
+        wire.close()
+
+
+def _close_all(idle: deque[Wire]) -> None:
+    while True:
+        try:
+            wire = idle.pop()
+        except IndexError:
+            return
         wire.close()
 
 

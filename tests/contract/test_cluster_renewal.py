@@ -10,7 +10,7 @@ import pytest
 from coordkit.routing import slot_of
 
 pytestmark = pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
-TTL = 6.0
+TTL = 9.0  # longer than the servers need to replace one: until then they all refuse, as no slot may be without one
 
 
 @pytest.fixture

@@ -29,6 +29,12 @@ def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
     return request.getfixturevalue("coordkit_zk_server" if request.param == "one" else "coordkit_zk_ensemble")
 
 
+def at_last(zk: Any) -> Any:
+    """Return a client whose node has heard of all that was written by now."""
+    zk.sync("/")
+    return zk
+
+
 @pytest.fixture
 def path(coordkit_namespace: str) -> str:
     return f"/{coordkit_namespace}/service/members"
@@ -138,10 +144,10 @@ async def test_a_member_is_made_anew_in_a_new_session(flavour: Any, zk_client: A
     async with flavour.within(flavour.Group(zk, path).join("a", data=b"1")) as member:
         await flavour.maybe(member.update(b"2"))
         for _ in range(2):
-            before = watching.get(f"{path}/a")[1].ephemeralOwner
+            before = at_last(watching).get(f"{path}/a")[1].ephemeralOwner
             kill_session(zk)
             await flavour.until(lambda before=before: _owner(watching, f"{path}/a") not in (None, before))
-            assert watching.get(f"{path}/a")[0] == b"2"
+            assert at_last(watching).get(f"{path}/a")[0] == b"2"
             assert member.ensure()
         await flavour.until(lambda: reader.members == {"a": b"2"})
     await flavour.until(lambda: reader.members == {})
@@ -149,7 +155,7 @@ async def test_a_member_is_made_anew_in_a_new_session(flavour: Any, zk_client: A
 
 
 def _owner(zk: Any, node: str) -> int | None:
-    stat = zk.exists(node)
+    stat = at_last(zk).exists(node)
     return None if stat is None else stat.ephemeralOwner
 
 
@@ -188,7 +194,7 @@ async def test_the_last_to_join_has_the_identity(flavour: Any, zk_client: Any, p
     assert await running.result() > lost.value.token == old.token
     await flavour.until(lambda: reader.members == {})
     await reader.close()
-    assert [set(each.left) for each in reader.changes] == [set(), set(), {"a"}], "it was never seen to leave before"
+    assert [set(each.left) for each in reader.changes if each.left] == [{"a"}], "it was never seen to leave before"
 
 
 async def _join_until(flavour: Any, group: Any, lost: Any) -> int:
@@ -202,10 +208,12 @@ async def test_a_member_deleted_by_hand_comes_back(flavour: Any, zk_client: Any,
     zk = zk_client()
     async with flavour.within(flavour.Group(zk_client(), path).join("a", data=b"1")):
         for _ in range(3):
-            before = zk.get(f"{path}/a")[1].czxid
+            before = at_last(zk).get(f"{path}/a")[1].czxid
             zk.delete(f"{path}/a")
-            await flavour.until(lambda before=before: zk.exists(f"{path}/a") and zk.get(f"{path}/a")[1].czxid > before)
-    assert zk.get_children(path) == []
+            await flavour.until(
+                lambda before=before: at_last(zk).exists(f"{path}/a") and at_last(zk).get(f"{path}/a")[1].czxid > before
+            )
+    assert at_last(zk).get_children(path) == []
 
 
 @pytest.mark.usefixtures("watches")
@@ -246,13 +254,13 @@ async def test_a_reconnect_changes_nothing(
     cut = zk_client(timeout=10.0, hosts=proxy.address)
     async with flavour.within(flavour.Group(cut, path).join("a", data=b"1")) as member:
         await flavour.until(lambda: reader.members == {"a": b"1"})
-        made = zk.get(f"{path}/a")[1]
+        made = at_last(zk).get(f"{path}/a")[1]
         for i in range(3):
             proxy.reset_all()
             await flavour.until(lambda: not cut.connected)
             await flavour.until(lambda: cut.connected)
             await flavour.maybe(member.update(b"%d" % i))
-        assert zk.get(f"{path}/a")[1].czxid == made.czxid
+        assert at_last(zk).get(f"{path}/a")[1].czxid == made.czxid
         await flavour.until(lambda: reader.members == {"a": b"2"})
     await flavour.until(lambda: reader.members == {})
     await reader.close()
@@ -417,12 +425,12 @@ def test_a_member_made_anew_learns_who_joined_meanwhile(
     (new,) = joined
     assert new.ensure()
     assert new.token > old.token
-    assert seen.get(f"{path}/a")[0] == b"new"
-    assert seen.get(f"{path}/a")[1].czxid == new.token
+    assert at_last(seen).get(f"{path}/a")[0] == b"new"
+    assert at_last(seen).get(f"{path}/a")[1].czxid == new.token
     with pytest.raises(LeaseLost):
         old_block.__exit__(None, None, None)
     new_block.__exit__(None, None, None)
-    assert seen.get_children(path) == []
+    assert at_last(seen).get_children(path) == []
 
 
 def test_an_update_never_reaches_another_incarnation(
@@ -437,14 +445,14 @@ def test_an_update_never_reaches_another_incarnation(
 
     def join() -> None:
         joined.append(block.__enter__())
-        joined.append(new_zk.get(f"{path}/a")[1].version)
+        joined.append(at_last(new_zk).get(f"{path}/a")[1].version)
 
     meddle(old_zk, SetData, join, after=False, by=threading.current_thread())
     with pytest.raises(LeaseLost):
         old.update(b"late")
     assert old.lost
     new, version = joined
-    data, stat = new_zk.get(f"{path}/a")
+    data, stat = at_last(new_zk).get(f"{path}/a")
     assert data == b"new"
     assert stat.version == version
     assert new.ensure()
@@ -513,12 +521,12 @@ async def test_an_older_incarnation_that_comes_back_gives_way(flavour: Any, zk_c
     kill_session(new_zk)
     _hang(old, False)
     await flavour.until(lambda: _data(seen, f"{path}/a") == b"old")
-    assert seen.exists(f"{path}/a").czxid > first
+    assert at_last(seen).exists(f"{path}/a").czxid > first
     assert not old.lost
     _hang(new, False)
     await flavour.until(lambda: _data(seen, f"{path}/a") == b"new")
     await flavour.until(old.lost.is_set)
-    assert old.token < new.token
+    await flavour.until(lambda: old.token < new.token)  # it hears of its own znode by another node than ``seen``
     assert not new.lost
     await flavour.maybe(new.update(b"newer"))
     assert await flavour.maybe(flavour.Group(seen, path).members()) == {"a": b"newer"}
@@ -528,12 +536,12 @@ async def test_an_older_incarnation_that_comes_back_gives_way(flavour: Any, zk_c
     assert _data(seen, f"{path}/a") == b"newer"
     ends[1].set()
     await running[1].result()
-    assert seen.get_children(path) == []
+    assert at_last(seen).get_children(path) == []
 
 
 def _data(zk: Any, node: str) -> bytes | None:
     try:
-        return bytes(zk.get(node)[0])
+        return bytes(at_last(zk).get(node)[0])
     except NoNodeError:
         return None
 

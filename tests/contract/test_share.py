@@ -286,6 +286,7 @@ async def test_an_error_of_the_work_ends_all_and_is_raised(flavour: Any, zk_clie
     with pytest.raises(ZeroDivisionError):
         await flavour.maybe(share.run(serve_async if flavour.is_async else serve))
     zk = zk_client()
+    zk.sync("/")
     assert zk.get_children(f"{path}/%claims") == []
     assert await flavour.maybe(flavour.Group(zk, path).members()) == {}
     assert "p3" not in ended
@@ -373,6 +374,7 @@ def test_a_cancelled_run_ends_its_work_first(zk_client: Any, path: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await running
         assert log == ["begin", "begin", "end", "end"]
+        zk.sync("/")
         assert zk.get_children(f"{path}/%claims") == []
 
     asyncio.run(main())

@@ -225,6 +225,6 @@ def test_every_script_is_compared() -> None:
     }
     quorum = {name for name in shipped if name.startswith("quorum_")}  # see test_simulated_quorum.py
     # These move keys of any type (DUMP, RESTORE) between two servers, and are tried on real ones only.
-    sharding = {name for name in shipped if name.startswith(("move_", "epoch_"))}
-    assert len(sharding) == 6
+    sharding = {name for name in shipped if name.startswith(("move_", "epoch_", "shard_"))}
+    assert len(sharding) == 8
     assert shipped - quorum - sharding == {*SCRIPTS, *PARTS}
