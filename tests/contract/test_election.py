@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import CancelledError as KazooCancelled
-from kazoo.exceptions import ConnectionLoss
-from kazoo.protocol.connection import _SESSION_EXPIRED
+from kazoo.exceptions import ConnectionLoss, SessionExpiredError
+from kazoo.protocol.connection import _SESSION_EXPIRED, ConnectionHandler
 from zk_lines import meddle
 
 import coordkit.aio
@@ -246,6 +246,24 @@ async def test_a_loss_is_told_at_the_end_of_the_block_at_the_latest(flavour: Any
                 assert leadership.lost.wait(10)
             reached.append(leadership)
     assert bool(reached) is not flavour.is_async
+
+
+async def test_a_session_that_is_over_on_a_connection_that_stands(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node took the client back while its session was being closed elsewhere: each request was refused, for ever."""
+    zk = zk_client()
+    over, read = zk.client_id[0], ConnectionHandler._read_header
+
+    def reading(self: Any, timeout: float) -> Any:
+        header, buffer, offset = read(self, timeout)
+        dead = header.xid > 0 and self.client is zk and zk.client_id[0] == over
+        return header._replace(err=SessionExpiredError.code) if dead else header, buffer, offset
+
+    monkeypatch.setattr(ConnectionHandler, "_read_header", reading)
+    async with flavour.within(flavour.Election(zk, path, identity="one").lead(timeout=10)) as leadership:
+        assert leadership.ensure()
+        assert zk.client_id[0] != over
 
 
 async def test_after_its_session_the_same_election_leads_again(flavour: Any, zk_client: Any, path: str) -> None:
