@@ -11,6 +11,8 @@ from typing import Any
 
 from kazoo.exceptions import SessionExpiredError
 
+_EXPIRED = -112  # the code of SessionExpiredError, which kazoo sets by a decorator
+
 
 def hook(connection: Any) -> None:
     """Have kazoo's connection take an answer that the session has expired as the end of it."""
@@ -18,7 +20,7 @@ def hook(connection: Any) -> None:
 
     def responding(header: Any, buffer: Any, offset: int) -> Any:
         answered = respond(header, buffer, offset)
-        if header.err == SessionExpiredError.code:
+        if header.err == _EXPIRED:
             raise SessionExpiredError
         return answered
 
