@@ -46,11 +46,11 @@ class Closer:
             sys.path[:] = job["path"]
             self._sasl: Any = importlib.import_module("puresasl.client")  # now, as above
 
-    def close(self) -> None:
-        """Close the session, at whatever server answers; give up when the servers have ended it by themselves."""
+    def close(self) -> bool:
+        """Close the session, at whatever server answers; return False once the servers have ended it by themselves."""
         session = self.session
         if session is None:
-            return
+            return False
         near = [session["near"]] if session["near"] else []
         until = time.monotonic() + session["timeout"]
         # A server that is cut off says nothing, and the next one has to have its turn; a slow one has it again, longer.
@@ -66,9 +66,10 @@ class Closer:
                 except (OSError, EOFError):
                     pass
                 else:
-                    return
+                    return True
             time.sleep(0.02)
             patience = min(patience * 2, longest) if silent else patience
+        return False
 
     def _close_at(self, session: dict[str, Any], host: str, address: str, port: int, patience: float) -> None:
         where = host, address, port, patience

@@ -66,22 +66,25 @@ def _must_have_held(lock: Held, there: Any) -> None:
 def kill_session(zk: Any) -> None:
     """End the session of a started KazooClient at the server, as if it had been away for too long.
 
-    A second client takes the session over and closes it: its ephemeral znodes go at once, and ``zk`` learns of the loss
-    when it has reconnected. Raise LookupError when ``zk`` has no session.
+    A second connection takes the session over and closes it: its ephemeral znodes go at once, and ``zk`` learns of the
+    loss when it has reconnected; at a node of an ensemble that took it back in the last moment, when it asks something.
+    Raise LookupError when ``zk`` has no session, ServerFailed when no server closed it.
     """
-    from kazoo.client import KazooClient  # imported where it is needed: coordkit.testing stays light
+    from coordkit._companion import Closer  # which does the same when a process dies, by less than a client
 
     if zk.client_id is None or not zk.client_id[0]:
         raise LookupError("the client has no session yet: start it first")
-    hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in zk.hosts)
-    twin = KazooClient(hosts=hosts, client_id=zk.client_id, timeout=scaled(10.0))
-    timeout: Any = scaled(15.0)  # kazoo says int, and takes a float
-    try:
-        twin.start(timeout=timeout)
-        twin.stop()
-    finally:
-        twin.stop()
-        twin.close()
+    closer, (session, password) = Closer({"tls": None, "sasl": None, "auth": []}), zk.client_id
+    hosts = [list(each) for each in zk.hosts]
+    closer.session = {
+        "id": session,
+        "password": password.hex(),
+        "timeout": scaled(15.0),
+        "near": None,
+        "hosts": hosts,
+    }
+    if not closer.close():
+        raise ServerFailed(f"none of {hosts} closed session {session:#x}")
 
 
 def _whole(server: Server) -> Server:
