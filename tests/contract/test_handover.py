@@ -11,13 +11,16 @@ import pytest
 from coordkit import CoordError, LeaseLost, StaleToken
 from coordkit.testing import expire
 
+# The other process is a program with a URL.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a lock."""
 
     def lock(name: str = "job", *, ttl: float = 10, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url)
+        client = deployment.redis()
         return flavour.Lock(client, f"{coordkit_namespace}:{name}", ttl=ttl, **arguments)
 
     return lock
@@ -145,6 +148,7 @@ print(int(lease.token), lease.release())
 """
 
 
+@standalone
 async def test_across_processes(make: Any, maybe: Any, coordkit_redis_server: Any) -> None:
     lock = make()
     lease = await maybe(lock.acquire())

@@ -11,32 +11,37 @@ import pytest
 import redis.lock
 from redis.exceptions import LockError, LockNotOwnedError
 
-from coordkit import AcquireTimeout, LeaseLost
+from coordkit import AcquireTimeout, CrossShardError, LeaseLost
 from coordkit.testing import expire
 from coordkit.testing.processes import start_redis
 
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+# Over shards there is no lock of redis-py's.
+where_both_are = pytest.mark.parametrize("deployment", ["standalone", "sentinel", "cluster"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes ours."""
 
     def lock(name: str = "job", *, ttl: float = 10, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url)
+        client = deployment.redis()
         return flavour.Lock(client, f"{coordkit_namespace}:{name}", ttl=ttl, compatible_with="redis-py", **arguments)
 
     return lock
 
 
 @pytest.fixture
-def theirs(flavour: Any, coordkit_redis_server: Any) -> Any:
+def theirs(deployment: Any) -> Any:
     """Give a function that makes redis-py's, of the same flavour, for the name of one of ours."""
 
     def lock(ours: Any, timeout: float | None = 10, **arguments: Any) -> Any:
-        return flavour.redis(coordkit_redis_server.url).lock(ours.name, timeout=timeout, **arguments)
+        return deployment.redis().lock(ours.name, timeout=timeout, **arguments)
 
     return lock
 
 
+@where_both_are
 async def test_each_excludes_the_other(flavour: Any, make: Any, theirs: Any, maybe: Any) -> None:
     ours = make()
     other = theirs(ours)
@@ -58,6 +63,7 @@ async def test_each_excludes_the_other(flavour: Any, make: Any, theirs: Any, may
         assert later.token > lease.token
 
 
+@where_both_are
 async def test_what_the_other_does_to_its_own_does_nothing_to_ours(
     flavour: Any, make: Any, theirs: Any, maybe: Any
 ) -> None:
@@ -85,6 +91,7 @@ async def test_what_the_other_does_to_its_own_does_nothing_to_ours(
     await maybe(current.release())
 
 
+@where_both_are
 async def test_one_without_expiry(flavour: Any, make: Any, theirs: Any, maybe: Any) -> None:
     ours = make()
     other = theirs(ours, timeout=None)
@@ -102,6 +109,7 @@ async def test_one_without_expiry(flavour: Any, make: Any, theirs: Any, maybe: A
         assert lease.token > token
 
 
+@where_both_are
 async def test_neither_starves_the_other(flavour: Any, make: Any, theirs: Any, maybe: Any) -> None:
     """A hand-off from one of ours to the next would never let those in that poll."""
     ours, turns, inside, most = make(), {"ours": 0, "theirs": 0}, [0], [0]
@@ -124,6 +132,7 @@ async def test_neither_starves_the_other(flavour: Any, make: Any, theirs: Any, m
     assert await maybe(ours.client.exists(ours.name)) == 0
 
 
+@where_both_are
 async def test_it_is_renewed_and_tokens_rise_although_the_key_goes(
     flavour: Any, make: Any, theirs: Any, maybe: Any
 ) -> None:
@@ -131,7 +140,8 @@ async def test_it_is_renewed_and_tokens_rise_although_the_key_goes(
     tokens = []
     for _ in range(2):
         async with flavour.within(ours) as lease:
-            await flavour.renewed(lease)
+            if not tokens:
+                await flavour.renewed(lease)
             assert await maybe(theirs(ours).acquire(blocking=False)) is False
             tokens.append(lease.token)
         async with flavour.within(theirs(ours)):
@@ -148,7 +158,11 @@ async def test_it_is_another_lock_than_the_one_of_its_own_kind(flavour: Any, mak
             pass
 
 
-@pytest.mark.parametrize("name", ["job", "{user}:42", "a{user}b", "naïve", "a{b", "a{}b", "a}b"])
+NAMES = ["job", "{user}:42", "a{user}b", "naïve", "a{b", "a{}b", "a}b"]
+
+
+@standalone
+@pytest.mark.parametrize("name", NAMES)
 async def test_all_keys_of_a_name_lie_on_its_slot(flavour: Any, make: Any, maybe: Any, name: str) -> None:
     """But for a name with a brace that closes nothing: such a lock works, and is refused on a Cluster."""
     from redis.crc import key_slot
@@ -161,6 +175,19 @@ async def test_all_keys_of_a_name_lie_on_its_slot(flavour: Any, make: Any, maybe
     assert len(keys) == 1
     same = key_slot(keys[0]) == key_slot(ours.name.encode())
     assert same == (name not in ("a}b", "a{}b"))
+
+
+@pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_name_on_two_slots_is_refused(flavour: Any, make: Any, theirs: Any, maybe: Any, name: str) -> None:
+    """And all others exclude redis-py's."""
+    ours = make(name)
+    if name in ("a}b", "a{}b"):
+        with pytest.raises(CrossShardError, match="hash tag"):
+            await maybe(ours.try_acquire())
+        return
+    async with flavour.within(ours):
+        assert await maybe(theirs(ours).acquire(blocking=False)) is False
 
 
 async def _scan(flavour: Any, client: Any, maybe: Any, match: str) -> Any:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from typing import Any
 
 import pytest
-import redis.asyncio
+from conftest import Flavour
+from deployed import KINDS
 
-import coordkit.aio
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired
 from coordkit.testing import expire
-from coordkit.testing.processes import start_redis_servers
+
+# What takes seconds, and is settled by the client's own clock, is shown on one server.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
 
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a MultiLock, or a Lock for a name that stands alone."""
 
     def lock(names: Any, *, ttl: float = 10, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url)
+        client = deployment.redis()
         if isinstance(names, str) and len(names) == 1:
             return flavour.Lock(client, f"{coordkit_namespace}:{names}", ttl=ttl, **arguments)
         return flavour.MultiLock(client, [f"{coordkit_namespace}:{name}" for name in names], ttl=ttl, **arguments)
@@ -71,6 +74,7 @@ async def test_all_or_none(flavour: Any, make: Any, maybe: Any) -> None:
     assert await keys(lock, maybe) == 0
 
 
+@standalone
 async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: Any) -> None:
     from coordkit._threads.runtime import now
 
@@ -89,7 +93,9 @@ async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: A
         await freeing.result()
 
 
-@pytest.mark.parametrize("renew", [True, False])
+@pytest.mark.parametrize(
+    ("deployment", "renew"), [*((kind, True) for kind in KINDS), ("standalone", False)], indirect=["deployment"]
+)
 async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
     flavour: Any, make: Any, maybe: Any, renew: bool
 ) -> None:
@@ -117,6 +123,7 @@ async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
         assert await maybe(lease.lost.wait(10))
 
 
+@standalone
 async def test_max_hold_counts_from_the_last_grant(flavour: Any, make: Any, maybe: Any) -> None:
     lock, last = make("ab", ttl=0.7, max_hold=1.4), make("b")
     held = await maybe(last.acquire())
@@ -171,6 +178,7 @@ async def test_the_others_are_given_back_at_once(flavour: Any, make: Any, maybe:
     await maybe(got.release())
 
 
+@standalone
 async def test_what_is_not_renewed_begins_with_a_whole_ttl(flavour: Any, make: Any, maybe: Any) -> None:
     lock, last = make("ab", ttl=6, renew=False), make("b")
     held = await maybe(last.acquire())
@@ -184,6 +192,7 @@ async def test_what_is_not_renewed_begins_with_a_whole_ttl(flavour: Any, make: A
     await maybe(lease.release())
 
 
+@standalone
 async def test_what_expired_while_the_rest_was_waited_for_is_asked_for_anew(
     flavour: Any, make: Any, maybe: Any
 ) -> None:
@@ -201,39 +210,33 @@ async def test_what_expired_while_the_rest_was_waited_for_is_asked_for_anew(
     assert await maybe(lease.release()) is True
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16, 32])
-async def test_a_cancelled_acquire_leaves_nothing(
-    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, steps: int
-) -> None:
-    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    names = [f"{coordkit_namespace}:{one}" for one in "abc"]
-    lock = coordkit.aio.MultiLock(client, names, ttl=60)
+async def are_free(lock: Any) -> bool:
+    return await keys(lock, Flavour.maybe) == 0
+
+
+@pytest.mark.parametrize("flavour", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16, 32, 64])
+async def test_a_cancelled_acquire_leaves_nothing(flavour: Any, make: Any, steps: int) -> None:
+    lock = make("abc", ttl=60)
     task = asyncio.create_task(lock.acquire())
     for _ in range(steps):
         await asyncio.sleep(0)
     task.cancel()
     outcome = (await asyncio.gather(task, return_exceptions=True))[0]
-    if isinstance(outcome, coordkit.aio.Lease):  # it was quicker
+    if isinstance(outcome, flavour.MultiLease):  # it was quicker
         await outcome.release()
-    for _ in range(500):
-        if not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names)):
-            break
-        await asyncio.sleep(0.01)
-
-    assert not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names))
-    await (getattr(client, "aclose", None) or client.close)()
+    await flavour.until(lambda: are_free(lock))
 
 
+@pytest.mark.parametrize("flavour", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 4, 6, 8, 12])
 async def test_a_block_that_is_cancelled_while_it_gives_back_leaves_nothing(
-    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, steps: int
+    flavour: Any, make: Any, steps: int
 ) -> None:
-    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
-    names = [f"{coordkit_namespace}:{one}" for one in "abc"]
-    entered = asyncio.Event()
+    lock, entered = make("abc", ttl=60), asyncio.Event()
 
     async def block() -> None:
-        async with coordkit.aio.MultiLock(client, names, ttl=60):
+        async with lock:
             entered.set()
 
     task = asyncio.create_task(block())
@@ -242,13 +245,7 @@ async def test_a_block_that_is_cancelled_while_it_gives_back_leaves_nothing(
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    for _ in range(500):
-        if not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names)):
-            break
-        await asyncio.sleep(0.01)
-
-    assert not coordkit_redis.exists(*(f"coordkit:1:{{{name}}}:lock" for name in names))
-    await (getattr(client, "aclose", None) or client.close)()
+    await flavour.until(lambda: are_free(lock))
 
 
 class Interrupted(BaseException):
@@ -276,10 +273,7 @@ async def test_a_release_that_is_interrupted_leaves_nothing(
     with pytest.raises(kind):
         await maybe(lease.release())
 
-    async def are_free() -> bool:
-        return await keys(lock, maybe) == 0
-
-    await flavour.until(are_free)
+    await flavour.until(lambda: are_free(lock))
     assert lease.remaining() == 0
 
 
@@ -308,21 +302,37 @@ async def test_a_give_back_of_an_acquire_that_is_interrupted_leaves_nothing(
     await maybe(another.release())
 
 
-async def test_names_on_several_shards(flavour: Any, maybe: Any) -> None:
-    """Each name is a lock of its own, so all or none needs no transaction over shards."""
-    servers = start_redis_servers(3)
-    try:
-        shards = flavour.ShardedRedis({f"s{at}": flavour.redis(server.url) for at, server in enumerate(servers)})
-        names = [f"job:{number}" for number in range(12)]
-        assert len({shards.shard_for(f"{{{name}}}") for name in names}) == 3
-        lock = flavour.MultiLock(shards, names, ttl=10)
-        async with flavour.within(lock) as lease:
-            await maybe(lease.renew())
-            assert await maybe(flavour.MultiLock(shards, names[6:], ttl=10).try_acquire()) is None
-            assert len(await maybe(flavour.Lock(shards, names[0], ttl=10).waiters())) == 0
-            held = [await maybe(flavour.Lock(shards, name, ttl=10).holder()) for name in names]
-            assert [one.token for one in held] == [lease.tokens[name] for name in names]
-        assert await maybe(flavour.Lock(shards, names[3], ttl=10).holder()) is None
-    finally:
-        for server in servers:
-            server.stop()
+@pytest.mark.parametrize("deployment", ["cluster", "shards"], indirect=True)
+async def test_names_on_several_servers(
+    flavour: Any, deployment: Any, make: Any, maybe: Any, coordkit_namespace: str
+) -> None:
+    """Each name is a lock of its own, so all or none needs no transaction over nodes or shards."""
+    client, on = deployment.redis(), {}
+
+    def server_of(name: str) -> Any:
+        key = f"{{{coordkit_namespace}:{name}}}"
+        return client.shard_for(key) if deployment.kind == "shards" else deployment.servers.primary_for(key).port
+
+    for name in string.ascii_letters:
+        on.setdefault(server_of(name), []).append(name)
+    assert len(on) == 3
+    letters = "".join("".join(four) for four in zip(*on.values(), strict=False))[:12]  # in turn, four on each
+    lock, one, last = make(letters), make(letters[0]), make(max(letters))
+    async with flavour.within(lock) as lease:
+        await maybe(lease.renew())
+        assert await maybe(make(letters[6:]).try_acquire()) is None
+        assert len(await maybe(one.waiters())) == 0
+        held = [await maybe(make(name).holder()) for name in sorted(letters)]
+        assert [each.token for each in held] == [lease.tokens[name] for name in lock.names]
+        waiting = flavour.spawn(lambda: maybe(make(letters[6:]).acquire(timeout=20)))
+        await flavour.until(lambda: maybe(make(min(letters[6:])).waiters()))
+    got = await waiting.result()
+    assert await keys(lock, maybe) == 6
+    assert all(got.tokens[name] > lease.tokens[name] for name in got.tokens)
+    assert await maybe(lock.try_acquire()) is None  # the first six, on whatever servers, are given back again
+    assert await keys(lock, maybe) == 6
+    await maybe(got.release())
+    held_last = await maybe(last.acquire())
+    assert await maybe(lock.try_acquire()) is None
+    assert await keys(lock, maybe) == 1
+    await maybe(held_last.release())

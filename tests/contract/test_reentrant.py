@@ -15,13 +15,16 @@ import coordkit.aio
 from coordkit import LeaseLost, NotAcquired
 from coordkit.testing import expire
 
+# What takes seconds and is the client's own affair is shown on one server.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a reentrant lock."""
 
     def lock(**arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url)
+        client = deployment.redis()
         return flavour.Lock(client, f"{coordkit_namespace}:job", **{"ttl": 10, "reentrant": True, **arguments})
 
     return lock
@@ -133,6 +136,7 @@ async def test_a_loss_is_the_loss_of_every_level(flavour: Any, make: Any, maybe:
     assert caught_inside
 
 
+@standalone
 async def test_past_the_deadline_the_server_is_asked(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make(ttl=1, renew=False)
     before = await maybe(lock.acquire())

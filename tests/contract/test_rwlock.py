@@ -11,13 +11,16 @@ from coordkit._threads.runtime import now
 from coordkit.core import waiting as core_waiting
 from coordkit.testing import expire
 
+# What takes seconds, or looks at nothing but the client, is shown on one server.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a readers-writer lock on a client of its own."""
 
     def lock(*, ttl: float = 60, options: dict[str, Any] | None = None, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url, **(options or {}))
+        client = deployment.redis(**(options or {}))
         return flavour.ReadWriteLock(client, f"{coordkit_namespace}:job", ttl=ttl, **arguments)
 
     return lock
@@ -29,17 +32,17 @@ def key(coordkit_namespace: str) -> Any:
 
 
 @pytest.fixture
-def waiting(flavour: Any, coordkit_redis: Any, key: Any, maybe: Any) -> Any:
+def waiting(flavour: Any, admin: Any, key: Any, maybe: Any) -> Any:
     """Give a way to have somebody wait for a side, and to know that it stands in the queue."""
 
     async def wait(side: Any, work: Any = None) -> Any:
-        before = coordkit_redis.zcard(key("queue"))
+        before = admin.zcard(key("queue"))
 
         async def acquire() -> Any:
             return await maybe(side.acquire(timeout=20))
 
         running = flavour.spawn(work or acquire)
-        await flavour.until(lambda: coordkit_redis.zcard(key("queue")) == before + 1)
+        await flavour.until(lambda: admin.zcard(key("queue")) == before + 1)
         return running
 
     return wait
@@ -101,6 +104,7 @@ async def test_readers_of_a_phase_share_a_token(flavour: Any, make: Any, waiting
         assert last.token.holder == last.holder == (await maybe(lock.client.get(key("writer")))).decode()
 
 
+@standalone
 async def test_a_fence_takes_the_token_from_each_reader(
     flavour: Any, make: Any, maybe: Any, coordkit_namespace: str
 ) -> None:
@@ -204,6 +208,7 @@ async def test_a_writer_that_gives_up_lets_the_readers_behind_it_in(
         await maybe(one.release())
 
 
+@standalone
 async def test_each_reader_has_an_end_of_its_own(flavour: Any, make: Any, maybe: Any) -> None:
     """The one that is not renewed goes, the other stays; the writer waits for both and no longer."""
     short, lasting = make(ttl=1.0, renew=False), make(ttl=4.5)
@@ -227,6 +232,7 @@ async def test_a_crashed_reader_costs_a_writer_its_own_ttl(make: Any, waiting: A
     await maybe(writer.release())
 
 
+@standalone
 async def test_all_who_wait_for_a_crashed_writer_are_let_in_at_once(
     make: Any, waiting: Any, maybe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +278,7 @@ async def test_losing_it_under_way_is_loud(flavour: Any, make: Any, maybe: Any, 
             await (flavour.sleep(30) if flavour.is_async else maybe(lease.lost.wait(10)))
 
 
-async def test_nothing_is_left_behind(flavour: Any, make: Any, maybe: Any, key: Any, coordkit_redis: Any) -> None:
+async def test_nothing_is_left_behind(flavour: Any, make: Any, maybe: Any, key: Any, admin: Any) -> None:
     """But the token's counter: reading and writing, waiting and giving up."""
     lock = make()
     async with flavour.within(lock.write):
@@ -281,7 +287,7 @@ async def test_nothing_is_left_behind(flavour: Any, make: Any, maybe: Any, key: 
                 await maybe(side.acquire(timeout=0.05))
     async with flavour.within(lock.read), flavour.within(make().read):
         pass
-    assert coordkit_redis.keys(key("*").replace("{", "\\{")) == [key("token").encode()]
+    assert list(admin.scan_iter(match=key("*").replace("{", "\\{"))) == [key("token").encode()]
 
 
 async def test_it_is_another_thing_than_a_lock_of_the_same_name(flavour: Any, make: Any) -> None:
@@ -293,6 +299,7 @@ async def test_it_is_another_thing_than_a_lock_of_the_same_name(flavour: Any, ma
         assert lease.slot == 0
 
 
+@standalone
 @pytest.mark.parametrize("side", ["read", "write"])
 async def test_hold_decorates(flavour: Any, make: Any, maybe: Any, side: str) -> None:
     lock = make()
@@ -311,6 +318,7 @@ async def test_hold_decorates(flavour: Any, make: Any, maybe: Any, side: str) ->
     assert await maybe(job(1)) == (1, None)
 
 
+@standalone
 async def test_reading_may_be_nested(flavour: Any, make: Any) -> None:
     """`with lock.read` inside `with lock.read`: each block gives back its own."""
     lock = make()
@@ -334,6 +342,7 @@ async def test_a_client_that_decodes(flavour: Any, make: Any, waiting: Any, mayb
     await maybe((await running.result()).release())
 
 
+@standalone
 async def test_a_counter_that_is_no_number_refuses(flavour: Any, make: Any, maybe: Any, key: Any) -> None:
     lock = make()
     await maybe(lock.client.set(key("token"), "many"))
@@ -342,6 +351,7 @@ async def test_a_counter_that_is_no_number_refuses(flavour: Any, make: Any, mayb
             await maybe(side.acquire(timeout=0))
 
 
+@standalone
 async def test_repr_says_what_it_is(make: Any) -> None:
     lock = make()
     assert repr(lock) == f"<ReadWriteLock {lock.name} ttl=60.0s>"

@@ -10,13 +10,16 @@ from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRe
 from coordkit._threads.runtime import now
 from coordkit.core import waiting as core_waiting
 
+# What takes seconds, or looks at nothing but the client, is shown on one server.
+standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
 
 @pytest.fixture
-def make(flavour: Any, coordkit_redis_server: Any, coordkit_namespace: str) -> Any:
+def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
     """Give a function that makes a semaphore on a client of its own."""
 
     def semaphore(permits: int = 2, *, ttl: float = 60, options: dict[str, Any] | None = None, **arguments: Any) -> Any:
-        client = flavour.redis(coordkit_redis_server.url, **(options or {}))
+        client = deployment.redis(**(options or {}))
         return flavour.Semaphore(client, f"{coordkit_namespace}:job", permits=permits, ttl=ttl, **arguments)
 
     return semaphore
@@ -28,23 +31,23 @@ def key(coordkit_namespace: str) -> Any:
 
 
 @pytest.fixture
-def waiting(flavour: Any, coordkit_redis: Any, key: Any, maybe: Any) -> Any:
+def waiting(flavour: Any, admin: Any, key: Any, maybe: Any) -> Any:
     """Give a way to have somebody wait for a permit, and to know that it stands in the queue."""
 
     async def wait(semaphore: Any, work: Any = None) -> Any:
-        before = coordkit_redis.zcard(key("queue"))
+        before = admin.zcard(key("queue"))
 
         async def acquire() -> Any:
             return await maybe(semaphore.acquire(timeout=20))
 
         running = flavour.spawn(work or acquire)
-        await flavour.until(lambda: coordkit_redis.zcard(key("queue")) == before + 1)
+        await flavour.until(lambda: admin.zcard(key("queue")) == before + 1)
         return running
 
     return wait
 
 
-async def test_n_hold_and_the_next_does_not(make: Any, maybe: Any, key: Any, coordkit_redis: Any) -> None:
+async def test_n_hold_and_the_next_does_not(make: Any, maybe: Any, key: Any, admin: Any) -> None:
     """Each with a slot and a token of its own; when all are back nothing is left but the token's counter."""
     semaphore, other = make(3), make(3)
     leases = [await maybe(each.acquire(timeout=0)) for each in (semaphore, other, semaphore)]
@@ -62,7 +65,7 @@ async def test_n_hold_and_the_next_does_not(make: Any, maybe: Any, key: Any, coo
     for lease in (leases[0], again, leases[2]):
         assert await maybe(lease.release()) is True
     assert await maybe(again.release()) is False
-    assert coordkit_redis.keys(key("*").replace("{", "\\{")) == [key("token").encode()]
+    assert list(admin.scan_iter(match=key("*").replace("{", "\\{"))) == [key("token").encode()]
 
 
 async def test_only_a_semaphores_lease_has_a_slot(flavour: Any, make: Any, maybe: Any) -> None:
@@ -115,6 +118,7 @@ async def test_never_more_than_n_under_contention(flavour: Any, make: Any, maybe
     assert sorted(last) == [0, 1, 2]
 
 
+@standalone
 async def test_fenced_per_slot(flavour: Any, make: Any, maybe: Any, coordkit_namespace: str) -> None:
     """Two successive holders of one slot: the late one is refused there, and nobody is at the other slot."""
     semaphore = make(2, ttl=1.0, renew=False)
@@ -150,6 +154,7 @@ async def test_expired_permits_are_used_again(make: Any, maybe: Any) -> None:
         await maybe(lease.release())
 
 
+@standalone
 async def test_all_that_expired_is_handed_out_at_once(
     make: Any, waiting: Any, maybe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +171,7 @@ async def test_all_that_expired_is_handed_out_at_once(
         await maybe(lease.release())
 
 
+@standalone
 async def test_contenders_that_disagree_are_told(flavour: Any, make: Any, waiting: Any, maybe: Any) -> None:
     """While anybody holds or waits; the message names both numbers. Afterwards the new number is taken."""
     two, three = make(2), make(3)
@@ -215,6 +221,7 @@ async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: An
         assert await maybe(semaphore.try_acquire()) is None
 
 
+@standalone
 @pytest.mark.parametrize("part", ["permits", "holders"])
 async def test_a_renewal_never_makes_a_permit_again(make: Any, maybe: Any, part: str, key: Any) -> None:
     """Whichever of its keys was evicted, or when its time was up."""
@@ -250,6 +257,7 @@ async def test_tokens_rise_although_the_server_forgets(flavour: Any, make: Any, 
         assert lease.token > before
 
 
+@standalone
 async def test_keys_of_the_dead_go_by_themselves(flavour: Any, make: Any, maybe: Any, key: Any) -> None:
     semaphore = make(2, ttl=5, renew=False)
     await maybe(semaphore.acquire())
@@ -257,6 +265,7 @@ async def test_keys_of_the_dead_go_by_themselves(flavour: Any, make: Any, maybe:
         assert 5_000 < await maybe(semaphore.client.pttl(key(part))) <= 6_000
 
 
+@standalone
 async def test_hold_decorates(flavour: Any, make: Any, maybe: Any) -> None:
     semaphore = make(1)
     if flavour.is_async:
@@ -274,6 +283,7 @@ async def test_hold_decorates(flavour: Any, make: Any, maybe: Any) -> None:
     assert [await maybe(job(1)), await maybe(job(2))] == [(1, None), (2, None)]
 
 
+@standalone
 async def test_many_permits(make: Any, maybe: Any) -> None:
     """Asking costs the same whether there are three or a million."""
     semaphore = make(10**6)
@@ -293,6 +303,7 @@ async def test_a_client_that_decodes(flavour: Any, make: Any, waiting: Any, mayb
     await maybe(got.release())
 
 
+@standalone
 async def test_a_counter_that_is_no_number_refuses(make: Any, maybe: Any, key: Any) -> None:
     semaphore = make()
     await maybe(semaphore.client.set(key("token"), "many"))
@@ -300,6 +311,7 @@ async def test_a_counter_that_is_no_number_refuses(make: Any, maybe: Any, key: A
         await maybe(semaphore.acquire(timeout=0))
 
 
+@standalone
 async def test_repr_says_what_it_is(make: Any) -> None:
     semaphore = make(4)
     assert repr(semaphore) == f"<Semaphore {semaphore.name} permits=4 ttl=60.0s>"
