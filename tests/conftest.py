@@ -271,11 +271,16 @@ def maybe() -> Callable[[Any], Awaitable[Any]]:
     return Flavour.maybe
 
 
-@pytest.fixture(params=KINDS)
-def deployment(request: pytest.FixtureRequest, flavour: Flavour) -> Deployed:
-    """Give Redis as it is deployed: ``standalone``, ``sentinel`` or ``cluster``, with clients of the flavour."""
+def deployed(request: pytest.FixtureRequest, flavour: Flavour) -> Deployed:
+    """Return the deployment that is the parameter of the fixture that asks."""
     name = "server" if request.param == "standalone" else request.param
     return Deployed(flavour, request.param, request.getfixturevalue(f"coordkit_redis_{name}"))
+
+
+@pytest.fixture(params=KINDS)
+def deployment(request: pytest.FixtureRequest, flavour: Flavour) -> Deployed:
+    """Give Redis as it is deployed, one of ``KINDS``, with clients of the flavour."""
+    return deployed(request, flavour)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-KINDS = ("standalone", "sentinel", "cluster", "shards")
+UNSHARDED = ("standalone", "sentinel", "cluster")
+KINDS = (*UNSHARDED, "shards")
 
 
 class Deployed:

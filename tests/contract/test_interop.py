@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis.lock
+from deployed import UNSHARDED
 from redis.exceptions import LockError, LockNotOwnedError
 
 from coordkit import AcquireTimeout, CrossShardError, LeaseLost
@@ -17,7 +18,7 @@ from coordkit.testing.processes import start_redis
 
 standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
 # Over shards there is no lock of redis-py's.
-where_both_are = pytest.mark.parametrize("deployment", ["standalone", "sentinel", "cluster"], indirect=True)
+where_both_are = pytest.mark.parametrize("deployment", UNSHARDED, indirect=True)
 
 
 @pytest.fixture

@@ -7,14 +7,20 @@ import string
 from typing import Any
 
 import pytest
-from conftest import Flavour
-from deployed import KINDS
+from conftest import Flavour, deployed
+from deployed import UNSHARDED, Deployed
 
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired
 from coordkit.testing import expire
 
 # What takes seconds, and is settled by the client's own clock, is shown on one server.
 standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
+
+@pytest.fixture(params=UNSHARDED)
+def deployment(request: pytest.FixtureRequest, flavour: Any) -> Deployed:
+    """Give what is slower over shards only where a test asks for it: each shard is a server, and has its own tests."""
+    return deployed(request, flavour)
 
 
 @pytest.fixture
@@ -94,7 +100,7 @@ async def test_the_timeout_is_for_all_together(flavour: Any, make: Any, maybe: A
 
 
 @pytest.mark.parametrize(
-    ("deployment", "renew"), [*((kind, True) for kind in KINDS), ("standalone", False)], indirect=["deployment"]
+    ("deployment", "renew"), [*((kind, True) for kind in UNSHARDED), ("standalone", False)], indirect=["deployment"]
 )
 async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
     flavour: Any, make: Any, maybe: Any, renew: bool

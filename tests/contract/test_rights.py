@@ -160,7 +160,6 @@ async def test_the_least_rights_are_enough(
     assert [line for line in caplog.messages if coordkit_namespace in line or "cannot subscribe" in line] == []
 
 
-@pytest.mark.parametrize("flavour", ["blocking"], indirect=True)
 @pytest.mark.parametrize(
     ("kind", "lacking"),
     [

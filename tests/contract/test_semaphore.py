@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from conftest import deployed
+from deployed import KINDS, UNSHARDED, Deployed
 
 from coordkit import AcquireTimeout, LeaseLost, NotAcquired, StaleToken, StoreRefused
 from coordkit._threads.runtime import now
@@ -12,6 +14,12 @@ from coordkit.core import waiting as core_waiting
 
 # What takes seconds, or looks at nothing but the client, is shown on one server.
 standalone = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+
+
+@pytest.fixture(params=UNSHARDED)
+def deployment(request: pytest.FixtureRequest, flavour: Any) -> Deployed:
+    """Give what is slower over shards only where a test asks for it: each shard is a server, and has its own tests."""
+    return deployed(request, flavour)
 
 
 @pytest.fixture
@@ -318,10 +326,11 @@ async def test_repr_says_what_it_is(make: Any) -> None:
     assert semaphore.permits == 4
 
 
+@pytest.mark.parametrize("deployment", KINDS, indirect=True)
 async def test_wherever_redis_is_deployed(
     flavour: Any, deployment: Any, maybe: Any, coordkit_namespace: str, key: Any
 ) -> None:
-    """Standalone, behind Sentinels, on a Cluster: all keys on one slot, each hand-off heard."""
+    """And over shards: all keys on one slot, each hand-off heard."""
 
     def semaphore() -> Any:
         return flavour.Semaphore(deployment.redis(), f"{coordkit_namespace}:job", permits=2, ttl=60)
