@@ -115,6 +115,12 @@ class RedisStore:
                 return await self._client.execute_command(*_redis.evalsha(call))
             except exceptions.NoScriptError:
                 return await self._client.execute_command(*_redis.evals([call])[0])
+            except AttributeError as error:
+                if self._nodes is None:
+                    raise
+                # redis-py's Cluster client looks at the nodes anew, and closes connections that others write to:
+                # 'NoneType' object has no attribute 'writelines'.
+                raise exceptions.ConnectionError("the client closed the connection") from error
 
         # Each call may go to another server: its error is its own.
         return list(await asyncio.gather(*(ask(call) for call in calls), return_exceptions=True))

@@ -111,7 +111,7 @@ def adopting_keeps_the_holder(patch: Patch) -> None:
 
 def adopting_keeps_the_token(patch: Patch) -> None:
     """What the giver sent arrives late, and no fence can tell it from the adopter's: an acknowledged update is lost."""
-    _edit(patch, lock, "_ADOPT", "return {1, mint(KEYS[2], last, micros(), ARGV[4])}", "return {1, digits(last)}")
+    _edit(patch, lock, "_ADOPT", "return {1, mint(KEYS[2], last, present, ARGV[4])}", "return {1, digits(last)}")
     _edit(patch, fence, "_SET", "holder ~= by)", "false)")
     _edit(patch, fence, "_GET", "holder ~= by)", "false)")
 
@@ -138,7 +138,7 @@ def breaks_again_when_asked_again(patch: Patch) -> None:
 
 def breaking_only_deletes(patch: Patch) -> None:
     """redlock's and tooz's break: no token is raised, so nothing fences the evicted holder off."""
-    _edit(patch, lock, "_BREAK", "local token = mint(KEYS[2], last, micros(), ARGV[1])", "local token = last")
+    _edit(patch, lock, "_BREAK", "local token = mint(KEYS[2], last, present, ARGV[1])", "local token = last")
 
 
 STORMY, BROKEN = Settings(), Settings(evictions=True)

@@ -82,7 +82,7 @@ def a_reader_is_not_asked_whose_writer_it_ends(patch: Patch) -> None:
 
 def a_repeated_ask_waits_for_itself(patch: Patch) -> None:
     """The answer was lost, and the writer stands in its own way."""
-    _edit(patch, rwlock, "_WRITE", "if writer == ARGV[1] then\n  redis", "if token then\n  redis")
+    _edit(patch, rwlock, "_WRITE", "if writer == ARGV[1] then\n  if not token", "if token then\n  if not token")
 
 
 # -- permits
