@@ -131,7 +131,7 @@ async def test_what_is_held_is_renewed_while_the_rest_is_waited_for(
 
 @standalone
 async def test_max_hold_counts_from_the_last_grant(flavour: Any, make: Any, maybe: Any) -> None:
-    lock, last = make("ab", ttl=0.7, max_hold=1.4), make("b")
+    lock, last = make("ab", ttl=1.4, max_hold=1.5), make("b")
     held = await maybe(last.acquire())
     waiting = flavour.spawn(lambda: maybe(lock.acquire(timeout=20)))
     await flavour.sleep(1.6)

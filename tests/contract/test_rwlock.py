@@ -205,7 +205,7 @@ async def test_a_writer_that_gives_up_lets_the_readers_behind_it_in(
 
     async def impatient() -> None:
         with pytest.raises(AcquireTimeout):
-            await maybe(make().write.acquire(timeout=0.5))
+            await maybe(make().write.acquire(timeout=3))
 
     writer = await waiting(lock.write, impatient)
     reader = await waiting(make().read)
