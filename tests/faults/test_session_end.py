@@ -174,6 +174,7 @@ async def test_leaving_a_scope_stops_the_client(flavour: Any, zk_client: Any, pa
             leadership.ensure()
     assert not zk.connected
     assert signal.getsignal(signal.SIGTERM) == before
+    await flavour.until(zk._connection.connection_closed.is_set, 30)
 
 
 async def test_a_scope_ends_in_time_though_servers_do_not_answer(
