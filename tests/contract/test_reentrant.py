@@ -117,7 +117,7 @@ async def test_released_by_another_it_counts_for_the_one_that_acquired(flavour: 
 
 async def test_a_loss_is_the_loss_of_every_level(flavour: Any, make: Any, maybe: Any) -> None:
     """And whoever acquires again then gets a lease of its own, not a dead one."""
-    lock, caught_inside = make(ttl=1.0), False
+    lock, caught_inside = make(ttl=3.0), False
     with pytest.raises(LeaseLost):
         async with flavour.within(lock) as outer:
             with pytest.raises(LeaseLost):
