@@ -132,7 +132,7 @@ def reader_waits_for_itself(_worker: Worker) -> None:
 
 def writer_waits_for_itself(_worker: Worker) -> None:
     """The same for who writes."""
-    edit(rwlock, "_WRITE", "if writer == ARGV[1] then\n  redis.call('PEXPIRE'", "if token then\n  redis.call('PEXPIRE'")
+    edit(rwlock, "_WRITE", "if writer == ARGV[1] then\n  if not token", "if token then\n  if not token")
 
 
 def reads_beside_a_writer(_worker: Worker) -> None:
@@ -159,7 +159,9 @@ def takes_another_permit(_worker: Worker) -> None:
 def keeps_the_first_of_several(_worker: Worker) -> None:
     """All, or some."""
 
-    async def keep(self: Any, held: Any) -> None: ...
+    async def keep(self: Any, held: Any) -> None:
+        for lease in held:
+            lease.pulse.kept = lease  # held on, as what `acquire` returns
 
     multi.Several._give_back = keep  # type: ignore[method-assign]
 
