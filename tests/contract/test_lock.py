@@ -182,6 +182,16 @@ async def test_an_explicit_renewal_starts_the_ttl_anew(flavour: Any, make: Any, 
         await maybe(lease.renew())
 
 
+async def test_a_renewal_is_for_nobody_else(flavour: Any, make: Any, maybe: Any, admin: Any) -> None:
+    lock = make(renew=False)
+    lease = await maybe(lock.acquire())
+    admin.set(lock.key, "another", px=5000)
+    with pytest.raises(LeaseLost):
+        await maybe(lease.renew())
+    assert 0 < admin.pttl(lock.key) <= 5000
+    admin.delete(lock.key)
+
+
 async def test_a_renewal_never_makes_a_lock_again(flavour: Any, make: Any, maybe: Any) -> None:
     """aioredlock and redsync take an expired lock by extending it, behind the back of whoever came between."""
     lock, other = make(renew=False), make()
