@@ -20,7 +20,7 @@ from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionL
 from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
-from coordkit import _kazoo_expiry, _kazoo_requests, _kazoo_select, _kazoo_watches
+from coordkit import _kazoo_endings, _kazoo_requests, _kazoo_select, _kazoo_watches
 from coordkit._kazoo_end import close_at_exit, stop
 from coordkit._kazoo_past import Past
 from coordkit._kazoo_sending import Sending
@@ -66,7 +66,7 @@ class Wire:
         self._follower: Callable[[dict[str, Any]], None] | None = None
         self._listeners: set[Callable[[Link], None]] = set()
         self._learn()
-        _kazoo_expiry.hook(client._connection)  # noqa: SLF001  no public way
+        _kazoo_endings.hook(client._connection)  # noqa: SLF001  no public way
         _kazoo_select.hook(client.handler)
         _kazoo_watches.hook(client.handler)
         client.add_listener(self._told)

@@ -22,6 +22,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -186,17 +187,20 @@ class Flavour:
         async def whole() -> None:
             try:
                 await body
-            finally:
-                await self._close()
+            except BaseException:
+                with suppress(Exception):  # what the test never came to end would hide why it failed
+                    await self._close(within=1.0)
+                raise
+            await self._close()
 
         if self.is_async:
             asyncio.run(whole())
         else:
             drive(whole())
 
-    async def _close(self) -> None:
+    async def _close(self, within: float = 20.0) -> None:
         for running in self._running:
-            await _outcome(running)
+            await _outcome(running, within)
         while self._closing:
             await self.maybe(self._closing.pop()())
 
@@ -242,9 +246,9 @@ def _text(check: Callable[[], Any]) -> str:
         return repr(check)
 
 
-async def _outcome(running: Running) -> Any:
+async def _outcome(running: Running, within: float = 20.0) -> Any:
     try:
-        return await running.result()
+        return await running.result(within)
     except Exception as error:  # noqa: BLE001 - the caller decides what to do with it
         return error
 

@@ -266,6 +266,27 @@ async def test_a_session_that_is_over_on_a_connection_that_stands(
         assert zk.client_id[0] != over
 
 
+async def test_a_node_that_drops_a_request(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose client had moved to another left one request out: kazoo's thread died of the answer to the next."""
+    zk = zk_client()
+    session, read, dropped = zk.client_id, ConnectionHandler._read_header, []
+
+    def reading(self: Any, timeout: float) -> Any:
+        answer = read(self, timeout)
+        if self.client is zk and len(self.client._pending) > 1 and answer[0].xid > 0 and not dropped:
+            dropped.append(answer[0].xid)
+            answer = read(self, timeout)
+        return answer
+
+    monkeypatch.setattr(ConnectionHandler, "_read_header", reading)
+    async with flavour.within(flavour.Election(zk, path, identity="one").lead(timeout=10)) as leadership:
+        assert leadership.ensure()
+        assert dropped, "two requests at once stand in the line's first round trip"
+        assert zk.client_id == session, "it connected again, in the same session"
+
+
 async def test_after_its_session_the_same_election_leads_again(flavour: Any, zk_client: Any, path: str) -> None:
     """kazoo's Lock believes to hold it, and cannot be acquired again (K2)."""
     zk = zk_client()
