@@ -58,8 +58,9 @@ from coordkit.routing import (
     Sticky,
     rendezvous,
 )
-from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
+from coordkit.routing.client_aio import ShardedRedis
 from coordkit.routing.client_live_aio import LiveShardedRedis
+from coordkit.routing.client_pipeline_aio import ShardedPipeline
 from coordkit.routing.progress import Progress
 from coordkit.routing.topology import Topology
 

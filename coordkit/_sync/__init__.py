@@ -58,8 +58,9 @@ from coordkit.routing import (
     Sticky,
     rendezvous,
 )
-from coordkit.routing.client import ShardedPipeline, ShardedRedis
+from coordkit.routing.client import ShardedRedis
 from coordkit.routing.client_live import LiveShardedRedis
+from coordkit.routing.client_pipeline import ShardedPipeline
 from coordkit.routing.progress import Progress
 from coordkit.routing.topology import Topology
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,26 +17,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import redis.asyncio as redis
 from redis.asyncio.client import Pipeline
 from redis.commands import AsyncCoreCommands
-from redis.exceptions import NoScriptError, ResponseError, WatchError
+from redis.exceptions import ResponseError, WatchError
 
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.breaker import Breaker
-from coordkit.routing.client_batch import Batch, Gathering
-from coordkit.routing.client_errors import without_errors
-from coordkit.routing.client_held import outdated_is_lost
-from coordkit.routing.client_held_aio import WatchingQueue
-from coordkit.routing.client_pipeline import Script
+from coordkit.routing.client_batch import Gathering, only
+from coordkit.routing.client_exchange_aio import exchange
+from coordkit.routing.client_pipeline_aio import ShardedPipeline
 from coordkit.routing.client_pubsub_aio import ShardedPubSub
-from coordkit.routing.client_shards import RAW, Directory, has_no_keys, no_such_command, only
+from coordkit.routing.client_questions import has_no_keys, no_such_command, words_of
+from coordkit.routing.client_script_aio import ShardedScript
+from coordkit.routing.client_shards import Directory
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.plan import Plan, Question, first
 from coordkit.routing.readers import ReadFrom, check_balance
-from coordkit.routing.replicated_aio import ReplicatedWay, replicated
+from coordkit.routing.replicated_aio import replicated
 from coordkit.routing.replication import Terms
+from coordkit.routing.replies import RAW
 from coordkit.routing.way_aio import Way
-from coordkit.routing.way_pool_aio import PoolWay, way_of
+from coordkit.routing.way_pool_aio import way_of
 from coordkit.routing.way_port_aio import WayPort
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
         return plan
 
     async def _ask(self, question: Question) -> Any:
-        words = (f"{question.ask[0]}  {question.ask[1]}", *question.ask[2:])
+        words = words_of(question)
         last: StoreUnavailable | None = None
         for shard in self._shards:
             try:
@@ -279,137 +280,3 @@ class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore
                 return []
         assert last is not None  # noqa: S101 - for the type checker: there is at least one shard
         raise last
-
-
-class ShardedPipeline(WatchingQueue, AsyncCoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
-    """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
-
-    Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
-    with it, all keys must be on one shard, else CrossShardError.
-    """
-
-    _is_async_client: Literal[True] = True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.reset()
-
-    def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # as in ShardedRedis
-        """Return a script that queues itself in this pipeline when it is called."""
-        return ShardedScript(self, script)
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send what is queued, once, and return the replies in the order of the calls.
-
-        The first error is raised, after all replies were read: as in redis-py, with the command's number, if it is a
-        ResponseError. If it is a shard's own (no answer, a refusal) and other commands fared otherwise, PartialFailure
-        says so: ``.ok`` maps numbers of commands, from 1 on, to replies, ``.failed`` numbers to (shard, error).
-        With ``raise_on_error=False`` every error stands in
-        the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
-        PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
-        that was not to blame. After `watch`: WatchError if a watched key changed, and nothing was carried out.
-        """
-        commands, transaction = self.command_stack, self.transaction or self.explicit_transaction
-        if not commands and self._held is None:
-            return []
-        try:
-            with outdated_is_lost(self._held):
-                gathering = await self._gather(commands)
-            if transaction or self._held is not None:
-                gathering.check_one_shard(self._watched)
-                gathering.decided.update(await self._bring(gathering.keys()))
-            else:
-                await self._shards._bring_for(gathering)  # noqa: SLF001  its own client's
-            if self._held is not None:
-                replies = await self._execute_watched(self._held, gathering)
-            else:
-                sent = await self._exchange(gathering, transaction=transaction)
-                replies = list(gathering.settle(sent))
-        finally:
-            await self.reset()
-        return without_errors(commands, replies, gathering.where()) if raise_on_error else replies
-
-    async def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
-        ways, epoch = self._shards._ways_for(gathering), self._shards._epoch  # noqa: SLF001  its own client's
-        return await exchange(ways, gathering, transaction=transaction, decided=epoch)
-
-    async def _gather(self, commands: Batch) -> Gathering:
-        gathering, router = Gathering(), self._router
-        shards = router.shards_of_first_keys(commands)
-        if shards is not None:
-            gathering.add_all_simple(shards, commands)
-            return gathering
-        for command in commands:
-            args, options = command
-            shard = router.shard_of_first_key(args)
-            if shard is not None:
-                gathering.add_simple(shard, command)
-            else:
-                gathering.add(await self._plan(args, options))
-        return gathering
-
-
-class ShardedScript(Script):
-    """A Lua script that runs on the shard of its keys, as redis-py's Script does on its one server."""
-
-    async def __call__(
-        self,
-        keys: Sequence[Any] | None = None,
-        args: Iterable[Any] | None = None,
-        client: ShardedRedis | ShardedPipeline | None = None,
-    ) -> Any:
-        """Run it, or queue it in a pipeline given as ``client``; at least one key is needed, and all on one shard."""
-        target: Any = self.registered_client if client is None else client
-        words = self._words(keys, args)
-        if isinstance(target, ShardedPipeline):  # where "not loaded" would be known too late
-            return target.eval(self.script, *words)
-        try:
-            return await target.evalsha(self.sha, *words)
-        except NoScriptError:
-            return await target.eval(self.script, *words)  # loads it as well, on this shard alone
-
-
-async def exchange(
-    ways: Mapping[str, Way | PoolWay | ReplicatedWay],
-    gathering: Gathering,
-    *,
-    transaction: bool = False,
-    decided: int = 0,
-) -> dict[str, list[Any]]:
-    """Send each shard its batch and read its replies; what a shard did not answer is an error in its place.
-
-    Raise Outdated, with nothing sent, if a connection has seen a newer epoch than ``decided``, by which the commands
-    were routed.
-    """
-    batches = gathering.batches
-    deliveries = [
-        ways[shard].delivery(batches[shard], transaction=transaction, decided=gathering.decided.get(shard, decided))
-        for shard in sorted(batches)
-    ]
-    try:
-        waiting = [delivery for delivery in deliveries if not delivery.take_now()]
-        await _together([delivery.take() for delivery in waiting])
-        # What is begun is sent; a task for the others, which need one to be spoken to beside each other.
-        unsent = [delivery for delivery in deliveries if not delivery.begin()]
-        await _together([delivery.speak() for delivery in unsent])
-        for delivery in deliveries:
-            await delivery.speak()
-    finally:
-        for delivery in deliveries:
-            await delivery.give_back()
-    return {delivery.shard: await delivery.awaited_replies() for delivery in deliveries}
-
-
-async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    if len(works) < 2:  # a task would cost more than the wait
-        for work in works:
-            await work
-        return
-    # Exceptions are awaited as results: none may leave while the others still use their connections.
-    for outcome in await asyncio.gather(*works, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome

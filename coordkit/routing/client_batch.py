@@ -133,6 +133,14 @@ class Gathering:
                 yield error
 
 
+def only(replies: Iterator[Any]) -> Any:
+    """Return the one reply, or raise it if it is an error."""
+    reply = next(replies)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
 class Delivery:
     """One batch on its way to one shard, over one connection, as redis-py's Pipeline does it.
 

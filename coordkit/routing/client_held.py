@@ -16,7 +16,7 @@ from coordkit._run import run
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
 from coordkit.routing.client_errors import Outdated
-from coordkit.routing.client_pipeline import Queue
+from coordkit.routing.client_queue import Queue
 from coordkit.routing.plan import Plan
 from coordkit.routing.replicated import ReplicatedWay
 from coordkit.routing.way import Way

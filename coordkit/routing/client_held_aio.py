@@ -9,7 +9,7 @@ from redis.exceptions import WatchError
 
 from coordkit.routing.client_batch import TAKE, Batch, Delivery, Gathering
 from coordkit.routing.client_held import lost, outdated_is_lost
-from coordkit.routing.client_pipeline import Queue
+from coordkit.routing.client_queue import Queue
 from coordkit.routing.plan import Plan
 from coordkit.routing.replicated_aio import ReplicatedWay
 from coordkit.routing.way_aio import Way

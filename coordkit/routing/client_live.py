@@ -16,7 +16,7 @@ import redis
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child
 from coordkit.core.adoption import Adoption
-from coordkit.routing.client import ShardedPipeline, ShardedRedis
+from coordkit.routing.client import ShardedRedis
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.client_live_parts import (
     LiveDirectory,
@@ -26,6 +26,7 @@ from coordkit.routing.client_live_parts import (
     replica_fence,
 )
 from coordkit.routing.client_live_scan import Scanning
+from coordkit.routing.client_pipeline import ShardedPipeline
 from coordkit.routing.live import Live
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms

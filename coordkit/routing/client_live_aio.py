@@ -17,7 +17,7 @@ import redis.asyncio as redis
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._threads.runtime import not_in_a_forked_child
 from coordkit.core.adoption import Adoption
-from coordkit.routing.client_aio import ShardedPipeline, ShardedRedis
+from coordkit.routing.client_aio import ShardedRedis
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.client_live_parts import (
     LiveDirectory,
@@ -27,6 +27,7 @@ from coordkit.routing.client_live_parts import (
     replica_fence,
 )
 from coordkit.routing.client_live_scan_aio import Scanning
+from coordkit.routing.client_pipeline_aio import ShardedPipeline
 from coordkit.routing.live import Live
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms

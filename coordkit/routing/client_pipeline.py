@@ -1,102 +1,90 @@
-"""The queue of a pipeline and the words of a script: what both flavours' have in common, without I/O."""
+"""`ShardedRedis.pipeline`, blocking: what is queued is routed and sent as a whole, by `execute`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import RedisError
+from redis.commands import CoreCommands
 
-from coordkit.errors import CrossShardError
-from coordkit.routing.client_batch import Command
-from coordkit.routing.client_modules import Modules
-from coordkit.routing.client_shards import Directory
-from coordkit.routing.plan import Plan
-from coordkit.routing.router import Router, named
+from coordkit._run import run
+from coordkit.routing.client_batch import Batch, Gathering
+from coordkit.routing.client_errors import without_errors
+from coordkit.routing.client_exchange import exchange
+from coordkit.routing.client_held import WatchingQueue, outdated_is_lost
+from coordkit.routing.client_script import ShardedScript
 
-P = TypeVar("P")
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 
-class Queue(Modules, Generic[P]):
-    """The commands that a pipeline will send. ``plan`` says what is done with one, and returns a Plan or awaits it."""
+class ShardedPipeline(WatchingQueue, CoreCommands):  # type: ignore[misc]  # as redis-py's, its reset() is no command
+    """Commands that are sent together: to all their shards before any reply is read, results in the order of the calls.
 
-    _event_dispatcher: Any = None  # redis-py 7's mixins declare it, its own clients alone use it
+    Nothing is sent if one of them cannot be routed. Without ``transaction`` each shard carries out its part on its own;
+    with it, all keys must be on one shard, else CrossShardError.
+    """
 
-    def __init__(
-        self, shards: Directory[Any], router: Router, plan: Callable[..., P], *, transaction: bool = False
-    ) -> None:
-        self._shards = shards
-        self._router = router
-        self._plan = plan
-        self.transaction = transaction
-        self.explicit_transaction = False  # after `multi`
-        self.command_stack: list[Command] = []
-        self._watched: dict[Any, str] = {}  # keys and their shard, which is one
+    _is_async_client: Literal[False] = False
 
-    def __len__(self) -> int:
-        return len(self.command_stack)
-
-    def __bool__(self) -> bool:
-        return True  # as redis-py's, and not the truth of its length
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Queue a command; return the pipeline, so that calls can be chained."""
-        self.command_stack.append((args, options))
+    def __enter__(self) -> Self:
         return self
 
-    def multi(self) -> None:
-        """Queue what comes after `watch` for one transaction, which `execute` sends."""
-        if self.explicit_transaction:
-            raise RedisError("Cannot issue nested calls to MULTI")
-        if self.command_stack:
-            raise RedisError("Commands without an initial WATCH have already been issued")
-        self.explicit_transaction = True
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reset()
 
-    @property
-    def watching(self) -> bool:
-        """Whether keys are watched."""
-        return bool(self._watched)
+    def register_script(self, script: str | bytes) -> ShardedScript:  # type: ignore[override]  # as in ShardedRedis
+        """Return a script that queues itself in this pipeline when it is called."""
+        return ShardedScript(self, script)
 
-    def _to_watch(self, names: Sequence[Any]) -> str:
-        """Return the shard of keys that are to be watched, and of those that are; take note of them."""
-        if self.explicit_transaction:
-            raise RedisError("Cannot issue a WATCH after a MULTI")
-        if not names:
-            raise ValueError("WATCH: no keys; at least one is allowed")
-        keys = [*self._watched, *names]
-        shard = self._router.one_shard("WATCH", keys)
-        self._watched = dict.fromkeys(named(keys), shard)
-        return shard
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send what is queued, once, and return the replies in the order of the calls.
 
-    def _check_watched(self, plan: Plan) -> None:
-        """Raise CrossShardError if a command goes elsewhere than to the shard of the keys that are watched."""
-        where = {**self._watched, **{name: part.shard for part in plan.parts for name in part.names}}
-        if len(set(where.values())) > 1:
-            said = ", ".join(f"{name!r} on {shard}" for name, shard in where.items())
-            why = f"it is not on the shard of the keys that are watched: {said}. Send it through the client itself"
-            raise CrossShardError(plan.command.replace("|", " "), why, shards=where)
+        The first error is raised, after all replies were read: as in redis-py, with the command's number, if it is a
+        ResponseError. If it is a shard's own (no answer, a refusal) and other commands fared otherwise, PartialFailure
+        says so: ``.ok`` maps numbers of commands, from 1 on, to replies, ``.failed`` numbers to (shard, error).
+        With ``raise_on_error=False`` every error stands in
+        the list in its place: ResponseError, StoreRefused, StoreUnavailable for a shard that did not answer,
+        PartialFailure. A transaction that the server discarded has its ExecAbortError in the place of each command
+        that was not to blame. After `watch`: WatchError if a watched key changed, and nothing was carried out.
+        """
+        commands, transaction = self.command_stack, self.transaction or self.explicit_transaction
+        if not commands and self._held is None:
+            return []
+        try:
+            with outdated_is_lost(self._held):
+                gathering = self._gather(commands)
+            if transaction or self._held is not None:
+                gathering.check_one_shard(self._watched)
+                gathering.decided.update(self._bring(gathering.keys()))
+            else:
+                run(self._shards._bring_for(gathering))  # noqa: SLF001  its own client's
+            if self._held is not None:
+                replies = self._execute_watched(self._held, gathering)
+            else:
+                sent = self._exchange(gathering, transaction=transaction)
+                replies = list(gathering.settle(sent))
+        finally:
+            self.reset()
+        return without_errors(commands, replies, gathering.where()) if raise_on_error else replies
 
-    def _forget(self) -> None:
-        self.command_stack, self.explicit_transaction, self._watched = [], False, {}
+    def _exchange(self, gathering: Gathering, *, transaction: bool) -> dict[str, list[Any]]:
+        ways, epoch = self._shards._ways_for(gathering), self._shards._epoch  # noqa: SLF001  its own client's
+        return exchange(ways, gathering, transaction=transaction, decided=epoch)
 
-    def get_encoder(self) -> Any:
-        """Return the encoder of the clients, as redis.Redis does."""
-        return self._shards.get_encoder()
-
-    def get_connection_kwargs(self) -> dict[str, Any]:
-        """Return what `ShardedRedis.get_connection_kwargs` does."""
-        return self._shards.get_connection_kwargs()
-
-
-class Script:
-    """A Lua script and the words of a call of it; its SHA-1 is worked out here, so nothing is loaded in advance."""
-
-    def __init__(self, registered_client: Any, script: str | bytes) -> None:
-        self.registered_client = registered_client
-        self.script: Any = script  # redis-py's eval() is annotated for str alone, and takes bytes
-        encoded: bytes = registered_client.get_encoder().encode(script)
-        self.sha = hashlib.sha1(encoded, usedforsecurity=False).hexdigest()
-
-    def _words(self, keys: Sequence[Any] | None, args: Iterable[Any] | None) -> tuple[Any, ...]:
-        return (len(keys or ()), *(keys or ()), *(args or ()))
+    def _gather(self, commands: Batch) -> Gathering:
+        gathering, router = Gathering(), self._router
+        shards = router.shards_of_first_keys(commands)
+        if shards is not None:
+            gathering.add_all_simple(shards, commands)
+            return gathering
+        for command in commands:
+            args, options = command
+            shard = router.shard_of_first_key(args)
+            if shard is not None:
+                gathering.add_simple(shard, command)
+            else:
+                gathering.add(self._plan(args, options))
+        return gathering

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
-
-import redis.exceptions
 
 from coordkit import _redis
 from coordkit._ports import Runtime
@@ -22,7 +20,7 @@ from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.placement import Placement
 from coordkit.routing.placements.rendezvous import rendezvous
-from coordkit.routing.plan import Explanation, Plan, Question
+from coordkit.routing.plan import Explanation, Plan
 from coordkit.routing.readers import ReadFrom, check_balance
 from coordkit.routing.reads import READ
 from coordkit.routing.replica_fence import ReplicaFence
@@ -38,10 +36,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
 C = TypeVar("C")
-
-# How redis-py is told not to decode a reply (redis.client.NEVER_DECODE). The two spaces keep its callbacks for COMMAND,
-# which drop the key specifications and decode keys, from finding the name; the wire has one word after the other.
-RAW: dict[str, Any] = {"NEVER_DECODE": True}
 
 
 class Directory(Refusals, Modules, Generic[C]):
@@ -325,21 +319,3 @@ class Directory(Refusals, Modules, Generic[C]):
         if not command:
             raise ValueError("command=(); a command's name and its arguments are allowed, as on_all('TIME')")
         return self._router.plan_everywhere(command, options)
-
-
-def no_such_command(question: Question) -> redis.exceptions.ResponseError:
-    """Return what a server says to a command that it does not know."""
-    return redis.exceptions.ResponseError(f"unknown command {' '.join(map(str, question.args[:2]))!r}")
-
-
-def has_no_keys(error: redis.exceptions.ResponseError) -> bool:
-    """Return whether COMMAND GETKEYS said that the command has no key, which it tells as an error."""
-    return "no key arguments" in str(error)
-
-
-def only(replies: Iterator[Any]) -> Any:
-    """Return the one reply, or raise it if it is an error."""
-    reply = next(replies)
-    if isinstance(reply, Exception):
-        raise reply
-    return reply

@@ -20,6 +20,9 @@ from coordkit import _redis
 OF_PARSING = {"NEVER_DECODE", "EMPTY_RESPONSE", "keys"}
 """Options that redis-py takes away before its callbacks."""
 
+RAW: dict[str, Any] = {"NEVER_DECODE": True}
+"""The options of a command whose reply is wanted as bytes, also of a client that decodes."""
+
 _QUICK = """
 APPEND BITCOUNT BITFIELD BITFIELD_RO BITPOS COPY DECR DECRBY DEL EXISTS EXPIRE EXPIREAT EXPIRETIME GEOADD GEODIST
 GEOHASH GEOPOS GET GETBIT GETDEL GETEX GETRANGE GETSET HDEL HEXISTS HEXPIRE HEXPIREAT HEXPIRETIME HGET HGETDEL HGETEX

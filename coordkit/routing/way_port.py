@@ -8,9 +8,9 @@ from typing import Any
 
 from coordkit import _redis
 from coordkit._ports import Call, Confirm
-from coordkit.routing.client_shards import RAW
 from coordkit.routing.fence import Greeting
 from coordkit.routing.port_replies import answers, must_be_taught, unnamed
+from coordkit.routing.replies import RAW
 from coordkit.routing.shard_port import Command
 from coordkit.routing.way import Way
 

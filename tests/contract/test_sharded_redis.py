@@ -14,7 +14,7 @@ import redis
 import redis.exceptions
 
 from coordkit.errors import CrossShardError, NoNodes, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
-from coordkit.routing import client, client_aio, rendezvous, slot_of
+from coordkit.routing import client, client_aio, client_pipeline, client_pipeline_aio, rendezvous, slot_of
 from coordkit.routing.client_batch import TAKE
 
 NAMES = ("a", "b", "c")
@@ -726,7 +726,7 @@ def test_both_flavours_have_the_same_names() -> None:
         }
 
     assert signatures(client.ShardedRedis) == signatures(client_aio.ShardedRedis)
-    assert signatures(client.ShardedPipeline) == signatures(client_aio.ShardedPipeline)
+    assert signatures(client_pipeline.ShardedPipeline) == signatures(client_pipeline_aio.ShardedPipeline)
 
 
 @pytest.mark.parametrize("name", ["json", "ft", "ts", "bf", "cf", "cms", "topk", "tdigest"])

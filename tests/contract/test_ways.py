@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from coordkit.errors import ShardDown, StoreUnavailable
-from coordkit.routing import client, client_aio, way, way_aio
+from coordkit.routing import client, client_aio, client_exchange, client_exchange_aio, way, way_aio
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.way_pool import PoolWay
@@ -217,7 +217,7 @@ async def test_a_connection_is_greeted_once_and_not_used_by_an_older_decision(
     async def batch(decided: int, command: Any) -> Any:
         gathering = Gathering()
         gathering.add_simple("a", command)
-        exchange = client_aio.exchange if flavour.is_async else client.exchange
+        exchange = client_exchange_aio.exchange if flavour.is_async else client_exchange.exchange
         return (await maybe(exchange({"a": way_}, gathering, decided=decided)))["a"]
 
     assert await maybe(way_.execute(*incr, 0)) == 1
