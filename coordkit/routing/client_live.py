@@ -31,7 +31,7 @@ from coordkit.routing.live import Live
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms
 from coordkit.routing.topology import Topology
-from coordkit.routing.way import Greet
+from coordkit.routing.way_greeting import Greet
 from coordkit.routing.way_port import greeted
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from coordkit.routing.live import Live
 from coordkit.routing.replica_set import ReplicaSet
 from coordkit.routing.replication import Terms
 from coordkit.routing.topology import Topology
-from coordkit.routing.way_aio import Greet
+from coordkit.routing.way_greeting_aio import Greet
 from coordkit.routing.way_port_aio import greeted
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from coordkit.routing.client_errors import (
     unanswered,
 )
 from coordkit.routing.replies import QUICK, is_kept
-from coordkit.routing.way import Way, begin_probe
+from coordkit.routing.way import Way
+from coordkit.routing.way_connections import begin_probe
 
 
 def way_of(name: str, client: Any, breaker: Breaker | None = None) -> Way | PoolWay:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from coordkit._threads.runtime import now
+from coordkit._threads.wire import Wire
 from coordkit.errors import CoordError
 from coordkit.routing.client_batch import Batch, Delivery
 from coordkit.routing.client_errors import NO_ANSWER
 from coordkit.routing.replies import QUICK
-
-if TYPE_CHECKING:
-    from coordkit._threads.wire import Wire
-    from coordkit.routing.way import Way
+from coordkit.routing.way_connections import Connections
 
 _PROMPT = 0.05  # seconds within which a reply that is there is read for certain
 
@@ -23,17 +21,17 @@ _PROMPT = 0.05  # seconds within which a reply that is there is read for certain
 class Sending(Delivery):
     """One batch over one kept connection."""
 
-    def __init__(self, way: Way, batch: Batch, *, transaction: bool, decided: int) -> None:
-        super().__init__(way.name, way._client, batch, transaction=transaction)  # noqa: SLF001  they are one
-        self._way = way
+    def __init__(self, connections: Connections, batch: Batch, *, transaction: bool, decided: int) -> None:
+        super().__init__(connections.name, connections._client, batch, transaction=transaction)  # noqa: SLF001  they are one
+        self._connections = connections
         self._decided = decided
         self._wire: Wire | None = None
 
     def take(self) -> None:
         """Pack the batch, so that nothing is sent anywhere if an argument cannot be; then take a connection."""
-        self._packed = self._way.packed(self._words())
+        self._packed = self._connections.packed(self._words())
         try:
-            self._wire = self._way.take(self._decided)
+            self._wire = self._connections.take(self._decided)
         except CoordError as error:
             self._stands(error)
         except (ResponseError, *NO_ANSWER) as error:
@@ -70,7 +68,7 @@ class Sending(Delivery):
             return
         if spent > _PROMPT:
             wire.bound(wire.patience)
-        self._way.heard()
+        self._connections.heard()
         self._parse(self._decoded(replies) if undecoded else replies)
 
     def give_back(self) -> None:
@@ -78,11 +76,11 @@ class Sending(Delivery):
         if wire is None:
             return
         if self._in_step:
-            self._way.give_back(wire, bounded=bool(self._longer))
+            self._connections.give_back(wire, bounded=bool(self._longer))
         else:  # replies that nobody will read must not be taken for those of the next command
-            self._way.abandon(wire)
+            self._connections.abandon(wire)
 
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
         quick = not self._behind and all(args[0] in QUICK for args, _ in self._batch)
-        self._stands(self._way.lost(wire, error, quick=quick))
+        self._stands(self._connections.lost(wire, error, quick=quick))

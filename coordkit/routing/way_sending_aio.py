@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import ResponseError
 
+from coordkit._asyncio.wire import FastWire, Wire
 from coordkit.errors import CoordError
 from coordkit.routing.client_batch import Batch, Delivery
 from coordkit.routing.client_errors import NO_ANSWER
 from coordkit.routing.replies import QUICK
-
-if TYPE_CHECKING:
-    from coordkit._asyncio.wire import FastWire, Wire
-    from coordkit.routing.way_aio import Way
+from coordkit.routing.way_connections_aio import Connections
 
 _FEW = 128  # commands of a batch, and
 _LITTLE = 65536  # bytes of it, that others on a shared connection can wait for
@@ -24,9 +22,9 @@ _LITTLE = 65536  # bytes of it, that others on a shared connection can wait for
 class Sending(Delivery):
     """One batch over one connection: the shared one, if all of it is answered at once."""
 
-    def __init__(self, way: Way, batch: Batch, *, transaction: bool, decided: int) -> None:
-        super().__init__(way.name, way._client, batch, transaction=transaction)  # noqa: SLF001  they are one
-        self._way = way
+    def __init__(self, connections: Connections, batch: Batch, *, transaction: bool, decided: int) -> None:
+        super().__init__(connections.name, connections._client, batch, transaction=transaction)  # noqa: SLF001  they are one
+        self._connections = connections
         self._decided = decided
         self._undecoded = self._quick = self._little = False
         self._shared: FastWire | None = None
@@ -35,13 +33,13 @@ class Sending(Delivery):
 
     def take_now(self) -> bool:
         """Pack the batch, so that nothing is sent anywhere if an argument cannot be; return whether `take` is done."""
-        way, batch = self._way, self._batch
-        self._packed = way.packed(self._words())
+        connections, batch = self._connections, self._batch
+        self._packed = connections.packed(self._words())
         self._undecoded = self._is_undecoded()
         self._quick = not self._behind and QUICK.issuperset([args[0] for args, _ in batch])
         self._little = self._quick and len(batch) <= _FEW and len(self._packed) <= _LITTLE and not self._undecoded
         try:
-            self._shared = way.shared_now(self._decided) if self._little else None
+            self._shared = connections.shared_now(self._decided) if self._little else None
         except CoordError as error:
             self._stands(error)
             return True
@@ -49,12 +47,12 @@ class Sending(Delivery):
 
     async def take(self) -> None:
         """Take a connection."""
-        way = self._way
+        connections = self._connections
         try:
             if self._little:
-                self._shared = await way.shared(self._decided)
+                self._shared = await connections.shared(self._decided)
             if self._shared is None:
-                self._own = await way.take(self._decided)
+                self._own = await connections.take(self._decided)
         except CoordError as error:
             self._stands(error)
         except (ResponseError, *NO_ANSWER) as error:
@@ -64,19 +62,19 @@ class Sending(Delivery):
         """Send the batch, and return whether `speak` need only `finish`."""
         if self._shared is not None:
             self._sent = True
-            self._request = self._way.begin(self._shared, self._packed, self._owed)
+            self._request = self._connections.begin(self._shared, self._packed, self._owed)
         return self._own is None
 
     async def speak(self) -> None:
         """Send the batch unless it is sent, and read the replies."""
         shared, request, own, came = self._shared, self._request, self._own, list[Any]()
-        self._request = self._own = None  # the way gives it back
+        self._request = self._own = None  # the connections take it back
         try:
             if shared is not None and request is not None:
-                replies = await self._way.end(shared, request, came)
+                replies = await self._connections.end(shared, request, came)
             elif own is not None:
                 self._sent = True
-                replies = await self._way.ask_alone(
+                replies = await self._connections.ask_alone(
                     own,
                     self._packed,
                     self._owed,
@@ -102,6 +100,6 @@ class Sending(Delivery):
     async def give_back(self) -> None:
         own, self._own = self._own, None
         if own is not None:
-            self._way.give_back(own)
+            self._connections.give_back(own)
         if self._request is not None and not self._request.cancel() and not self._request.cancelled():
             self._request.exception()  # seen, by nobody who cares

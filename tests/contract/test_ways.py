@@ -12,7 +12,16 @@ import pytest
 import redis
 
 from coordkit.errors import ShardDown, StoreUnavailable
-from coordkit.routing import client, client_aio, client_exchange, client_exchange_aio, way, way_aio
+from coordkit.routing import (
+    client,
+    client_aio,
+    client_exchange,
+    client_exchange_aio,
+    way,
+    way_aio,
+    way_connections,
+    way_connections_aio,
+)
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.way_pool import PoolWay
@@ -68,7 +77,8 @@ async def test_an_idle_connection_that_the_server_closed_is_noticed_before_a_com
 ) -> None:
     """Each command is sent once, and none of them fails; also a batch, and where redis-py's own layers are used."""
     if not fast:
-        monkeypatch.setattr(way_aio if flavour.is_async else way, "speaks_plainly", lambda _: False)
+        made_by = way_connections_aio if flavour.is_async else way_connections
+        monkeypatch.setattr(made_by, "speaks_plainly", lambda _: False)
     name = coordkit_namespace
     shards, looks = sharded(flavour, url, client_name=name), flavour.redis(url)
     maybe, count = flavour.maybe, 0
