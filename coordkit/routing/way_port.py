@@ -13,6 +13,7 @@ from coordkit.routing.port_replies import answers, must_be_taught, unnamed
 from coordkit.routing.replies import RAW
 from coordkit.routing.shard_port import Command
 from coordkit.routing.way import Way
+from coordkit.routing.way_sending import exchanged
 
 
 def greeted(greeting: Greeting) -> Callable[[Callable[..., Any]], int]:
@@ -37,13 +38,7 @@ class WayPort:
         delivery = self._way.delivery(
             [(command, RAW) for command in commands], transaction=False, decided=self._decided
         )
-        try:
-            delivery.take()
-            delivery.send()
-            delivery.read()
-        finally:
-            delivery.give_back()
-        return answers(self.shard, delivery.replies())
+        return answers(self.shard, exchanged(delivery))
 
     async def run(self, call: Call) -> Any:
         [reply] = await self.run_many([call])

@@ -13,6 +13,7 @@ from coordkit.routing.port_replies import answers, must_be_taught, unnamed
 from coordkit.routing.replies import RAW
 from coordkit.routing.shard_port import Command
 from coordkit.routing.way_aio import Way
+from coordkit.routing.way_sending_aio import exchanged
 
 
 def greeted(greeting: Greeting) -> Callable[[Callable[..., Awaitable[Any]]], Awaitable[int]]:
@@ -41,14 +42,7 @@ class WayPort:
         delivery = self._way.delivery(
             [(command, RAW) for command in commands], transaction=False, decided=self._decided
         )
-        try:
-            if not delivery.take_now():
-                await delivery.take()
-            delivery.begin()
-            await delivery.speak()
-        finally:
-            await delivery.give_back()
-        return answers(self.shard, await delivery.awaited_replies())
+        return answers(self.shard, await exchanged(delivery))
 
     async def run(self, call: Call) -> Any:
         [reply] = await self.run_many([call])

@@ -84,3 +84,15 @@ class Sending(Delivery):
         self._wire = None
         quick = not self._behind and all(args[0] in QUICK for args, _ in self._batch)
         self._stands(self._connections.lost(wire, error, quick=quick))
+
+
+def exchanged(delivery: Any) -> list[Any]:
+    """Send one batch by its delivery; return the reply to each command, or an error in its place."""
+    try:
+        delivery.take()
+        delivery.send()
+        delivery.read()
+    finally:
+        delivery.give_back()
+    replies: list[Any] = delivery.replies()
+    return replies

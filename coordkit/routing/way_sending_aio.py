@@ -103,3 +103,16 @@ class Sending(Delivery):
             self._connections.give_back(own)
         if self._request is not None and not self._request.cancel() and not self._request.cancelled():
             self._request.exception()  # seen, by nobody who cares
+
+
+async def exchanged(delivery: Any) -> list[Any]:
+    """Send one batch by its delivery; return the reply to each command, or an error in its place."""
+    try:
+        if not delivery.take_now():
+            await delivery.take()
+        delivery.begin()
+        await delivery.speak()
+    finally:
+        await delivery.give_back()
+    replies: list[Any] = await delivery.awaited_replies()
+    return replies
