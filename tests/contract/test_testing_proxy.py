@@ -103,6 +103,34 @@ def test_a_needle_that_spans_two_reads_is_found():
         assert proxy.hits == {"drop_request_matching": 1}
 
 
+def test_a_needle_that_went_through_before_it_was_armed_is_not_found(far, proxy, coordkit_redis, key):
+    """The reply to SET, which is OK, went through; that to INCR, which is none, was taken for it."""
+    far.set(key, "1")
+    proxy.drop_reply_matching(b"OK")
+    assert far.incr(key) == 2
+    assert proxy.hits == {}
+    with pytest.raises(LOST):
+        far.set(key, "3")
+    assert proxy.hits == {"drop_reply_matching": 1}
+
+
+def test_new_connections_go_to_another_target(proxy, coordkit_redis_server):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_connection((proxy.host, proxy.port), 10.0) as old,
+    ):
+        old.sendall(b"PING\r\n")
+        assert old.recv(100) == b"+PONG\r\n"
+        proxy.target = other.getsockname()
+        with socket.create_connection((proxy.host, proxy.port), 10.0) as new:
+            end, _ = other.accept()
+            with end:
+                new.sendall(b"hello")
+                assert end.recv(100) == b"hello"
+        old.sendall(b"PING\r\n")
+        assert old.recv(100) == b"+PONG\r\n"
+
+
 @pytest.mark.parametrize("needle", [b"", b"x" * 257])
 def test_a_needle_must_have_a_length_that_can_be_found(proxy, needle):
     with pytest.raises(ValueError, match="needle"):

@@ -640,7 +640,7 @@ async def test_one_lost_answer_to_a_renewal_loses_no_short_lease(
     lease = await maybe(lock.acquire())
     proxy.drop_replies = True
     await flavour.until(lambda: proxy.hits["drop_replies"] >= 1)
-    proxy._change(lambda: setattr(proxy._replies, "all", False))  # as heal(), but the deaf connection stays open
+    proxy._change(lambda: setattr(proxy._relay.replies, "all", False))  # as heal(), but the deaf connection stays open
 
     assert not await maybe(lease.lost.wait(3.5))
     lease.ensure()
