@@ -1,14 +1,14 @@
 """Which shard owns a key, and which of several nodes is asked next.
 
-Read `slots` (a key's slot), `placement` and `placements/` (a key's shard), `commands` (a command's keys), `plan` and
-`router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many shards, with
-their `client_pipeline`, `client_script` and `client_exchange`; what both flavours share is in `client_shards`,
-`client_queue`, `client_batch`, `client_questions` and `client_errors`. Each shard is reached by a `way` (`way_aio`), or
-by a `way_pool` where the client itself must be used; `replies` is what redis-py makes of replies.
-A way's connections are `way_connections`', and a batch over one is a `way_sending`. A `replica_set` is reached by
-`replicated` (`replicated_aio`), on the terms of `replication`: `reads` are told from writes, `readers` says who is
-asked, `lag` who is too far behind, and `probes` look at them meanwhile, by `replicated_questions`; a batch of reads is
-a `replicated_reading`. What a replica may answer while slots move is `replica_fence`'s.
+Read `slots` (a key's slot), `placement`, `placements/` and `key_router` (a key's shard), `commands` (a command's keys),
+`plan` and `router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many
+shards, with their `client_pipeline`, `client_script` and `client_exchange`; what both flavours share is in
+`client_shards`, `client_moment`, `client_queue`, `client_batch`, `client_questions` and `client_errors`. Each shard is
+reached by a `way` (`way_aio`), or by a `way_pool` where the client itself must be used; `replies` is what redis-py
+makes of replies. A way's connections are `way_connections`', and a batch over one is a `way_sending`. A `replica_set`
+is reached by `replicated` (`replicated_aio`), on the terms of `replication`: `reads` are told from writes, `readers`
+says who is asked, `lag` who is too far behind, and `probes` look at them meanwhile, by `replicated_questions`; a batch
+of reads is a `replicated_reading`. What a replica may answer while slots move is `replica_fence`'s.
 Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`. WATCH: `client_held`.
 `balance` and `peak_ewma` pick among equals, `health` sets aside who failed; `shares` shares work out. `topology` (with
 `topology_parts`, `topology_form`) is a list of shards that changes while it is in use.

@@ -24,11 +24,11 @@ from coordkit.errors import StoreUnavailable
 from coordkit.routing.breaker import Breaker
 from coordkit.routing.client_batch import Gathering, only
 from coordkit.routing.client_exchange_aio import exchange
+from coordkit.routing.client_moment import Moment
 from coordkit.routing.client_pipeline_aio import ShardedPipeline
 from coordkit.routing.client_pubsub_aio import ShardedPubSub
 from coordkit.routing.client_questions import has_no_keys, no_such_command, words_of
 from coordkit.routing.client_script_aio import ShardedScript
-from coordkit.routing.client_shards import Directory
 from coordkit.routing.health import Picker
 from coordkit.routing.peak_ewma import PeakEwma
 from coordkit.routing.plan import Plan, Question, first
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from coordkit.routing.topology import Topology
 
 
-class ShardedRedis(Directory["redis.Redis"], AsyncCoreCommands):  # type: ignore[misc]  # its mixins disagree
+class ShardedRedis(Moment["redis.Redis"], AsyncCoreCommands):  # type: ignore[misc]  # its mixins disagree
     """Route redis-py's commands over shards that are named, not addressed.
 
     ``shards`` maps names to `redis.asyncio.Redis` clients of your own (a Sentinel's master is one); ``weights`` are

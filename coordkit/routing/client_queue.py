@@ -10,9 +10,10 @@ from redis.exceptions import RedisError
 from coordkit.errors import CrossShardError
 from coordkit.routing.client_batch import Command
 from coordkit.routing.client_modules import Modules
-from coordkit.routing.client_shards import Directory
+from coordkit.routing.client_moment import Moment
+from coordkit.routing.key_router import named
 from coordkit.routing.plan import Plan
-from coordkit.routing.router import Router, named
+from coordkit.routing.router import Router
 
 P = TypeVar("P")
 
@@ -23,7 +24,7 @@ class Queue(Modules, Generic[P]):
     _event_dispatcher: Any = None  # redis-py 7's mixins declare it, its own clients alone use it
 
     def __init__(
-        self, shards: Directory[Any], router: Router, plan: Callable[..., P], *, transaction: bool = False
+        self, shards: Moment[Any], router: Router, plan: Callable[..., P], *, transaction: bool = False
     ) -> None:
         self._shards = shards
         self._router = router

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coordkit.errors import CrossShardError, StoreUnavailable
 from coordkit.routing import command_table
 from coordkit.routing.commands import ASK, entries_of, flags_of, key_positions, sort_patterns, wire_arguments, word
+from coordkit.routing.key_router import KeyRouter, named
 from coordkit.routing.keyless import (
     CONNECTION,
     PUBLISHING,
@@ -21,23 +21,17 @@ from coordkit.routing.keyless import (
     refused,
 )
 from coordkit.routing.placement import Placement
-from coordkit.routing.placements.slot_map import SlotMap
-from coordkit.routing.plan import Explanation, Part, Plan, Question, listed
+from coordkit.routing.plan import Explanation, Part, Plan, Question
 from coordkit.routing.reads import OTHER, Kinds
 from coordkit.routing.scanning import mark_of, scan_plan
-from coordkit.routing.slots import BRACE, tagged
+from coordkit.routing.slots import tagged
 
 # Each key of these stands for itself, so that a shard may do its part alone; the number is how many arguments make one.
 SPLIT = {"MGET": 1, "MSET": 2, "DEL": 1, "UNLINK": 1, "EXISTS": 1, "TOUCH": 1}
 
-_NAMES = {str, bytes}  # the types of nearly all keys
 
-
-class Router:
-    """Turn commands into plans, for one placement and one encoding of keys.
-
-    ``encode`` gives the bytes of an argument that is neither bytes nor str as the client sends it.
-    """
+class Router(KeyRouter):
+    """Turn commands into plans, for one placement and one encoding of keys."""
 
     moving: frozenset[int] = frozenset()
     """Slots that are on their way: keys of theirs that a command does not name cannot be brought before it is sent."""
@@ -49,52 +43,11 @@ class Router:
         encoding: str = "utf-8",
         errors: str = "strict",
     ) -> None:
-        self.placement = placement
-        self._table = placement.table if isinstance(placement, SlotMap) else None
-        self._encode, self._encoding, self._errors = encode or _buffer, encoding, errors
+        super().__init__(placement, encode, encoding, errors)
         self._rules = {name: rule for rule, names in command_table.RULES.items() for name in names.split()}
         self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
         self._of_first_key = {name for name, rule in self._rules.items() if rule == "1:0:1"}
         self._kinds = Kinds()
-
-    def bytes_of(self, key: Any) -> bytes:
-        """Return the bytes of ``key`` on the wire."""
-        if isinstance(key, str):
-            return key.encode(self._encoding, self._errors)
-        return bytes(key if isinstance(key, (bytes, bytearray, memoryview)) else self._encode(key))
-
-    def slot(self, key: Any) -> int:
-        """Return the slot of ``key``."""
-        return crc_hqx(tagged(self.bytes_of(key)), 0) & 0x3FFF
-
-    def route(self, key: Any) -> str:
-        """Return the shard of ``key``."""
-        # The same as placement.lookup(bytes), for a SlotMap written out: every command passes here.
-        if isinstance(key, str):
-            key = key.encode(self._encoding, self._errors)
-        elif type(key) is not bytes:
-            key = self.bytes_of(key)
-        if self._table is None:
-            return self.placement.lookup(self.placed(key))
-        return self._table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF]
-
-    def one_shard(self, name: str, keys: Sequence[Any]) -> str:
-        """Return the shard of all these keys; CrossShardError, naming each, if a command's keys are on several."""
-        shards = self.route_many(keys)
-        if len(set(shards)) > 1:
-            raise self._crossing(name, keys, shards)
-        return shards[0]
-
-    def route_many(self, keys: Sequence[Any]) -> list[str]:
-        """Return the shard of each key."""
-        table, encoding, errors = self._table, self._encoding, self._errors
-        if table is None:
-            return [self.route(key) for key in keys]
-        wire = [
-            key.encode(encoding, errors) if type(key) is str else key if type(key) is bytes else self.bytes_of(key)
-            for key in keys
-        ]
-        return [table[crc_hqx(tagged(key) if BRACE in key else key, 0) & 0x3FFF] for key in wire]
 
     def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
         """Return the shard of each command as `shard_of_first_key` does; None if one of them is not such a command."""
@@ -102,13 +55,6 @@ class Router:
         if not self._of_first_key.issuperset(names):
             return None
         return self.route_many([args[1] for args, _ in commands])
-
-    def placed(self, key: bytes) -> bytes:
-        """Return what the placement is asked for ``key``: the key, or the tag of a key of coordkit's own.
-
-        No other router placed those, and a placement that heeds no tags would tear the keys of one lock apart.
-        """
-        return tagged(key) if not self.placement.hash_tags and key.startswith(b"coordkit:") else key
 
     def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
         """Return the shard of a command whose only key is its first argument: most are; None for any other."""
@@ -269,29 +215,6 @@ class Router:
                     f"{self.route(pattern)!r} just now, so that not all of them are there; nothing was sent: try again "
                     "when the move is over (`coordkit reshard status`), or name the keys to MGET, and sort here",
                 )
-
-    def _crossing(self, name: str, keys: Sequence[Any], shards: Sequence[str]) -> CrossShardError:
-        where = dict(zip(named(keys), shards, strict=True))
-        said = listed(where)
-        return CrossShardError(
-            name.replace("|", " "),
-            f"its keys are on {len(set(shards))} shards and it cannot be split: {said}. "
-            + ("Give the keys one {tag}, or send" if self.placement.hash_tags else "Send")
-            + " a command for each shard",
-            shards=where,
-        )
-
-
-def _buffer(key: Any) -> bytes:
-    return memoryview(key).tobytes()  # and not bytes(), which takes 5 for five zeros
-
-
-def named(keys: Sequence[Any]) -> tuple[Any, ...]:
-    """Return keys as they are named in errors and explanations."""
-    # Names stand in dicts, where a bytearray, or a memoryview of one, may not.
-    if _NAMES.issuperset(map(type, keys)):
-        return tuple(keys)
-    return tuple([bytes(key) if isinstance(key, (bytearray, memoryview)) else key for key in keys])
 
 
 def _in_order(parts: Sequence[Part], replies: Sequence[Any], length: int) -> list[Any]:
