@@ -30,8 +30,8 @@ class ElectionWeather(Weather):
 
     def stuck(self) -> list[str]:
         """Return the elections that nobody wins any more."""
-        was = dict(self.crew.led)
-        if self.goes_on(lambda: self._goes_on(was, self.paths[0])):
+        was = self.crew.terms_of(self.paths[0])
+        if self.goes_on(lambda: self.crew.terms_of(self.paths[0]) > was):
             return []
         return [f"nobody has led {self.paths[0]} for {self.patience:.1f} s: {quietly(self._line) or 'no line'}"]
 
@@ -49,13 +49,10 @@ class ElectionWeather(Weather):
             )
         return "; ".join(text)
 
-    def _goes_on(self, was: dict[str, int], path: str) -> bool:
-        return self.crew.led.get(path, 0) > was.get(path, 0)
-
     def _followed(self, term: Term, seconds: float) -> bool:
         """Wait until another term of the same election has begun; return whether it did."""
-        was = dict(self.crew.led)
-        return self.crew.follow(lambda: self._goes_on(was, term.path), seconds)
+        was = self.crew.terms_of(term.path)
+        return self.crew.follow(lambda: self.crew.terms_of(term.path) > was, seconds)
 
     def _victim(self, *, least: float = 0.4, most: float = 9.0, at_a_follower: bool = False) -> Term | None:
         """Wait for somebody who leads, and would for a good while; it is a matter of chance in which election."""
@@ -146,23 +143,25 @@ class ElectionWeather(Weather):
 
     def late_answer(self) -> bool:
         """Stop a worker between the answer to its take-over and its use, and cut its server off: the lease counts from
-        when it asked, and what it has left when it goes on is next to nothing.
+        when it asked, so when it goes on it has next to nothing left, or nothing, and another leads soon.
         """
         served = [each for each in self.crew.members if self._serving(each.plan.name) is not None]
         member = self.chance.choice(served or self.crew.members)
         if not self.crew.stops(member, signal.SIGUSR2, 4.0):
             return False
-        began, was, path = now(), dict(self.crew.led), self.crew.stopped_at
+        began, path = now(), self.crew.stopped_at
+        was = self.crew.terms_of(path)
         try:
             node = self._serving(member.plan.name)
             if node is not None:
                 self.cables.stop(*self.wired.around(node))
-                self.wait(0.6 * self.timeout - (now() - began))
+                self.wait(self.chance.uniform(0.55, 0.9) * self.timeout - (now() - began))
         finally:
             member.send(signal.SIGCONT)
         if node is None:
             return False
-        followed = self.crew.follow(lambda: self.crew.led.get(path, 0) > was.get(path, 0) + 1, GHOST)
+        others = {each.plan.name for each in self.crew.members} - {member.plan.name}
+        followed = self.crew.follow(lambda: not others.isdisjoint(self.crew.led.get(path, [])[was:]), GHOST)
         self.wait(0.2 * self.timeout)
         self.cables.heal()
         return followed
