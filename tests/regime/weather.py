@@ -25,7 +25,7 @@ from regime.zoo_crew import Company, place
 
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.faults import kill_session
-from coordkit.testing.servers import ServerFailed, scaled
+from coordkit.testing.servers import ServerFailed, ask, scaled
 
 NO_ANSWER = (KazooException, KazooTimeoutError)
 
@@ -149,8 +149,18 @@ class Weather:
         except NO_ANSWER:
             slow = True
         if slow:
-            self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: the machine is too slow ({again})")
+            why = f"the machine is too slow, or the ensemble stands still ({again} connections; {self._nodes()})"
+            self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: {why}")
         return slow
+
+    def _nodes(self) -> str:
+        """Return what each node says of itself, for people."""
+        said: list[str] = []
+        for name, node in self.wired.nodes.items():
+            lines = ask(node.host, node.port, b"srvr").decode(errors="replace").splitlines()
+            told = [line for line in lines if line.startswith(("Mode", "Zxid", "Outstanding"))]
+            said.append(f"{name}: {', '.join(told) or 'no answer'}")
+        return "; ".join(said)
 
     def stuck(self) -> list[str]:
         """Return what does not go on within ``patience``."""

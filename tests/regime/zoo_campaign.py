@@ -18,6 +18,7 @@ from regime.history import Op, now, read
 from regime.resource import KEY, LOG, entries, write_of
 from regime.verdict import Verdict
 from regime.wired import Wired
+from regime.zoo_actors import CALM
 from regime.zoo_crew import Company, place
 from regime.zoo_worker import KAZOO_DIED, Plan
 from regime.zoo_workloads import TIMEOUT, WORKLOADS, Evidence, ZooWorkload
@@ -81,7 +82,7 @@ class _Run:
         number = int(name[1:].partition(".")[0])
         return Plan(
             name=name,
-            work=what.work,
+            work=CALM if number >= what.workers - what.calm else what.work,
             seed=str(verdict.seed),
             log=str(self._directory / f"{name}.log"),
             settle=str(self._settle),
@@ -105,7 +106,7 @@ class _Run:
             crew.follow(lambda: bool(crew.trouble()) or crew.grants >= GRANTS, scaled(SLOW))
         self._settle.touch()
         verdict.found += weather.found
-        if not weather.found:  # else it goes on not to go on
+        if not (weather.found or weather.unhealthy):  # else it goes on not to go on
             verdict.found += what.at_rest(weather)
         self._stop.touch()
         if not verdict.found:

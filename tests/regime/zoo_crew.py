@@ -14,7 +14,6 @@ class Term(NamedTuple):
     worker: str
     path: str
     token: int
-    node: int  # the port over which the leader is connected
     began: float
     hold: float
 
@@ -63,7 +62,7 @@ class Company(Crew):
         self.led.setdefault(path, []).append(worker)
         self.terms.pop(path, None)
         if said["hold"] >= self._long:
-            self.terms[path] = Term(worker, path, said["token"], said["node"], now(), said["hold"])
+            self.terms[path] = Term(worker, path, said["token"], now(), said["hold"])
 
     def member(self, worker: str) -> Member | None:
         """Return the place in which a worker works, if it still does."""
@@ -78,7 +77,7 @@ class Company(Crew):
         return [member.plan.name for member in self.members if member.alive]
 
 
-_NONE = Term("", "", 0, 0, 0.0, 0.0)
+_NONE = Term("", "", 0, 0.0, 0.0)
 
 
 def place(worker: str) -> str:
