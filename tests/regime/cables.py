@@ -74,6 +74,14 @@ class Cables:
 
         return int(self._run(hang_up))
 
+    def ends(self, one: str) -> list[str]:
+        """Return what is at the other ends of the connections that one has made."""
+
+        async def ends() -> list[str]:
+            return [target for source, target, _ in self._connections.values() if source == one]
+
+        return list(self._run(ends))
+
     def close(self) -> None:
         async def shut() -> None:
             for server in self._servers:

@@ -22,11 +22,10 @@ from regime.agreement import Agreement
 from regime.history import Recorder, now
 from regime.wired import GHOST, Wired
 from regime.zoo_crew import Company, place
-from regime.zoo_worker import KAZOO_DIED
 
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.faults import kill_session
-from coordkit.testing.servers import ServerFailed, scaled
+from coordkit.testing.servers import ServerFailed, ask, scaled
 
 NO_ANSWER = (KazooException, KazooTimeoutError)
 
@@ -64,15 +63,19 @@ class Weather:
         *,
         rounds: int,
         enough: Callable[[], bool],
+        until: Callable[[], bool],
     ) -> None:
-        """Fire the first so often each, in random order; then any of the others until time is over, or ``enough``."""
+        """Fire the first so often each, in random order; then any of the others until time is over and ``until()``
+        holds, or ``enough()`` does.
+        """
         self.crew, self.chance = crew, random.Random(seed)
         ends = now() + seconds
         plan = [kind for kind in first for _ in range(rounds)]
         self.chance.shuffle(plan)
-        while (plan or now() < ends) and not (self.unhealthy or self.found or enough()):
+        while (plan or now() < ends or not until()) and not (self.unhealthy or self.found or enough()):
             if now() > ends + 2 * seconds + scaled(60.0 * len(first)):
-                self.unhealthy.append(f"the faults took too long: {len(plan)} were still to come")
+                if plan:
+                    self.unhealthy.append(f"the faults took too long: {len(plan)} were still to come")
                 break
             wanted = bool(plan)
             kind = plan.pop() if plan else self.chance.choice(others)
@@ -130,19 +133,9 @@ class Weather:
             self.wired.ready(30.0)
         except ServerFailed as error:
             self.unhealthy.append(f"{when}: {error}")
-        self._replace_the_dead()
         self.unhealthy += [f"{when}: {trouble}" for trouble in self.crew.trouble()]
         if not self.unhealthy and not self.found:
             self.found += [f"{when}: {wrong}" for wrong in self.stuck()]
-
-    def _replace_the_dead(self) -> None:
-        """Put others in the place of workers whose kazoo died: see ``zoo_worker.py``."""
-        for member in self.crew.members:
-            if member.process.poll() == KAZOO_DIED:
-                self.recorder.note("faults", "killed", worker=member.plan.name)
-                self.fired["kazoo died"] += 1
-                member.start()
-                self.crew.follow(self.crew.started, scaled(30.0))
 
     def goes_on(self, going: Callable[[], bool]) -> bool:
         """Wait until work goes on; return whether it did, or whether a machine that is too slow keeps it from that."""
@@ -156,8 +149,18 @@ class Weather:
         except NO_ANSWER:
             slow = True
         if slow:
-            self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: the machine is too slow ({again})")
+            why = f"the machine is too slow, or the ensemble stands still ({again} connections; {self._nodes()})"
+            self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: {why}")
         return slow
+
+    def _nodes(self) -> str:
+        """Return what each node says of itself, for people."""
+        said: list[str] = []
+        for name, node in self.wired.nodes.items():
+            lines = ask(node.host, node.port, b"srvr").decode(errors="replace").splitlines()
+            told = [line for line in lines if line.startswith(("Mode", "Zxid", "Outstanding"))]
+            said.append(f"{name}: {', '.join(told) or 'no answer'}")
+        return "; ".join(said)
 
     def stuck(self) -> list[str]:
         """Return what does not go on within ``patience``."""

@@ -30,7 +30,6 @@ class Wired:
         self, cables: Cables, nodes: int = 3, *, settings: tuple[str, ...] = (), java: tuple[str, ...] = ()
     ) -> None:
         self.cables = cables
-        self.node_at: dict[int, str] = {}  # by the port at which a client reaches it
         ports = free_ports(3 * nodes)
         real = {name(i): ports[3 * i : 3 * i + 3] for i in range(nodes)}  # client, peer, vote
         seen: dict[tuple[str, str], list[int]] = {}
@@ -63,8 +62,7 @@ class Wired:
 
     def hosts_for(self, client: str) -> str:
         """Return what ``KazooClient(hosts=...)`` takes, over cables from ``client`` to each node."""
-        ports = {self.cables.lay(client, n, node.port): n for n, node in self.nodes.items()}
-        self.node_at.update(ports)
+        ports = [self.cables.lay(client, n, node.port) for n, node in self.nodes.items()]
         return ",".join(f"127.0.0.1:{port}" for port in ports)
 
     def between(self, client: str) -> list[tuple[str, str]]:

@@ -40,9 +40,10 @@ async def busy(actor: Actor) -> None:
 
 
 async def quiet(actor: Actor) -> None:
-    """Lead for long on one of the other paths."""
+    """Lead for long on one of the other paths; for very long where nobody beside us writes anything."""
+    least, most = (1.5, 2.5) if actor.worker.plan.work == CALM else (0.8, 2.0)
     while not actor.worker.settled():
-        hold = actor.chance.uniform(0.8, 2.0) * actor.worker.timeout
+        hold = actor.chance.uniform(least, most) * actor.worker.timeout
         await _Term(actor, actor.chance.choice(actor.worker.plan.paths[1:]), hold, fenced=False).play()
 
 
@@ -91,10 +92,10 @@ class _Term:
     async def _led(self, asked: int, leadership: Any) -> None:
         """Write down that we lead, and lead; what ends the block, also a cancellation, ends the belief."""
         self._token = int(leadership.token)
-        session, node = self._worker.session(), self._node()
+        session = self._worker.session()
         until = self._believes_until(leadership)
         facts = {"token": self._token, "holder": leadership.token.holder, "until": until, "session": session}
-        facts |= {"who": self._name, "path": self._path, "node": node, "hold": self._hold}
+        facts |= {"who": self._name, "path": self._path, "hold": self._hold}
         self._recorder.back(asked, **facts)
         try:
             await self._serve(leadership)
@@ -162,12 +163,6 @@ class _Term:
         if until:
             self._recorder.note(self._name, "look", name=self._path, token=self._token, until=until)
         return until - now() if until else 0.0
-
-    def _node(self) -> int:
-        """Return the port of the cable over which our client is connected; 0 where it is not."""
-        with contextlib.suppress(OSError, AttributeError):
-            return int(self._worker.client._connection._socket.getpeername()[1])
-        return 0
 
     @staticmethod
     def _believes_until(leadership: Any) -> float:
@@ -276,5 +271,6 @@ async def each(iterable: Any) -> AsyncIterator[Any]:
             yield item
 
 
-WORK = {"elect": (busy, quiet), "gather": (resident, churner, watcher)}
+CALM = "elect calmly"
+WORK = {"elect": (busy, quiet), CALM: (quiet,), "gather": (resident, churner, watcher)}
 """The actors of each worker."""

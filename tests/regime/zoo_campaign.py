@@ -18,8 +18,9 @@ from regime.history import Op, now, read
 from regime.resource import KEY, LOG, entries, write_of
 from regime.verdict import Verdict
 from regime.wired import Wired
+from regime.zoo_actors import CALM
 from regime.zoo_crew import Company, place
-from regime.zoo_worker import Plan
+from regime.zoo_worker import KAZOO_DIED, Plan
 from regime.zoo_workloads import TIMEOUT, WORKLOADS, Evidence, ZooWorkload
 
 from coordkit.testing.processes import start_redis
@@ -27,6 +28,7 @@ from coordkit.testing.servers import scaled
 
 GRANTS = 100
 FIRED = 3
+SLOW = 60.0  # seconds that a run may go on until there are as many grants
 NODE_FAULTS = {
     "follower_cut_off",
     "late_answer",
@@ -80,7 +82,7 @@ class _Run:
         number = int(name[1:].partition(".")[0])
         return Plan(
             name=name,
-            work=what.work,
+            work=CALM if number >= what.workers - what.calm else what.work,
             seed=str(verdict.seed),
             log=str(self._directory / f"{name}.log"),
             settle=str(self._settle),
@@ -98,11 +100,13 @@ class _Run:
         if not crew.follow(crew.started, scaled(60)):
             verdict.void.append(f"the workers did not start: {crew.trouble()}")
             return
-        plan = (self._first, what.faults, verdict.seconds, verdict.seed)
-        weather.rage(crew, *plan, rounds=FIRED, enough=self._found_out)
+        plan = (self._first, what.faults if verdict.seconds else self._first, verdict.seconds, verdict.seed)
+        weather.rage(crew, *plan, rounds=FIRED, enough=self._found_out, until=self._tried)
+        if not (weather.found or weather.unhealthy or verdict.mutant):
+            crew.follow(lambda: bool(crew.trouble()) or crew.grants >= GRANTS, scaled(SLOW))
         self._settle.touch()
         verdict.found += weather.found
-        if not weather.found:  # else it goes on not to go on
+        if not (weather.found or weather.unhealthy):  # else it goes on not to go on
             verdict.found += what.at_rest(weather)
         self._stop.touch()
         if not verdict.found:
@@ -113,6 +117,10 @@ class _Run:
             verdict.fired["nodes disagreed"] = len(weather.disagreed)
         verdict.void += weather.unhealthy
         self._judge()
+
+    def _tried(self) -> bool:
+        """Return whether a mutant had its chance: three faults that hit may not be enough, as 100 grants are."""
+        return not self._verdict.mutant or self._crew.grants >= GRANTS
 
     def _found_out(self) -> bool:
         """Return whether a mutant has shown itself: then there is no more to see.
@@ -142,8 +150,11 @@ class _Run:
         ops = self._ops()
         verdict.grants = self._crew.grants
         verdict.found += [f"{op.what} of {op.actor}: {op.failed}" for op in ops if op.failed]
+        verdict.found += [
+            f"{op.what}: {op.actor}, and no client recovers of that" for op in ops if op.what == KAZOO_DIED
+        ]
         verdict.found += what.checker(self._evidence(ops))
-        if verdict.grants < GRANTS:
+        if verdict.grants < GRANTS and not (verdict.mutant and verdict.found):  # it ends when it is found
             verdict.void.append(f"{verdict.grants} grants, and {GRANTS} are wanted")
         verdict.void += [
             f"{fault} fired {verdict.fired[fault]} times, and {FIRED} are wanted"

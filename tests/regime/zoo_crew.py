@@ -14,7 +14,6 @@ class Term(NamedTuple):
     worker: str
     path: str
     token: int
-    node: int  # the port over which the leader is connected
     began: float
     hold: float
 
@@ -33,7 +32,7 @@ class Company(Crew):
         self._long = long
         self.sessions: dict[str, list[Any]] = {}  # by worker: id and password
         self.terms: dict[str, Term] = {}  # by path: who leads for long now
-        self.led: dict[str, int] = {}  # by path: how many terms there were
+        self.led: dict[str, list[str]] = {}  # by path: which worker led in each of its terms so far
         self.connected = 0  # how often workers have connected
         self.heard: dict[str, float] = {}  # by worker: when it last got something done
         self.stopped_at = ""  # the path at which a worker stopped itself
@@ -59,23 +58,26 @@ class Company(Crew):
             self.heard[said["who"].partition("/")[0]] = now()
 
     def _led(self, said: dict[str, Any]) -> None:
-        path = said["path"]
-        self.led[path] = self.led.get(path, 0) + 1
+        path, worker = said["path"], said["who"].partition("/")[0]
+        self.led.setdefault(path, []).append(worker)
         self.terms.pop(path, None)
         if said["hold"] >= self._long:
-            worker = said["who"].partition("/")[0]
-            self.terms[path] = Term(worker, path, said["token"], said["node"], now(), said["hold"])
+            self.terms[path] = Term(worker, path, said["token"], now(), said["hold"])
 
     def member(self, worker: str) -> Member | None:
         """Return the place in which a worker works, if it still does."""
         member = self.members[int(worker[1:].partition(".")[0])]
         return member if member.plan.name == worker and member.alive else None
 
+    def terms_of(self, path: str) -> int:
+        """Return how many terms of an election there were."""
+        return len(self.led.get(path, ()))
+
     def alive(self) -> list[str]:
         return [member.plan.name for member in self.members if member.alive]
 
 
-_NONE = Term("", "", 0, 0, 0.0, 0.0)
+_NONE = Term("", "", 0, 0.0, 0.0)
 
 
 def place(worker: str) -> str:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kazoo.exceptions import NoNodeError
 from regime.history import now
-from regime.weather import Weather, quietly
-from regime.wired import GHOST
+from regime.weather import NO_ANSWER, Weather, quietly
 from regime.zoo_crew import Term, place
 
 from coordkit.core import records, znodes
-from coordkit.testing.servers import ask, scaled
+from coordkit.testing.servers import scaled
 
 
 class Reign(NamedTuple):
@@ -30,8 +30,8 @@ class ElectionWeather(Weather):
 
     def stuck(self) -> list[str]:
         """Return the elections that nobody wins any more."""
-        was = dict(self.crew.led)
-        if self.goes_on(lambda: self._goes_on(was, self.paths[0])):
+        was = self.crew.terms_of(self.paths[0])
+        if self.goes_on(lambda: self.crew.terms_of(self.paths[0]) > was):
             return []
         return [f"nobody has led {self.paths[0]} for {self.patience:.1f} s: {quietly(self._line) or 'no line'}"]
 
@@ -49,18 +49,27 @@ class ElectionWeather(Weather):
             )
         return "; ".join(text)
 
-    def _goes_on(self, was: dict[str, int], path: str) -> bool:
-        return self.crew.led.get(path, 0) > was.get(path, 0)
-
     def _followed(self, term: Term, seconds: float) -> bool:
         """Wait until another term of the same election has begun; return whether it did."""
-        was = dict(self.crew.led)
-        return self.crew.follow(lambda: self._goes_on(was, term.path), seconds)
+        was = self.crew.terms_of(term.path)
+        return self.crew.follow(lambda: self.crew.terms_of(term.path) > was, seconds)
 
-    def _victim(self, *, least: float = 0.4, most: float = 9.0, at_a_follower: bool = False) -> Term | None:
-        """Wait for somebody who leads, and would for a good while; it is a matter of chance in which election."""
+    def _victim(
+        self,
+        *,
+        least: float = 0.4,
+        most: float = 9.0,
+        may: Callable[[Term], bool] = lambda _: True,
+        better: Callable[[Term], bool] = lambda _: True,
+        busy: float = 0.4,
+    ) -> Term | None:
+        """Wait for somebody who leads, and would for a good while, and ``may`` be hurt; for a moment, for the best.
+
+        Those lead the first election, by a chance of ``busy``; else they are ``better``.
+        """
         found: list[Term] = []
-        first = self.chance.random() < 0.4
+        best = self._fenced if self.chance.random() < busy else better
+        moment = now() + 2.0
 
         def look() -> bool:
             found[:] = [
@@ -68,18 +77,16 @@ class ElectionWeather(Weather):
                 for term in self.crew.terms.values()
                 if least * self.timeout < term.left < most * self.timeout
                 and self.crew.member(term.worker) is not None
-                and (term.path == self.paths[0] or not first)
-                and not (at_a_follower and self._follower(term) is None)
+                and (now() >= moment or best(term))
+                and may(term)
             ]
             return bool(found)
 
         self.crew.follow(look, 4.0)
         return self.chance.choice(found) if found else None
 
-    def _follower(self, term: Term) -> str | None:
-        """Return the node that serves a leader, if that is a follower."""
-        node = self.wired.node_at.get(term.node, "")
-        return node if node and self.wired.mode(node) == "follower" else None
+    def _fenced(self, term: Term) -> bool:
+        return term.path == self.paths[0]
 
     # -- faults of workers
 
@@ -143,55 +150,6 @@ class ElectionWeather(Weather):
             return None
         node = f"{path}/candidates/{line[1]}"
         return node, records.candidate_identity(self.ask(self.direct.get_async(node))[0]).partition("/")[0]
-
-    def late_answer(self) -> bool:
-        """Stop a worker between the answer to its take-over and its use, and cut its server off: the lease counts from
-        when it asked, and what it has left when it goes on is next to nothing.
-        """
-        served = [each for each in self.crew.members if self._serving(each.plan.name) is not None]
-        member = self.chance.choice(served or self.crew.members)
-        if not self.crew.stops(member, signal.SIGUSR2, 4.0):
-            return False
-        began, was, path = now(), dict(self.crew.led), self.crew.stopped_at
-        try:
-            node = self._serving(member.plan.name)
-            if node is not None:
-                self.cables.stop(*self.wired.around(node))
-                self.wait(0.6 * self.timeout - (now() - began))
-        finally:
-            member.send(signal.SIGCONT)
-        if node is None:
-            return False
-        followed = self.crew.follow(lambda: self.crew.led.get(path, 0) > was.get(path, 0) + 1, GHOST)
-        self.wait(0.2 * self.timeout)
-        self.cables.heal()
-        return followed
-
-    def _serving(self, worker: str) -> str | None:
-        """Return the follower that serves a worker, if it is one."""
-        session = self.crew.sessions.get(worker)
-        for name, node in self.wired.nodes.items():
-            if session and f"sid={session[0]:#x}" in ask(node.host, node.port, b"cons").decode(errors="replace"):
-                return name if self.wired.mode(name) == "follower" else None
-        return None
-
-    # -- faults of the ensemble
-
-    def follower_cut_off(self) -> bool:
-        """Cut the server of a leader off from the others, in one direction or in both: the ghost leader."""
-        term = self._victim(at_a_follower=True)
-        node = None if term is None else self._follower(term)
-        if term is None or node is None:
-            return False
-        around = self.wired.around(node)
-        out, into = [way for way in around if way[0] == node], [way for way in around if way[1] == node]
-        ways = self.chance.choice([around, around, out, into])
-        self.cables.stop(*ways)
-        followed = self._followed(term, GHOST)
-        ghost = followed and self.wired.mode(node) == "follower"  # it served the old leader when the new one led
-        self.wait(0.2 * self.timeout)
-        self.cables.heal()
-        return ghost
 
     # -- faults of what is stored
 
@@ -276,16 +234,18 @@ class ElectionWeather(Weather):
 def orphans(weather: Weather) -> list[str]:
     """Return the candidates that still stand when nobody does (P6)."""
     ends = now() + 2 * weather.timeout + scaled(10.0)
-    left: list[str] = []
-    while now() < ends:
-        left = []
-        for path in weather.paths:
-            left += [f"{path}/{name}" for name in quietly(lambda path=path: _children(weather, path)) or []]
-        if not left:
-            break
+    while True:
+        left = [each for path in weather.paths for each in _children(weather, f"{path}/candidates")]
+        if not left or now() >= ends:
+            return [f"orphans: {each}" for each in left]
         weather.wait(0.02)
-    return [f"orphans: {name} still stands" for name in left]
 
 
-def _children(weather: Weather, path: str) -> list[str]:
-    return list(weather.ask(weather.direct.get_children_async(f"{path}/candidates")))
+def _children(weather: Weather, parent: str) -> list[str]:
+    try:
+        names = weather.ask(weather.direct.get_children_async(parent))
+    except NoNodeError:
+        return []
+    except NO_ANSWER as error:
+        return [f"nothing is known of {parent}: {error!r}"]
+    return [f"{parent}/{name} still stands" for name in names]

@@ -29,13 +29,8 @@ class GroupWeather(Weather):
         """Return whose view does not come to show the canary and all residents, within a bound."""
         self._sing()
         wanted = {place(worker) for worker in self.crew.alive()}
-        size = len(self.crew.members)
-        goes_on = self.goes_on(lambda: not self._behind(wanted) or len(self.crew.alive()) < size)
-        if goes_on and len(self.crew.alive()) == size:
+        if self.goes_on(lambda: not self._behind(wanted)):
             return []
-        if len(self.crew.alive()) < size:  # kazoo died
-            self._replace_the_dead()
-            return [] if len(self.crew.alive()) < size else self.stuck()
         return [f"{worker} does not see {what} for {self.patience:.1f} s" for worker, what in self._behind(wanted)]
 
     def _sing(self) -> None:

@@ -63,17 +63,17 @@ def connected_is_proof() -> None:
 
 def lease_counted_from_the_reply() -> None:
     """The servers have been counting since they got the request."""
-    hold, renewed = Candidate.hold, Proven.renewed
+    proven, renewed = Standing._proven, Proven.renewed
 
-    def held_late(self: Candidate, token: int, asked: float) -> Leadership:
+    def proven_late(self: Standing[Any], token: int, asked: float) -> Any:
         del asked
-        return hold(self, token, self.session.runtime.now())
+        return proven(self, token, self._runtime.now())
 
     def renewed_late(self: Proven, asked: float, ttl: float) -> None:
         del asked
         renewed(self, self._runtime.now(), ttl)
 
-    Candidate.hold = held_late  # type: ignore[method-assign]
+    Standing._proven = proven_late  # type: ignore[method-assign]
     Proven.renewed = renewed_late  # type: ignore[method-assign]
 
 
@@ -119,13 +119,17 @@ def sleeps_through_a_reconnect() -> None:
 
 def _ignore_lost_watches() -> None:
     """Do as if kazoo did not tell that a watch was lost with its connection."""
-    rung = Bell.__call__
+    soon, at_once = Bell.__call__, Bell.at_once  # in kazoo's thread for watches, and in the one that hears of it
 
     def call(self: Bell, event: Any) -> None:
         if event.type != EventType.NONE:
-            rung(self, event)
+            soon(self, event)
+
+    def call_at_once(self: Bell, event: Any) -> bool:
+        return event.type == EventType.NONE or at_once(self, event)
 
     Bell.__call__ = call  # type: ignore[method-assign]
+    Bell.at_once = call_at_once  # type: ignore[method-assign]
 
 
 # -- groups

@@ -27,8 +27,8 @@ from regime.worker import _die_with
 
 from coordkit.core.candidate import Candidate
 
-KAZOO_DIED = 75
-"""The exit status of a worker whose KazooClient died."""
+KAZOO_DIED = "its KazooClient died"
+"""What a worker notes, and ends."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,15 @@ class Worker:
         return [] if identity is None else [identity[0], identity[1].hex()]
 
     def _end_with_kazoo(self) -> None:
-        """End as a crash would if kazoo's connection thread has died, of which no client recovers.
+        """End if kazoo's connection thread has died, of which no client recovers: that is a finding.
 
-        It does when a server answers one of several requests and not the one before: "xids do not match". That was
-        seen where a session was ended while requests were under way; coordkit then says that the client does not run.
+        It would when a server answers one of several requests and not the one before ("xids do not match"), which was
+        seen where a session was ended while requests were under way; ``coordkit/_kazoo_endings.py`` sees to that.
         """
         thread = self.client._connection._connection_routine
         if thread is not None and not thread.is_alive() and not self.over():
-            self.recorder.note(self.name, "kazoo died", heed=True)
-            os._exit(KAZOO_DIED)
+            self.recorder.note(self.name, KAZOO_DIED)
+            os._exit(1)
 
     def connect(self) -> None:
         """Make the clients of the resource; called where their event loop is."""

@@ -21,6 +21,7 @@ from regime.history import Op
 from regime.resource import Entry
 from regime.weather import Weather
 from regime.zoo_elections import ElectionWeather, orphans
+from regime.zoo_ghosts import GhostWeather
 from regime.zoo_groups import GroupWeather, not_converged
 
 TIMEOUT = 1.0  # of the sessions, in seconds
@@ -68,6 +69,7 @@ class ZooWorkload:
     paths: tuple[str, ...]
     resource: bool = False
     workers: int = 5
+    calm: int = 0  # so many of them write next to nothing while they lead
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -100,13 +102,14 @@ WORKLOADS = {
     ),
     "W6-quorum": ZooWorkload(
         "elect",
-        ElectionWeather,
+        GhostWeather,
         elections,
         orphans,
         ("follower_cut_off", "late_answer", "quorum_lost", "leader_paused", "leader_cut_off"),
         {"connected_is_proof": ("follower_cut_off",), "lease_counted_from_the_reply": ("late_answer",)},
         _ELECTIONS,
         resource=True,
+        calm=2,
     ),
     "W7": ZooWorkload(
         "gather",
