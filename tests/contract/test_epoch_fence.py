@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -37,17 +40,43 @@ def plain(server: Any) -> Iterator[redis.Redis]:
         yield client
 
 
+# The ways in which a command goes out: by itself or in a batch; on the one connection that tasks share, or on one that
+# is taken for it (under threads each is).
+ALONE, ALONE_TAKEN, BATCH, BATCH_TAKEN = "alone", "alone, taken", "in a batch", "in a batch, taken"
+COUNT = "return redis.call('INCR', KEYS[1])"
+
+
 class Routed:
     """A client that routes by some epoch, over connections that were greeted."""
 
     def __init__(self, flavour: Any, url: str, epoch: int, **options: Any) -> None:
-        self.port = shard_ports.port(flavour, "a", flavour.redis(url, **options), TOPOLOGY, epoch)
+        self.port: Any = shard_ports.port(flavour, "a", flavour.redis(url, **options), TOPOLOGY, epoch)
+        self.epoch = epoch
+
+    def by(self, epoch: int) -> Routed:
+        """Return a client that routes by another epoch, over the same connections."""
+        other = copy.copy(self)
+        other.port, other.epoch = type(self.port)(self.port._way, epoch), epoch
+        return other
 
     async def do(self, *command: Any) -> Any:
         [reply] = await self.port.ask([command])
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def count(self, how: str) -> Any:
+        """Count "n" on, in one of the ways; return what it is now."""
+        quick, slow = ("INCR", "n"), ("EVAL", COUNT, 1, "n")
+        if how in (BATCH, BATCH_TAKEN):
+            return await self.do(*(quick if how == BATCH else slow))
+        reply = self.port._way.execute(quick if how == ALONE else slow, {}, self.epoch)
+        return await reply if inspect.isawaitable(reply) else reply
+
+
+@pytest.fixture(params=[ALONE, ALONE_TAKEN, BATCH, BATCH_TAKEN])
+def how(request: Any) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -58,16 +87,20 @@ def routed(flavour: Any, server: Any, plain: Any) -> Callable[..., Routed]:
     return make
 
 
-async def test_a_shard_that_knows_no_epoch_is_refused(routed: Any, plain: Any) -> None:
+async def test_a_shard_that_knows_no_epoch_is_refused(routed: Any, plain: Any, flavour: Any, server: Any) -> None:
     plain.delete(EPOCH)
     with pytest.raises(StoreRefused, match="knows no epoch of topology 'users'"):
         await routed(1).do(b"INCR", "n")
     plain.set(EPOCH, "many")
     with pytest.raises(StoreRefused, match="no number"):
         await routed(1).do(b"INCR", "n")
+    not_greeted = shard_ports.port(flavour, "a", flavour.redis(server.url, socket_timeout=10))
+    with pytest.raises(StoreRefused, match="no number; somebody wrote it by hand"):
+        await raise_epoch(not_greeted, TOPOLOGY, 2)
+    assert plain.get(EPOCH) == b"many"
+    plain.delete(EPOCH)
     with pytest.raises(StoreRefused, match="knows no epoch"):
-        plain.delete(EPOCH)
-        await raise_epoch(routed(9).port, TOPOLOGY, 2)
+        await raise_epoch(not_greeted, TOPOLOGY, 2)
     assert not plain.exists("n", EPOCH)
 
 
@@ -128,29 +161,64 @@ def test_where_a_disk_is_not_forced_or_says_nothing_the_epoch_stands_all_the_sam
     assert port.heard == [b"EVAL", b"INFO", b"EVAL", b"WAIT"]
 
 
-async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain: Any) -> None:
+def test_a_replica_that_is_away_is_not_waited_for_but_named() -> None:
+    port: Any = Scripted(None, None)
+    port.says[b"INFO"] = b"role:master\r\nconnected_slaves:1\r\n"
+    with pytest.raises(StoreUnavailable, match=r"1 of its 2 replicas are connected; .* bring it back"):
+        run(raise_epoch(port, TOPOLOGY, 7, replicas=2))
+    assert port.heard == [b"EVAL", b"INFO"]
+
+
+async def test_what_was_routed_by_an_older_epoch_is_not_sent(routed: Any, plain: Any, how: str) -> None:
     """Over a connection that was idle, over one that was made since, and again when the newer topology is known."""
     client, late = routed(1), routed(1)
-    assert await client.do(b"INCR", "n") == 1
+    assert await client.count(how) == 1
     mover = routed(2).port
     await raise_epoch(mover, TOPOLOGY, 2)
-    assert await client.do(b"INCR", "n") == 2  # until it is dropped: nothing was promised yet
+    assert await client.count(how) == 2  # until it is dropped: nothing was promised yet
     assert await drop_connections(mover) is not None
 
     for each in (client, late):
         # The idle connection is dead; whether that is seen before anything is sent is the way's affair.
         with pytest.raises((Outdated, StoreUnavailable)):
-            await each.do(b"INCR", "n")
+            await each.count(how)
         with pytest.raises(Outdated) as outdated:
-            await each.do(b"INCR", "n")
+            await each.count(how)
         assert (outdated.value.seen, outdated.value.decided) == (2, 1)
     assert plain.get("n") == b"2"
-    assert await routed(2).do(b"INCR", "n") == 3
+    assert await routed(2).count(how) == 3
+
+
+async def test_who_still_routes_by_the_old_epoch_gets_no_connection_of_who_has_the_new_one(
+    routed: Any, plain: Any, how: str
+) -> None:
+    """While one thread or task adopts a topology, others of the client have decided by the one before."""
+    old = routed(1)
+    new = old.by(2)
+    assert await old.count(how) == 1
+    mover = routed(2).port
+    await raise_epoch(mover, TOPOLOGY, 2)
+    for told in (2, 3):
+        await drop_connections(mover)
+        assert await _counted(new, how) == told
+        for _ in range(2):  # over the connection that the other has just given back
+            with pytest.raises(Outdated) as outdated:
+                await old.count(how)
+            assert (outdated.value.seen, outdated.value.decided) == (2, 1)
+    assert plain.get("n") == b"3"
+    assert await new.count(how) == 4  # and the connection is there yet
+
+
+async def _counted(client: Routed, how: str) -> Any:
+    """Count on, over a connection that may have been dropped: then nothing was executed, and once more it is."""
+    with suppress(StoreUnavailable):
+        return await client.count(how)
+    return await client.count(how)
 
 
 @pytest.mark.parametrize("raised", [True, False])
 async def test_the_retries_of_the_users_client_carry_nothing_over(
-    routed: Any, plain: Any, flavour: Any, raised: bool
+    routed: Any, plain: Any, flavour: Any, raised: bool, how: str
 ) -> None:
     """They reconnect and send again by themselves: what was decided before would be sent after the handshake."""
     kind: Any = redis.asyncio.retry.Retry if flavour.is_async else redis.retry.Retry
@@ -158,32 +226,36 @@ async def test_the_retries_of_the_users_client_carry_nothing_over(
     lost = [redis.ConnectionError, redis.TimeoutError]
     client = routed(1, retry=again, retry_on_timeout=True, retry_on_error=lost)
     mover = routed(2).port
-    waiting = flavour.spawn(lambda: client.do(b"BLPOP", "queue", 0))
-    await flavour.until(lambda: plain.info("clients")["blocked_clients"] == 1)
+    assert await client.count(how) == 1
     if raised:
         await raise_epoch(mover, TOPOLOGY, 2)
+    plain.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+    waiting = flavour.spawn(lambda: client.count(how))
+    await flavour.until(lambda: plain.info("clients")["blocked_clients"] == 1)
     await drop_connections(mover)
     with pytest.raises(StoreUnavailable, match="unknown"):
         await waiting.result()
-    plain.rpush("queue", "job")
+    plain.execute_command("CLIENT", "UNPAUSE")
+    assert plain.get("n") == b"1"
     if raised:
-        with pytest.raises(Outdated):
-            await client.do(b"INCR", "n")
+        for _ in range(2):
+            with pytest.raises(Outdated):
+                await client.count(how)
+        assert plain.get("n") == b"1"
     else:
-        assert await client.do(b"INCR", "n") == 1
-    assert plain.info("clients")["blocked_clients"] == 0
-    assert plain.lrange("queue", 0, -1) == [b"job"]
+        assert await client.count(how) == 2
 
 
-async def test_a_connection_made_between_raising_and_dropping(routed: Any, plain: Any) -> None:
+async def test_a_connection_made_between_raising_and_dropping(routed: Any, plain: Any, how: str) -> None:
     stale, fresh, mover = routed(1), routed(2), routed(2).port
     await raise_epoch(mover, TOPOLOGY, 2)
     with pytest.raises(Outdated):
-        await stale.do(b"INCR", "n")
-    assert await fresh.do(b"INCR", "n") == 1
+        await stale.count(how)
+    assert await fresh.count(how) == 1
     await drop_connections(mover)
     with pytest.raises(Outdated):
-        await stale.do(b"INCR", "n")
+        await stale.count(how)
+    assert plain.get("n") == b"1"
 
 
 async def test_who_waits_for_the_server_is_dropped_unserved(routed: Any, plain: Any, flavour: Any, server: Any) -> None:
@@ -249,6 +321,10 @@ async def test_every_replica_has_the_epoch_or_it_is_asked_again(
     for replica in replicated.replicas:
         with redis.Redis.from_url(replica.url) as client:
             assert client.get(local_key(topology, "epoch")) == b"3"
+        replica_port = shard_ports.port(flavour, "a", flavour.redis(replica.url, socket_timeout=10))
+        for known in (2, 3):  # it writes what stands there, too: else it would be said of a copy, which may be old
+            with pytest.raises(StoreRefused, match="read only replica"):
+                await raise_epoch(replica_port, topology, known)
     coordkit_faults.pause(replicated.replicas[0])
     with pytest.raises(StoreUnavailable, match="1 of its 2 replicas had epoch 4"):
         await raise_epoch(port, topology, 4, patience=0.2)

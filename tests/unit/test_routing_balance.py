@@ -32,7 +32,16 @@ def test_smooth_weighted_round_robin_is_nginx_s() -> None:
     picker = SmoothWeightedRoundRobin(weights)
     turn = "".join(picker.pick() for _ in VECTORS["sequence"])
     assert turn == VECTORS["sequence"]
+    # nginx's own account of it: the node that is ahead is picked, and pays for all.
+    present = [0] * len(weights)
+    for before, index, after in VECTORS["before_pick_after_current_weights"]:
+        present = [weight + more for weight, more in zip(present, weights.values(), strict=True)]
+        assert (present, present.index(max(present))) == (before, index)
+        present[index] -= sum(weights.values())
+        assert present == after
     assert ["abc"[index] for _, index, _ in VECTORS["before_pick_after_current_weights"]] == list(turn)
+    assert Counter(turn) == Counter(VECTORS["old_non_smooth_sequence"])
+    assert turn != VECTORS["old_non_smooth_sequence"]
     assert "".join(picker.pick() for _ in VECTORS["sequence"]) == turn  # and so on for ever
 
 

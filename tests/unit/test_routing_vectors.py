@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import re
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unit import test_routing_balance, test_routing_slots
 
 from coordkit.routing import HASHES, envoy_ring, hrw, jump, jump_hash, ketama, maglev, modula
 from coordkit.routing.placements.bounded_loads import _point
@@ -20,32 +25,7 @@ from coordkit.routing.placements.ring import Ring
 from coordkit.routing.placements.xxh64 import pure_xxh64, xxh64
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "ring_vectors.json").read_text())
-
-# Where each section is checked: a section that is added to the file must be added here.
-CHECKED = {
-    "libketama": "test_libketama",
-    "libmemcached_ketama": "test_libmemcached",
-    "libmemcached_hash_functions": "test_hash_functions_of_libmemcached",
-    "twemproxy": "test_twemproxy",
-    "spymemcached_ketama": "test_spymemcached",
-    "jump": "test_jump",
-    "maglev": "test_maglev",
-    "envoy_ring_hash": "test_envoy_ring",
-    "redis_cluster_slots": "test_routing_slots.py",
-    "xxh64": "test_xxh64",
-    "smooth_wrr": "test_routing_balance.py",
-    "rendezvous_murmur3": "test_pymemcache",
-    "uhashring": "test_uhashring",
-    "ketama_real_collision": "test_points_that_collide",
-    "ringpop_concat_collision": "test_labels_of_points_have_a_separator",
-    "go_redis_ring_rendezvous": "test_go_redis",
-}
-
-
-def test_every_section_is_checked_somewhere() -> None:
-    assert set(VECTORS) == set(CHECKED)
-    for where in CHECKED.values():
-        assert where in globals() or (Path(__file__).parent / where).exists()
+WHOLE = dict(VECTORS)  # as the file says, whatever a test makes of the other
 
 
 def weighed(pairs: list[tuple[str, int]]) -> tuple[list[str], dict[str, float]]:
@@ -95,17 +75,22 @@ def test_points_are_counted_in_single_precision() -> None:
         assert len(ketama(shards, dialect=dialect).points) == pytest.approx(25 * 4 * digests, abs=2)
 
 
-def test_a_million_lookups_of_libketama() -> None:
-    """The digest that its own regression test publishes: ``libketama/test.sh``."""
-    vectors = VECTORS["libketama"]
-    ring = ketama(*weighed(vectors["servers_weights"]), dialect="libketama")
+@cache
+def digest_of_a_million_lookups(ring: Ring) -> str:
     points = [point for point, _ in ring.points]
     tails = [f" {point} {name}\n" for point, name in [*ring.points, ring.points[0]]]
     of, digest = ring.hash.of, hashlib.md5(b"\n", usedforsecurity=False)
     for begin in range(0, 1_000_000, 10_000):
         values = [of(b"%d" % i) for i in range(begin, begin + 10_000)]
         digest.update("".join([f"{value}{tails[bisect_left(points, value)]}" for value in values]).encode())
-    assert digest.hexdigest() == vectors["regression_md5"]["value"]
+    return digest.hexdigest()
+
+
+def test_a_million_lookups_of_libketama() -> None:
+    """The digest that its own regression test publishes: ``libketama/test.sh``."""
+    vectors = VECTORS["libketama"]
+    ring = ketama(*weighed(vectors["servers_weights"]), dialect="libketama")
+    assert digest_of_a_million_lookups(ring) == vectors["regression_md5"]["value"]
 
 
 def test_libmemcached() -> None:
@@ -230,11 +215,12 @@ def test_maglev() -> None:
     assert without == paper["lookup_after_B1_removed"]
 
     go = VECTORS["maglev"]["dgryski"]
+    size = go["M"]
     hashed = [siphash24(name.encode(), 0xDEADBEEFCAFEBABE, 0) for name in go["names"]]
-    steps = [((value >> 32) % 7, (value & 0xFFFFFFFF) % 6 + 1) for value in hashed]
-    assert [[(offset + skip * j) % 7 for j in range(7)] for offset, skip in steps] == go["permutations"]
-    assert filled_in_turn(steps, 7, [1, 1, 1]) == go["lookup"]
-    assert [(0, 2)[i] for i in filled_in_turn([steps[0], steps[2]], 7, [1, 1])] == go["lookup_with_dead_[1]"]
+    steps = [((value >> 32) % size, (value & 0xFFFFFFFF) % (size - 1) + 1) for value in hashed]
+    assert [[(offset + skip * j) % size for j in range(size)] for offset, skip in steps] == go["permutations"]
+    assert filled_in_turn(steps, size, [1, 1, 1]) == go["lookup"]
+    assert [(0, 2)[i] for i in filled_in_turn([steps[0], steps[2]], size, [1, 1])] == go["lookup_with_dead_[1]"]
 
 
 def test_envoy_ring() -> None:
@@ -329,3 +315,80 @@ def test_labels_of_points_have_a_separator() -> None:
     assert _point(f"{i}:{one}") != _point(f"{j}:{other}")
     ring = ketama(["s1:1", "s1:11"], dialect="libketama")
     assert len(ring.points) == 320
+
+
+# Where each section is checked, for the test below: a section that is added to the file must be added here.
+CHECKED: dict[str, list[Callable[[], None]]] = {
+    "libketama": [test_libketama, test_a_million_lookups_of_libketama],
+    "libmemcached_ketama": [test_libmemcached],
+    "libmemcached_hash_functions": [test_hash_functions_of_libmemcached],
+    "twemproxy": [test_twemproxy],
+    "spymemcached_ketama": [test_spymemcached],
+    "jump": [test_jump],
+    "maglev": [test_maglev],
+    "envoy_ring_hash": [test_envoy_ring],
+    "redis_cluster_slots": [
+        test_routing_slots.test_the_checksum_is_crc16_xmodem,
+        test_routing_slots.test_slots_of_the_cluster_specification_and_of_the_client_libraries,
+        test_routing_slots.test_slots_of_binary_keys,
+        test_routing_slots.test_keys_of_one_tag_share_a_slot,
+        test_routing_slots.test_slots_that_a_live_server_gave_to_odd_and_broken_tags,
+    ],
+    "xxh64": [partial(test_xxh64, xxh64), partial(test_xxh64, pure_xxh64)],
+    "smooth_wrr": [test_routing_balance.test_smooth_weighted_round_robin_is_nginx_s],
+    "rendezvous_murmur3": [test_pymemcache],
+    "uhashring": [test_uhashring, test_points_that_collide],
+    "ketama_real_collision": [test_points_that_collide],
+    "ringpop_concat_collision": [test_labels_of_points_have_a_separator],
+    "go_redis_ring_rendezvous": [test_go_redis],
+}
+
+ELSEWHERE = {"redis_cluster_slots": test_routing_slots, "smooth_wrr": test_routing_balance}  # they read it themselves
+
+# What is said in words, about the values beside it.
+PROSE = re.compile(r"[._](sources?|notes?|rule|score|invariant|goes_to|of|published_in)$|^maglev\.\w+\.hash$")
+
+
+def places(value: Any, name: str) -> Iterator[list[Any]]:
+    """Yield the way to each value of a section that some test should miss: of a list, to the last of its items."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not PROSE.search(f"{name}.{key}"):
+                yield from ([key, *way] for way in places(part, f"{name}.{key}"))
+    elif isinstance(value, list) and value:
+        yield from ([len(value) - 1, *way] for way in list(places(value[-1], name))[-1:])
+    else:
+        yield []
+
+
+def damaged(value: Any, way: list[Any]) -> Any:
+    """Return a copy of a section whose value at the end of ``way`` is another."""
+    if not way:
+        return f"{value}~" if isinstance(value, str) else value * 3 + 1
+    value = copy.copy(value)
+    value[way[0]] = damaged(value[way[0]], way[1:])
+    return value
+
+
+def notices(monkeypatch: pytest.MonkeyPatch, section: str, value: Any) -> bool:
+    """Return whether a check of a section fails when the section is this."""
+    for check in CHECKED[section]:
+        with monkeypatch.context() as patch:
+            patch.setitem(VECTORS, section, value)
+            if section in ELSEWHERE:
+                patch.setattr(ELSEWHERE[section], "VECTORS", value)
+            try:
+                check()
+            except (AssertionError, LookupError, ValueError):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("section", WHOLE)
+def test_every_section_is_checked(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its values, one at a time, is made wrong, and one of its checks must fail for it."""
+    assert not notices(monkeypatch, section, WHOLE[section])
+    ways = list(places(WHOLE[section], section))
+    assert ways
+    unseen = [way for way in ways if not notices(monkeypatch, section, damaged(WHOLE[section], way))]
+    assert unseen == []
