@@ -30,9 +30,8 @@ def queue_of(lock: Any) -> str:
     return str(lock.key.removesuffix("lock") + "queue")
 
 
-def inbox_class(flavour: Any) -> Any:
-    package = "_asyncio" if flavour.is_async else "_threads"
-    return importlib.import_module(f"coordkit.{package}.inbox").Inbox
+def lines_module(flavour: Any) -> Any:
+    return importlib.import_module(f"coordkit.{'_asyncio' if flavour.is_async else '_threads'}.inbox_lines")
 
 
 @pytest.fixture
@@ -53,8 +52,10 @@ async def test_a_refused_channel_costs_nobody_the_connection(
     """Each no broke the line that others listened on, who subscribed anew, and were told no: 750 times a second."""
     client = deployment.redis(**no_sharded_channels)
     opened = []
-    connect = inbox_class(flavour)._connect
-    monkeypatch.setattr(inbox_class(flavour), "_connect", lambda self, *to: opened.append(to) or connect(self, *to))
+    connect = lines_module(flavour).InboxLines._connect
+    monkeypatch.setattr(
+        lines_module(flavour).InboxLines, "_connect", lambda self, *to: opened.append(to) or connect(self, *to)
+    )
     # One hash tag, so one node: "{tag" of these names.
     locks = [flavour.Lock(client, f"{{{coordkit_namespace}}}{number}", ttl=60) for number in range(4)]
     primary = deployment.servers.primary_for(locks[0].key)
@@ -82,7 +83,7 @@ async def test_channels_at_which_nobody_waits_are_left(
     flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str, monkeypatch: Any
 ) -> None:
     """On a Cluster each lock has a channel; they were kept while anybody of this client waited for anything."""
-    monkeypatch.setattr(importlib.import_module(inbox_class(flavour).__module__), "MANY", 5)
+    monkeypatch.setattr(lines_module(flavour), "MANY", 5)
     client = deployment.redis()
     first = flavour.Lock(client, f"{{{coordkit_namespace}}}first", ttl=60)
     primary = deployment.servers.primary_for(first.key)
@@ -170,7 +171,9 @@ async def test_silence_is_waited_for_once(
         threading.Event().wait(1.2)
         raise exceptions.TimeoutError("no connection within 1.2 s")
 
-    monkeypatch.setattr(inbox_class(flavour), "_connect", later_async if flavour.is_async else later_blocking)
+    monkeypatch.setattr(
+        lines_module(flavour).InboxLines, "_connect", later_async if flavour.is_async else later_blocking
+    )
     lock = flavour.Lock(flavour.redis(coordkit_redis_server.url), f"{coordkit_namespace}:job", ttl=60)
     held = await maybe(lock.acquire())
 
