@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import ConnectionError, PubSubError, ResponseError  # noqa: A004  redis-py's own
 
@@ -210,25 +210,38 @@ class Subscriptions:
         return self._encoder.decode(data) if isinstance(data, bytes) else data
 
 
-class Names:
+class Wanting(Protocol):
+    """What `Names` has to know of lines."""
+
+    @property
+    def wanted(self) -> Subscriptions:
+        """What is wanted now."""
+        ...
+
+
+L = TypeVar("L", bound=Wanting)
+
+
+class Names(Generic[L]):
     """What a ``PubSub`` shows of what it wants."""
 
-    _wanted: Subscriptions
+    def __init__(self, lines: L) -> None:
+        self._lines = lines
 
     @property
     def channels(self) -> dict[Any, Handler | None]:
         """The channels that are wanted, and their handlers."""
-        return self._wanted.handlers("")
+        return self._lines.wanted.handlers("")
 
     @property
     def patterns(self) -> dict[Any, Handler | None]:
         """The patterns that are wanted, and their handlers."""
-        return self._wanted.handlers("p")
+        return self._lines.wanted.handlers("p")
 
     @property
     def shard_channels(self) -> dict[Any, Handler | None]:
         """The sharded channels that are wanted, and their handlers."""
-        return self._wanted.handlers("s")
+        return self._lines.wanted.handlers("s")
 
 
 def pool_of(shards: Any, shard: str) -> Any:

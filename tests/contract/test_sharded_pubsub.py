@@ -182,6 +182,22 @@ async def test_over_one_shard_it_says_what_redis_pys_says(
     assert await story(hearing(flavour.ShardedRedis({"one": client}))) == await story(theirs)
 
 
+async def test_a_reset_forgets_what_is_wanted_and_not_what_is_ignored(
+    flavour: Any, make: Any, channel_on: Any, hearing: Any, maybe: Any
+) -> None:
+    """As redis-py's; ``subscribe`` messages came from then on, although they were to be ignored."""
+    shards, one = make(decode_responses=True), channel_on("a")
+    pubsub = hearing(shards, ignore_subscribe_messages=True)
+    await maybe(pubsub.subscribe(channel_on("b")))
+    await maybe(pubsub.reset())
+    assert not pubsub.channels
+    await maybe(pubsub.subscribe(one))
+    deadline = time.monotonic() + 20
+    while not await maybe(shards.publish(one, "x")):
+        assert time.monotonic() < deadline
+    assert (await hear(flavour, pubsub, 1))[0] == ("message", None, one, "x")
+
+
 async def test_handlers_are_called(flavour: Any, make: Any, channel_on: Any, hearing: Any, maybe: Any) -> None:
     shards, heard = make(decode_responses=True), []
     pubsub = hearing(shards, ignore_subscribe_messages=True)
@@ -386,8 +402,8 @@ def test_waiting_for_a_shard_that_is_away_does_not_spin(
     """Blocking only: nothing else is heard, so that there is no connection to wait on."""
     with redis.Redis.from_url(coordkit_redis_shards[1].url, retry=None) as client:
         pubsub, looks = ShardedRedis({"b": client}).pubsub(), []
-        read = pubsub._read
-        monkeypatch.setattr(pubsub, "_read", lambda seconds: (looks.append(seconds), read(seconds)))
+        read = pubsub._lines.read
+        monkeypatch.setattr(pubsub._lines, "read", lambda seconds: (looks.append(seconds), read(seconds)))
         coordkit_faults.kill(coordkit_redis_shards[1])
         with pytest.raises(ShardDown):
             pubsub.subscribe(coordkit_namespace)
