@@ -9,9 +9,9 @@ makes of replies. A way's connections are `way_connections`', and a batch over o
 is reached by `replicated` (`replicated_aio`), on the terms of `replication`: `reads` are told from writes, `readers`
 says who is asked, `lag` who is too far behind, and `probes` look at them meanwhile, by `replicated_questions`; a batch
 of reads is a `replicated_reading`. What a replica may answer while slots move is `replica_fence`'s.
-Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`, `client_pubsub_lines`. WATCH: `client_held`.
-`balance` and `peak_ewma` pick among equals, `health` sets aside who failed; `shares` shares work out. `topology` (with
-`topology_parts`, `topology_form`) is a list of shards that changes while it is in use.
+Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`, `client_pubsub_lines`.
+WATCH: `client_held`. `balance` and `peak_ewma` pick among equals, `health` sets aside who failed; `shares` shares work
+out. `topology` (with `topology_parts`, `topology_form`) is a list of shards that changes while it is in use.
 
 New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
 that another router placed: `ketama`, `envoy_ring`, `maglev`, `hrw`, `jump`, `modula`. ``ShardedRedis(placement=...)``

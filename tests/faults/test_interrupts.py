@@ -197,9 +197,9 @@ for at in itertools.count(1):
     assert len(inbox._boxes) == 0, at
     assert not inbox._opening.taken(), at
     assert not any(line.reading.taken() for line in inbox._lines.by_node.values()), at
-    if len(raised) < at:
+    if at - len(raised) == 3:  # once or twice it may only have been too slow to come so far
         break
-print("interrupted at", at - 1, "lines")
+print("interrupted at", len(raised), "lines")
 """
 
 
