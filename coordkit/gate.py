@@ -115,7 +115,7 @@ class Entry:
         """Return our turn, which is done once we are inside."""
         turn: Future[None] = Future()
         with self._gate._mutex:  # noqa: SLF001  the two are one
-            resource = self._resource = self._gate._resource(self._name)  # noqa: SLF001
+            resource = self._resource = self._gate._resource(self._name)  # noqa: SLF001  see above
             resource.see(self._name, self._token)
             if resource.inside:
                 resource.waiting.append(turn)
@@ -130,7 +130,7 @@ class Entry:
 
     def _admitted(self) -> Token:
         try:
-            with self._gate._mutex:  # noqa: SLF001
+            with self._gate._mutex:  # noqa: SLF001  as in `_arrive`
                 self._resource.see(self._name, self._token)  # a later one may have arrived while we waited
         except BaseException:
             self._leave()
@@ -138,7 +138,7 @@ class Entry:
         return self._token
 
     def _leave(self) -> None:
-        with self._gate._mutex:  # noqa: SLF001
+        with self._gate._mutex:  # noqa: SLF001  as in `_arrive`
             while self._resource.waiting:
                 turn = self._resource.waiting.popleft()
                 if turn.set_running_or_notify_cancel():

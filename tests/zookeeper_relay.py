@@ -56,7 +56,7 @@ class Relay:
             thread.join()
 
     def _start(self, work: object, *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, name="zookeeper-relay", daemon=True)  # type: ignore[arg-type]
+        thread = threading.Thread(target=work, args=args, name="zookeeper-relay", daemon=True)  # type: ignore[arg-type]  # of several types
         self._threads.append(thread)
         thread.start()
 

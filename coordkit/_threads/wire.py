@@ -47,7 +47,7 @@ class Wire:
     def bound(self, seconds: float) -> None:
         """Wait so long for each answer from now on."""
         # The parsers of redis-py 5 to 8 read this very socket.
-        self.connection._sock.settimeout(None if seconds == math.inf else seconds)  # noqa: SLF001
+        self.connection._sock.settimeout(None if seconds == math.inf else seconds)  # noqa: SLF001  see above
 
     def is_stale(self) -> bool:
         """Whether the server closed it, or said what nobody asked for; costs a system call."""

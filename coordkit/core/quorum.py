@@ -91,7 +91,7 @@ class QuorumMutex:
 
     # -- granting
 
-    async def grant(self, holder: str, ttl: float, spot: Spot | None = None) -> Granted | Refused:  # noqa: ARG002
+    async def grant(self, holder: str, ttl: float, spot: Spot | None = None) -> Granted | Refused:  # noqa: ARG002  many servers have no queue
         try:
             return await self._attempt(holder, ttl)
         except NoQuorum:

@@ -422,11 +422,11 @@ def test_arguments_of_a_shard() -> None:
         ((primary, [replica], [1.5]), TypeError, "weights="),
     ):
         with pytest.raises(error, match=match):
-            ReplicaSet(*arguments[:2], weights=arguments[2] if len(arguments) > 2 else None)  # type: ignore[misc]
+            ReplicaSet(*arguments[:2], weights=arguments[2] if len(arguments) > 2 else None)  # type: ignore[misc]  # mistakes on purpose
     with pytest.raises(ValueError, match=r"shards\['a'\].replicas\[0\] and shards\['a'\].primary are one client"):
         coordkit.ShardedRedis({"a": ReplicaSet(primary, [primary])})
     with pytest.raises(TypeError, match=r"shards\['a'\].replicas\[0\]='redis://'"):
-        coordkit.ShardedRedis({"a": ReplicaSet(primary, ["redis://"])})  # type: ignore[list-item]
+        coordkit.ShardedRedis({"a": ReplicaSet(primary, ["redis://"])})  # type: ignore[list-item]  # a mistake on purpose
     with pytest.raises(ValueError, match="decode_responses"):
         coordkit.ShardedRedis({"a": ReplicaSet(primary, [redis.Redis(port=2, decode_responses=True)])})
     with pytest.raises(TypeError, match="sentinel="):

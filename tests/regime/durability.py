@@ -116,7 +116,7 @@ def _replicated(contenders: Contenders, stack: ExitStack) -> None:
     """A replica that has missed the last grants is promoted."""
     primary = stack.enter_context(start_redis())
     line = stack.enter_context(FaultProxy(primary.host, primary.port, server_url=primary.url))
-    replica = stack.enter_context(start_redis(replica_of=line))  # type: ignore[arg-type]  it reads host and port only
+    replica = stack.enter_context(start_redis(replica_of=line))  # type: ignore[arg-type]  # it reads host and port only
     contenders.contend(primary.url)
     line.drop_replies = True  # what the primary sends from now on never arrives
     contenders.contend(primary.url)

@@ -183,7 +183,7 @@ def watch_gaps(gaps: Gaps) -> None:
         gaps.decided(tagged(self.bytes_of(key)).decode(errors="replace"))
         return shard
 
-    Router.route = deciding  # type: ignore[method-assign]
+    Router.route = deciding  # type: ignore[method-assign]  # wrapped, to be told
     for step in ("_look", "_read", "_take"):
         _stepping(step, gaps)
 

@@ -244,7 +244,7 @@ def _for_sure(flavour: str, kind: str, operation: str, urls: list[str], fault: F
 
 def main(flavour: str, kind: str, operation: str, urls: str, mutant: str = "") -> None:
     if mutant:
-        MUTANTS[mutant](None)  # type: ignore[arg-type]  those that W5 must find ask nothing of a worker
+        MUTANTS[mutant](None)  # type: ignore[arg-type]  # those that W5 must find ask nothing of a worker
     print(json.dumps(enumerate_faults(flavour, kind, operation, urls.split(","))))
 
 

@@ -51,7 +51,7 @@ def random_token(_worker: Worker) -> None:
     def lease(self: contend.Contender, holder: str, granted: waiting.HandedOn) -> Lease:
         return was(self, holder, granted._replace(token=random.randint(1, 1 << 53)))
 
-    contend.Contender.lease = lease  # type: ignore[method-assign]
+    contend.Contender.lease = lease  # type: ignore[method-assign]  # a mutant
 
 
 def token_without_the_clock(_worker: Worker) -> None:
@@ -73,7 +73,7 @@ def token_minted_after_the_lock(worker: Worker) -> None:
         counter = f"coordkit:1:{{{self.name}}}:token".encode()
         return answer._replace(token=int(await self._store.run(self.name, Call(mint, (counter,), ()))))
 
-    lock.Mutex.grant = grant  # type: ignore[method-assign]
+    lock.Mutex.grant = grant  # type: ignore[method-assign]  # a mutant
 
 
 def ttl_counted_from_the_reply(_worker: Worker) -> None:
@@ -84,7 +84,7 @@ def ttl_counted_from_the_reply(_worker: Worker) -> None:
         del asked
         born(self, terms, *args, asked=terms.runtime.now(), **kwargs)
 
-    Lease.__init__ = init  # type: ignore[method-assign]
+    Lease.__init__ = init  # type: ignore[method-assign]  # a mutant
 
 
 def handed_on_counted_from_the_receipt(_worker: Worker) -> None:
@@ -94,7 +94,7 @@ def handed_on_counted_from_the_receipt(_worker: Worker) -> None:
     def late(self: waiting.Waiting, *args: Any) -> waiting.HandedOn:
         return was(self, *args)._replace(asked=self._runtime.now())
 
-    waiting.Waiting._handed_on = late  # type: ignore[method-assign]
+    waiting.Waiting._handed_on = late  # type: ignore[method-assign]  # a mutant
 
 
 def renewal_makes_it_again(_worker: Worker) -> None:
@@ -108,7 +108,7 @@ def loss_is_not_announced(_worker: Worker) -> None:
     def lose(self: Lease, why: str) -> None:
         self._end(State.LOST, why)
 
-    Lease.lose = lose  # type: ignore[method-assign]
+    Lease.lose = lose  # type: ignore[method-assign]  # a mutant
 
 
 def acquire_is_not_idempotent(_worker: Worker) -> None:
@@ -121,8 +121,8 @@ def keeps_what_it_may_have_got(_worker: Worker) -> None:
 
     async def keep(self: Any) -> None: ...
 
-    contend.Attempt._give_back = keep  # type: ignore[method-assign]
-    contend.Attempt._give_back_later = lambda _self: None  # type: ignore[method-assign]
+    contend.Attempt._give_back = keep  # type: ignore[method-assign]  # a mutant
+    contend.Attempt._give_back_later = lambda _self: None  # type: ignore[method-assign]  # a mutant
 
 
 def reader_waits_for_itself(_worker: Worker) -> None:
@@ -163,7 +163,7 @@ def keeps_the_first_of_several(_worker: Worker) -> None:
         for lease in held:
             lease.pulse.kept = lease  # held on, as what `acquire` returns
 
-    multi.Several._give_back = keep  # type: ignore[method-assign]
+    multi.Several._give_back = keep  # type: ignore[method-assign]  # a mutant
 
 
 def refused_by_its_own_vote(_worker: Worker) -> None:
@@ -174,8 +174,8 @@ def refused_by_its_own_vote(_worker: Worker) -> None:
         self._doubt.clear()
         return await attempt(self, holder, ttl)
 
-    quorum.QuorumMutex._attempt = forgetful  # type: ignore[method-assign]
-    quorum.QuorumMutex._refused = lambda self, _, *rest: was(self, "", *rest)  # type: ignore[method-assign]
+    quorum.QuorumMutex._attempt = forgetful  # type: ignore[method-assign]  # a mutant
+    quorum.QuorumMutex._refused = lambda self, _, *rest: was(self, "", *rest)  # type: ignore[method-assign]  # a mutant
 
 
 def breaks_again(_worker: Worker) -> None:
@@ -199,7 +199,7 @@ def runs_again(_worker: Worker) -> None:
         except StoreUnavailable:
             return await was(self, *args)
 
-    fence.Fence.run = run  # type: ignore[method-assign]
+    fence.Fence.run = run  # type: ignore[method-assign]  # a mutant
 
 
 MUTANTS: dict[str, Callable[[Worker], None]] = {

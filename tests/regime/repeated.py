@@ -76,7 +76,7 @@ def stateful(verdict: Verdict) -> None:
 def _apply(mutant: str, stack: ExitStack) -> None:
     if mutant:
         stack.enter_context(restored(lock))
-        MUTANTS[mutant](None)  # type: ignore[arg-type]  those listed below ask nothing of a worker
+        MUTANTS[mutant](None)  # type: ignore[arg-type]  # those listed below ask nothing of a worker
 
 
 REPEATED: dict[str, tuple[Callable[[Verdict], None], tuple[str, ...]]] = {

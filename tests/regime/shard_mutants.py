@@ -25,8 +25,8 @@ def no_fence() -> None:
     async def drop(*_: Any, **__: Any) -> int:
         return 0
 
-    fence.Greeting.heard = heard  # type: ignore[method-assign]
-    mover.drop_connections = drop  # type: ignore[assignment]
+    fence.Greeting.heard = heard  # type: ignore[method-assign]  # a mutant
+    mover.drop_connections = drop  # type: ignore[assignment]  # a mutant
 
 
 def nobody_is_dropped() -> None:
@@ -35,7 +35,7 @@ def nobody_is_dropped() -> None:
     async def drop(*_: Any, **__: Any) -> int:
         return 0
 
-    mover.drop_connections = drop  # type: ignore[assignment]
+    mover.drop_connections = drop  # type: ignore[assignment]  # a mutant
 
 
 def epoch_is_not_compared() -> None:
@@ -45,7 +45,7 @@ def epoch_is_not_compared() -> None:
         del self, reply
         return 0
 
-    fence.Greeting.heard = heard  # type: ignore[method-assign]
+    fence.Greeting.heard = heard  # type: ignore[method-assign]  # a mutant
 
 
 def opened_before_the_fence() -> None:
@@ -56,7 +56,7 @@ def opened_before_the_fence() -> None:
         await self.begin()
         return await was(self, keys)
 
-    moving.Carrier._look = look  # type: ignore[method-assign]
+    moving.Carrier._look = look  # type: ignore[method-assign]  # a mutant
 
 
 def a_rollback_brings_nothing() -> None:
@@ -66,7 +66,7 @@ def a_rollback_brings_nothing() -> None:
     async def kept(self: moving.Carrier, keys: Any) -> set[bytes]:
         return set(keys) if self.move.undoes else await was(self, keys)
 
-    moving.Carrier._kept = kept  # type: ignore[method-assign]
+    moving.Carrier._kept = kept  # type: ignore[method-assign]  # a mutant
 
 
 def counters_stay_behind() -> None:
@@ -92,8 +92,8 @@ def dead_shards_keys_go_elsewhere() -> None:
         alive = [name for name in names if until.get(name, 0.0) <= now()]
         return shard if shard in alive or not alive else alive[self.slot(key) % len(alive)]
 
-    Router.route = route  # type: ignore[method-assign]
-    Router.route_many = lambda self, keys: [self.route(key) for key in keys]  # type: ignore[method-assign]
+    Router.route = route  # type: ignore[method-assign]  # a mutant
+    Router.route_many = lambda self, keys: [self.route(key) for key in keys]  # type: ignore[method-assign]  # a mutant
 
 
 def _noting_failures(kind: Any, until: dict[str, float]) -> None:
@@ -118,7 +118,7 @@ def _read_as(change: Callable[[Any], Any]) -> None:
     async def read(self: moving.Carrier, *args: Any) -> Any:
         return [change(each) for each in await was(self, *args)]
 
-    moving.Carrier._read = read  # type: ignore[method-assign]
+    moving.Carrier._read = read  # type: ignore[method-assign]  # a mutant
 
 
 OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_nothing)

@@ -35,7 +35,7 @@ def test_those_of_the_other_kinds_do_not_either(kind: str, mode: Mode, tmp_path:
 def test_a_bare_counter_is_found(mode: Mode, tmp_path: Path) -> None:
     """INCR: what redis-py users build. It falls with what the server forgets."""
     with restored(lock):
-        MUTANTS["token_without_the_clock"](None)  # type: ignore[arg-type]  it asks nothing of a worker
+        MUTANTS["token_without_the_clock"](None)  # type: ignore[arg-type]  # it asks nothing of a worker
         wrong, _ = tokens_over_a_death(mode, 1, tmp_path)
 
     assert wrong != []

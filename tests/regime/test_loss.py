@@ -67,7 +67,7 @@ def test_the_command_wants_the_subject_to_pass_and_not_to_be_void(
 
     def one(_: str, seed: int, operations: int, **__: object) -> Verdict:
         asked.append(operations)
-        return Verdict(SUBJECT, seed, operations, acknowledged=operations, **what)  # type: ignore[arg-type]
+        return Verdict(SUBJECT, seed, operations, acknowledged=operations, **what)  # type: ignore[arg-type]  # of several types
 
     monkeypatch.setattr(loss_command, "run", one)
 

@@ -21,6 +21,6 @@ def test_any_sequence_of_steps(flavour: str, examples: int) -> None:
 @pytest.mark.parametrize("mutant", ["token_without_the_clock", "renewal_makes_it_again"])
 def test_a_wrong_lock_is_found(mutant: str) -> None:
     with restored(lock):
-        MUTANTS[mutant](None)  # type: ignore[arg-type]  these ask nothing of a worker
+        MUTANTS[mutant](None)  # type: ignore[arg-type]  # these ask nothing of a worker
         with pytest.raises(AssertionError):
             play("blocking", 200, [Phase.generate])  # found is enough, it need not be small

@@ -31,7 +31,7 @@ def sequence_is_the_token() -> None:
         del token
         return was(self, (znodes.sequence_of(self.node.rpartition("/")[2]) or 0) + 1, asked)
 
-    Candidate.hold = hold  # type: ignore[method-assign]
+    Candidate.hold = hold  # type: ignore[method-assign]  # a mutant
 
 
 def takes_over_unchecked() -> None:
@@ -51,14 +51,14 @@ def takes_over_unchecked() -> None:
     async def any_session(self: Standing[Any], owner: int) -> None:
         await self._session.connected(self._name, self._deadline, self._stop)
 
-    Standing._take_over = take_over  # type: ignore[method-assign]
-    Standing._same_session = any_session  # type: ignore[method-assign]
-    Place.gone = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]
+    Standing._take_over = take_over  # type: ignore[method-assign]  # a mutant
+    Standing._same_session = any_session  # type: ignore[method-assign]  # a mutant
+    Place.gone = property(lambda _: False, lambda *_: None)  # type: ignore[assignment]  # a mutant
 
 
 def connected_is_proof() -> None:
     """kazoo, Curator, tooz: whoever has a connection leads, as if a server that answers knew more than we do."""
-    Session.proven = property(lambda _: 3600.0)  # type: ignore[assignment,method-assign]
+    Session.proven = property(lambda _: 3600.0)  # type: ignore[assignment,method-assign]  # a mutant
 
 
 def lease_counted_from_the_reply() -> None:
@@ -73,8 +73,8 @@ def lease_counted_from_the_reply() -> None:
         del asked
         renewed(self, self._runtime.now(), ttl)
 
-    Standing._proven = proven_late  # type: ignore[method-assign]
-    Proven.renewed = renewed_late  # type: ignore[method-assign]
+    Standing._proven = proven_late  # type: ignore[method-assign]  # a mutant
+    Proven.renewed = renewed_late  # type: ignore[method-assign]  # a mutant
 
 
 def loss_is_not_announced() -> None:
@@ -83,7 +83,7 @@ def loss_is_not_announced() -> None:
     def lose(self: Proven, why: str) -> None:
         self._end(lease.State.LOST, why)
 
-    Proven.lose = lose  # type: ignore[method-assign]
+    Proven.lose = lose  # type: ignore[method-assign]  # a mutant
 
 
 def adopts_an_old_znode() -> None:
@@ -96,8 +96,8 @@ def adopts_an_old_znode() -> None:
         del session
         return self.ensemble.link() is Link.CONNECTED
 
-    Standing._same_session = any_session  # type: ignore[method-assign]
-    Session.alive_as = connected  # type: ignore[method-assign]
+    Standing._same_session = any_session  # type: ignore[method-assign]  # a mutant
+    Session.alive_as = connected  # type: ignore[method-assign]  # a mutant
 
 
 def sleeps_through_a_reconnect() -> None:
@@ -113,8 +113,8 @@ def sleeps_through_a_reconnect() -> None:
         if not getattr(getattr(listener, "__self__", None), "deaf", False):
             subscribe(self, listener)
 
-    Standing.__init__ = init  # type: ignore[method-assign]
-    Session.subscribe = all_but_the_line  # type: ignore[method-assign]
+    Standing.__init__ = init  # type: ignore[method-assign]  # a mutant
+    Session.subscribe = all_but_the_line  # type: ignore[method-assign]  # a mutant
 
 
 def _ignore_lost_watches() -> None:
@@ -128,8 +128,8 @@ def _ignore_lost_watches() -> None:
     def call_at_once(self: Bell, event: Any) -> bool:
         return event.type == EventType.NONE or at_once(self, event)
 
-    Bell.__call__ = call  # type: ignore[method-assign]
-    Bell.at_once = call_at_once  # type: ignore[method-assign]
+    Bell.__call__ = call  # type: ignore[method-assign]  # a mutant
+    Bell.at_once = call_at_once  # type: ignore[method-assign]  # a mutant
 
 
 # -- groups
@@ -144,8 +144,8 @@ def watches_are_not_set_anew() -> None:
         if path is not None:
             below(self, path)
 
-    Roll._heard = lambda _self, _link: None  # type: ignore[assignment,method-assign]
-    Roll._below = deaf  # type: ignore[method-assign]
+    Roll._heard = lambda _self, _link: None  # type: ignore[assignment,method-assign]  # a mutant
+    Roll._below = deaf  # type: ignore[method-assign]  # a mutant
 
 
 def does_not_join_again() -> None:
@@ -153,7 +153,7 @@ def does_not_join_again() -> None:
 
     async def keep(_self: Membership) -> None: ...
 
-    Membership._keep = keep  # type: ignore[method-assign]
+    Membership._keep = keep  # type: ignore[method-assign]  # a mutant
 
 
 def flaps_at_a_reconnect() -> None:
@@ -177,9 +177,9 @@ def flaps_at_a_reconnect() -> None:
         self._again_connected = self._again_connected or link is Link.CONNECTED
         heard(self, link)
 
-    Membership._again_connected = False  # type: ignore[attr-defined]
-    Membership._keep = keep  # type: ignore[method-assign]
-    Membership._heard = hear  # type: ignore[method-assign]
+    Membership._again_connected = False  # type: ignore[attr-defined]  # a mutant
+    Membership._keep = keep  # type: ignore[method-assign]  # a mutant
+    Membership._heard = hear  # type: ignore[method-assign]  # a mutant
 
 
 def updates_are_missed() -> None:
@@ -190,7 +190,7 @@ def updates_are_missed() -> None:
         if path not in self._known:
             below(self, path)
 
-    Roll._below = deaf  # type: ignore[method-assign]
+    Roll._below = deaf  # type: ignore[method-assign]  # a mutant
 
 
 def keeps_the_old_sessions_znode() -> None:
@@ -202,7 +202,7 @@ def keeps_the_old_sessions_znode() -> None:
         if isinstance(seen, NoNode):
             await self._put(session)
 
-    Membership._keep = keep  # type: ignore[method-assign]
+    Membership._keep = keep  # type: ignore[method-assign]  # a mutant
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

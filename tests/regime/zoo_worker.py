@@ -94,7 +94,7 @@ class Worker:
                 signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # this very thread, so at once
             return token(self, *args)
 
-        Candidate.token = late  # type: ignore[method-assign]
+        Candidate.token = late  # type: ignore[method-assign]  # wrapped, to stop there
 
     def _heard(self, state: str) -> None:
         if state == KazooState.CONNECTED:

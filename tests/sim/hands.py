@@ -103,7 +103,7 @@ def adopting_keeps_the_holder(patch: Patch) -> None:
 
     async def adopt(contender: Contender, mutex: lock.Mutex, value: object) -> Lease:
         said = handover.read(value, "job")
-        contender.new_holder = lambda: said.holder  # type: ignore[method-assign]  the bug
+        contender.new_holder = lambda: said.holder  # type: ignore[method-assign]  # the bug
         return await was(contender, mutex, value)
 
     patch.setattr(handover, "adopt", adopt)

@@ -127,7 +127,7 @@ def token_minted_before_asking(patch: Patch) -> None:
         answer = await was(self, holder, ttl, spot)
         if isinstance(answer, Granted):
             token = int(seconds) * 1_000_000 + int(micros)
-            grants = self._store.server.grants  # type: ignore[attr-defined]  the simulated store
+            grants = self._store.server.grants  # type: ignore[attr-defined]  # the simulated store
             grants[-1] = (*grants[-1][:2], token)
             return Granted(token)
         return answer

@@ -198,7 +198,7 @@ class History:
         skew = chance.choice([0.0, chance.uniform(-0.01, 0.01), chance.uniform(-100, 100)])
         wall: Callable[[], float] = lambda: 1.7e9 + skew + process.now()  # noqa: E731  one of two of a kind
         if self.settings.frozen:
-            wall = lambda: 1.7e9  # noqa: E731
+            wall = lambda: 1.7e9  # noqa: E731  see above
         quorum = QuorumSet(process, SimPanel(process, self.servers, self.weather, wall))
         return Contender(process, QuorumMutex(quorum, "job"), TTL, renew=chance.random() < 0.8)
 

@@ -377,8 +377,8 @@ class _Instance:
 
     def __init__(self) -> None:
         self._world = SimpleNamespace(time=0.0)
-        self._server = SimRedis(self._world, epoch=0.0)  # type: ignore[arg-type]  only its time is asked for
-        self._server._do_info = lambda _section: b"run_id:r role:master"  # type: ignore[attr-defined]  of no weight here
+        self._server = SimRedis(self._world, epoch=0.0)  # type: ignore[arg-type]  # only its time is asked for
+        self._server._do_info = lambda _section: b"run_id:r role:master"  # type: ignore[attr-defined]  # of no weight here
         self._known: dict[Any, tuple[Data, Any]] = {}
 
     def run(self, data: Data, call: Call, clock: int) -> tuple[Data, Any]:

@@ -86,10 +86,10 @@ def test_what_is_no_token_and_no_resource(gate: TokenGate) -> None:
     with pytest.raises(ValueError, match=r"token is missing: send it with the request"):
         gate.enter(A, None)
     with pytest.raises(TypeError, match=r"token must be an int \(lease.token\), got 7.0"):
-        gate.enter(A, 7.0)  # type: ignore[arg-type]
+        gate.enter(A, 7.0)  # type: ignore[arg-type]  # a mistake on purpose
     with pytest.raises(ValueError, match="token must be between"):
         gate.enter(A, 0)
-    with pytest.raises(TypeError, match="resource must be a str, got 42"), gate.enter(42, 7):  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="resource must be a str, got 42"), gate.enter(42, 7):  # type: ignore[arg-type]  # a mistake on purpose
         pass
 
 

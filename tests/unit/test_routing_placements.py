@@ -524,10 +524,10 @@ def test_bad_weights_are_refused_by_name(kind: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ketama(["a"], dialect="ketama"), "dialect='ketama'; one of libketama, libmemcached"),  # type: ignore[arg-type]
+        (lambda: ketama(["a"], dialect="ketama"), "dialect='ketama'; one of libketama, libmemcached"),  # type: ignore[arg-type]  # a mistake on purpose
         (lambda: ketama(["a"], dialect="libketama", hash="md6"), "hash='md6'; one of one_at_a_time, md5"),
         (lambda: ketama(["a"], {"a": 1}, dialect="spymemcached"), "spymemcached's shards have none"),
-        (lambda: hrw(["a"], dialect="redis"), "dialect='redis'; one of go-redis, pymemcache"),  # type: ignore[arg-type]
+        (lambda: hrw(["a"], dialect="redis"), "dialect='redis'; one of go-redis, pymemcache"),  # type: ignore[arg-type]  # a mistake on purpose
         (lambda: jump(["a"], hash="crc"), "hash='crc'; one of"),
         (lambda: modula(["a"], hash="crc"), "hash='crc'; one of"),
         (lambda: jump_hash(5, 0), "buckets=0; a positive number"),

@@ -191,23 +191,23 @@ def test_what_cannot_be_is_refused() -> None:
         (lambda: Topology("t", 1, topology.shards, rendezvous(["a"])), "owners has the shards"),
         (lambda: Shard("redis://:secret@host:1"), "primary has a password"),
         (lambda: Shard("redis://me:sec/secret@host:1"), "primary has a password"),
-        (lambda: Shard("a:1", ["unix:///s?db=1&password=secret"]), "replicas has a password"),  # type: ignore[arg-type]
+        (lambda: Shard("a:1", ["unix:///s?db=1&password=secret"]), "replicas has a password"),  # type: ignore[arg-type]  # a mistake on purpose
         (lambda: Shard(""), "primary=''"),
         (lambda: Shard("a b"), "primary='a b'"),
-        (lambda: Shard("a:1", state="down"), "state='down'"),  # type: ignore[arg-type]
+        (lambda: Shard("a:1", state="down"), "state='down'"),  # type: ignore[arg-type]  # a mistake on purpose
     ]
     for act, message in refusals:
         with pytest.raises(ValueError, match=message) as caught:
             act()
         assert "secret" not in str(caught.value)
     wrong: list[Any] = [
-        lambda: Shard(1),  # type: ignore[arg-type]
-        lambda: Shard("a:1", "b:1"),  # type: ignore[arg-type]
-        lambda: Shard("a:1", weight="2"),  # type: ignore[arg-type]
-        lambda: topology.with_shard("d", 1),  # type: ignore[arg-type]
-        lambda: topology.begin_move(["1"], "a", "b"),  # type: ignore[list-item]
-        lambda: topology.begin_move("1", "a", "b"),  # type: ignore[arg-type]
-        lambda: Topology.first("t", ["a"]),  # type: ignore[arg-type]
+        lambda: Shard(1),  # type: ignore[arg-type]  # a mistake on purpose
+        lambda: Shard("a:1", "b:1"),  # type: ignore[arg-type]  # a mistake on purpose
+        lambda: Shard("a:1", weight="2"),  # type: ignore[arg-type]  # a mistake on purpose
+        lambda: topology.with_shard("d", 1),  # type: ignore[arg-type]  # a mistake on purpose
+        lambda: topology.begin_move(["1"], "a", "b"),  # type: ignore[list-item]  # a mistake on purpose
+        lambda: topology.begin_move("1", "a", "b"),  # type: ignore[arg-type]  # a mistake on purpose
+        lambda: Topology.first("t", ["a"]),  # type: ignore[arg-type]  # a mistake on purpose
         lambda: Topology("t", True, topology.shards, topology.owners),
     ]
     for act in wrong:

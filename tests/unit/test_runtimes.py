@@ -67,7 +67,7 @@ def test_a_timer_that_is_cancelled_at_once_hardly_ever_wakes_the_thread() -> Non
     """A lock that is taken and given back again and again costs no switch to another thread each time."""
     clock, woken = Clock(), []
 
-    class Bell(SimpleQueue):  # type: ignore[type-arg]  as it is made
+    class Bell(SimpleQueue):  # type: ignore[type-arg]  # as it is made
         def put(self, *_: object) -> None:
             woken.append(1)
             super().put(None)
@@ -95,7 +95,7 @@ def test_a_timer_may_be_set_by_the_collector() -> None:
         gc.collect()
         sort()
 
-    clock._agenda.sort = collecting  # type: ignore[method-assign]
+    clock._agenda.sort = collecting  # type: ignore[method-assign]  # replaced on purpose
     Stray()
     clock.call_at(now() + 3600, lambda: None)
     assert fired.wait(10)
