@@ -21,7 +21,7 @@ _NOT_COUNTED = (11, 100, 102, -11)  # ping, auth, sasl, close
 
 
 class Relay:
-    """One relay, for any number of connections; ``seen`` has what was asked since ``arm``."""
+    """One relay, for any number of connections; ``seen`` has what was asked since ``arm``, ``lost`` what was lost."""
 
     host = "127.0.0.1"
 
@@ -35,6 +35,7 @@ class Relay:
         self._threads: list[threading.Thread] = []
         self._number = 0
         self._loss: Loss = "request"
+        self.lost = b""  # the request that was
         self.seen: list[str] = []
         self._start(self._accept)
 
@@ -95,6 +96,7 @@ class Relay:
             if len(self.seen) != self._number:
                 return True
             if self._loss == "request":
+                self.lost = frame
                 return False
             lost.add(xid)
             return True

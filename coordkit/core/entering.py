@@ -62,15 +62,17 @@ class Entering(Generic[T]):
         candidate = self._candidate
         while True:
             session = await self._session.connected(self._name, self._deadline, self._stop)
-            asked = self._runtime.now()
+            asked, candidate.entering = self._runtime.now(), session
             created, names, *seen = await self._ask(*candidate.entry())
             if isinstance(created, NoNode):
+                candidate.entering = 0
                 if not await self._found():
                     await self._runtime.sleep(PAUSE)
                 continue
             if isinstance(created, StoreUnavailable):
                 found = await self._find(session, created)
                 if found is None:
+                    candidate.doubt()
                     await self._runtime.sleep(PAUSE)
                     continue
                 names, seen = found, []

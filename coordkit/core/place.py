@@ -57,6 +57,7 @@ class Place(Generic[T]):
         self.guid = self.holder.rpartition(":")[2]
         self.owner = 0  # the session that made the znode
         self.node = ""  # its path, once it is known
+        self.entering = 0  # the session that was asked to make it, as long as there is no answer
         self.version = 0  # of its data, as far as we have acted on it
         self.wake = Wake(session.runtime)
         self.when_gone: Callable[[], None] = self.wake.ring
@@ -136,6 +137,11 @@ class Place(Generic[T]):
         """Return the two requests that find a znode whose creation got no answer: perhaps it went to another server."""
         return Sync(self.name), self.listing()
 
+    def doubt(self) -> None:
+        """Have the znode that we did not find looked for again, and removed; the next one has another GUID."""
+        self.session.doubts.add(self.name, self.parent, self.guid, self.entering)
+        self.guid = self.session.runtime.new_holder().rpartition(":")[2]
+
     def own(self) -> GetData:
         """Return the request that looks at our own znode and watches it."""
         return GetData(self.node, self.changed)
@@ -145,6 +151,7 @@ class Place(Generic[T]):
     def entered(self, node: str, owner: int) -> None:
         self.node = node
         self.owner = owner
+        self.entering = 0
 
     def looked(self, stat: Stat) -> None:
         """Be told of our own znode, which is watched from now on."""
@@ -191,6 +198,8 @@ class Place(Generic[T]):
                     raise answer
             nodes = [f"{self.parent}/{child}" for child in children if child.startswith(self.guid)]
         if not nodes:
+            if self.entering:
+                session.doubts.add(self.name, self.parent, self.guid, self.entering)
             return
         for answer in await ask(self.name, [Delete(node) for node in nodes], soon):
             if isinstance(answer, Exception) and not isinstance(answer, NoNode):

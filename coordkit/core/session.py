@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from coordkit._ports import Runtime
 from coordkit._ports_zookeeper import Ensemble, Link, Request
+from coordkit.core.doubts import Doubts
 from coordkit.core.proofs import Proofs
 from coordkit.core.removals import Removals
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
@@ -111,6 +112,7 @@ class Session:
         self.rolls: dict[str, SharedRoll] = {}  # by group
         self._proofs = Proofs(self, grace=GRACE)
         self.removals = Removals(self)
+        self.doubts = Doubts(self)
         ensemble.listen(self._changed)
 
     # -- the link
@@ -139,6 +141,7 @@ class Session:
         for listener in list(self._listeners):
             listener(link)
         self.removals.heard(link)
+        self.doubts.heard(link)
 
     async def connected(self, name: str, until: float = math.inf, stop: Stop | None = None) -> int:
         """Return the session's id; wait for a connection until ``until``, and never longer than one session timeout.
@@ -259,3 +262,4 @@ class Session:
         for guest in list(self.guests):
             self.removals.note(guest.name, guest.remove)
         self.removals.leave_to(lambda: heir().removals)
+        self.doubts.leave_to(lambda: heir().doubts)

@@ -7,6 +7,7 @@ should or by the error for it, with one session to the end, and leave nothing be
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,3 +153,22 @@ async def test_nothing_that_is_lost_leaves_anything_behind(
         number += 1
     print(f"{story.__name__}: {loss} lost: {', '.join(lost)}")  # for a person who wonders
     assert len(lost) >= 3
+
+
+async def test_a_creation_that_is_made_late_stands_in_nobodys_way(
+    flavour: Any, zk: Any, zk_client: Any, relay: Relay, coordkit_namespace: str
+) -> None:
+    """A server that was cut off may carry out what was sent to it long after another had said that it is not there."""
+    direct, path = zk_client(timeout=60.0), f"/{coordkit_namespace}/late"
+    async with flavour.within(flavour.Election(direct, path, identity="first")):
+        pass  # what the election stands on is there
+    relay.arm(1, "request")
+    election = flavour.Election(zk, path, identity="second")
+
+    async with flavour.within(election.lead(timeout=scaled(20))) as leadership:
+        asked = re.search(rb"/[^\0]+/candidates/[0-9a-f]{32}-", relay.lost)
+        assert asked is not None, relay.seen
+        late = direct.create(asked.group().decode(), b"", ephemeral=True, sequence=True)
+        await flavour.until(lambda: not direct.exists(late), 20)
+        leadership.ensure()
+        assert len(candidates(direct, path)) == 1

@@ -25,7 +25,7 @@ from regime.zoo_crew import Company, place
 
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.faults import kill_session
-from coordkit.testing.servers import ServerFailed, ask, scaled
+from coordkit.testing.servers import ServerFailed, scaled
 
 NO_ANSWER = (KazooException, KazooTimeoutError)
 
@@ -103,11 +103,15 @@ class Weather:
         self._health(f"after {kind}")
 
     def _restore(self) -> None:
-        """See to it that the nodes agree: see ``agreement.py``."""
+        """See to it that writes are answered, and that the nodes agree: see ``agreement.py``."""
         began = now()
         try:
             self.wired.ready(30.0)
-            disagreed = self.agreement.restore() if self.agreement is not None else []
+            assert self.agreement is not None
+            if still := self.agreement.move():
+                self.fired["ensemble stood still"] += 1
+                self.recorder.note("faults", "stood still", since=began, nodes=still)
+            disagreed = self.agreement.restore()
         except ServerFailed as error:
             self.unhealthy.append(str(error))
             return
@@ -149,18 +153,9 @@ class Weather:
         except NO_ANSWER:
             slow = True
         if slow:
-            why = f"the machine is too slow, or the ensemble stands still ({again} connections; {self._nodes()})"
+            why = f"the machine is too slow, or the ensemble stands still ({again} connections; {self.wired.says()})"
             self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: {why}")
         return slow
-
-    def _nodes(self) -> str:
-        """Return what each node says of itself, for people."""
-        said: list[str] = []
-        for name, node in self.wired.nodes.items():
-            lines = ask(node.host, node.port, b"srvr").decode(errors="replace").splitlines()
-            told = [line for line in lines if line.startswith(("Mode", "Zxid", "Outstanding"))]
-            said.append(f"{name}: {', '.join(told) or 'no answer'}")
-        return "; ".join(said)
 
     def stuck(self) -> list[str]:
         """Return what does not go on within ``patience``."""

@@ -15,7 +15,7 @@ from regime.cables import Cables
 
 from coordkit.testing._process import free_ports, start_all
 from coordkit.testing.processes import ZooKeeperProcess
-from coordkit.testing.servers import Node, ServerFailed, ZooKeeperEnsemble, scaled, wait_until, zookeeper_mode
+from coordkit.testing.servers import Node, ServerFailed, ZooKeeperEnsemble, ask, scaled, wait_until, zookeeper_mode
 
 TICK = 0.1
 SYNC_LIMIT = 24  # ticks
@@ -75,6 +75,15 @@ class Wired:
 
     def mode(self, node: str) -> str | None:
         return zookeeper_mode(self.nodes[node].host, self.nodes[node].port)
+
+    def says(self) -> str:
+        """Return what each node says of itself, for people."""
+        said: list[str] = []
+        for name, node in self.nodes.items():
+            lines = ask(node.host, node.port, b"srvr").decode(errors="replace").splitlines()
+            told = [line for line in lines if line.startswith(("Mode", "Zxid", "Outstanding"))]
+            said.append(f"{name}: {', '.join(told) or 'no answer'}")
+        return "; ".join(said)
 
     def leader(self) -> str:
         leader: Node = self.ensemble.leader()

@@ -28,6 +28,7 @@ from coordkit.testing.servers import scaled
 
 GRANTS = 100
 FIRED = 3
+CHANCES = 9
 SLOW = 60.0  # seconds that a run may go on until there are as many grants
 NODE_FAULTS = {
     "follower_cut_off",
@@ -119,8 +120,9 @@ class _Run:
         self._judge()
 
     def _tried(self) -> bool:
-        """Return whether a mutant had its chance: three faults that hit may not be enough, as 100 grants are."""
-        return not self._verdict.mutant or self._crew.grants >= GRANTS
+        """Return whether a mutant had its chance: what kills it does not come with each fault that hits."""
+        enough = self._crew.grants >= GRANTS and self._weather.fired.total() >= CHANCES * len(self._first)
+        return enough or not self._verdict.mutant
 
     def _found_out(self) -> bool:
         """Return whether a mutant has shown itself: then there is no more to see.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -235,17 +236,19 @@ def orphans(weather: Weather) -> list[str]:
     """Return the candidates that still stand when nobody does (P6)."""
     ends = now() + 2 * weather.timeout + scaled(10.0)
     while True:
-        left = [each for path in weather.paths for each in _children(weather, f"{path}/candidates")]
-        if not left or now() >= ends:
-            return [f"orphans: {each}" for each in left]
+        try:
+            left = [each for path in weather.paths for each in _children(weather, f"{path}/candidates")]
+        except NO_ANSWER as error:
+            if now() >= ends:
+                weather.unhealthy.append(f"who still stands is not known: {error!r}")
+                return []
+        else:
+            if not left or now() >= ends:
+                return [f"orphans: {each} still stands" for each in left]
         weather.wait(0.02)
 
 
 def _children(weather: Weather, parent: str) -> list[str]:
-    try:
-        names = weather.ask(weather.direct.get_children_async(parent))
-    except NoNodeError:
-        return []
-    except NO_ANSWER as error:
-        return [f"nothing is known of {parent}: {error!r}"]
-    return [f"{parent}/{name} still stands" for name in names]
+    with contextlib.suppress(NoNodeError):
+        return [f"{parent}/{name}" for name in weather.ask(weather.direct.get_children_async(parent))]
+    return []

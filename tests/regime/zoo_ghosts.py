@@ -17,17 +17,18 @@ class GhostWeather(ElectionWeather):
     def follower_cut_off(self) -> bool:
         """Cut the server of a leader off from the others, in one direction or in both: the ghost leader.
 
-        If only what the others say is lost, its session lives on, and so may its term; else it would lead for longer.
+        Its session ends also where what it says is heard: a follower tells of its clients when it is asked.
         """
-        deaf = self.chance.random() < 0.2
         self._spread()
-        term = self._ghost(0.4 if deaf else 1.5)
+        term = self._ghost()
         node = None if term is None else self._follower(term.worker)
         if term is None or node is None:
             return False
         around = self.wired.around(node)
         out, into = [way for way in around if way[0] == node], [way for way in around if way[1] == node]
-        self.cables.stop(*(into if deaf else self.chance.choice([around, around, out])))
+        ways = self.chance.choice([around, around, out, into])
+        self.cables.stop(*ways)
+        self.recorder.note("faults", "cut off", node=node, ways=ways, victim=term)
         followed = self._followed(term, GHOST)
         served = followed and self.wired.mode(node) == "follower"  # it served the old leader when the new one led
         self.wait(0.2 * self.timeout)
@@ -60,14 +61,15 @@ class GhostWeather(ElectionWeather):
         self.cables.heal()
         return followed
 
-    def _ghost(self, least: float) -> Term | None:
-        """Return a leader that a follower serves: best one that writes next to nothing.
+    def _ghost(self) -> Term | None:
+        """Return a leader that a follower serves, and that would lead for longer than its session lives: best one that
+        writes next to nothing.
 
         A server that is cut off answers no ping that comes after a write. So whoever writes hears soon that its
         connection is of no use, whatever it believes of its lease.
         """
         return self._victim(
-            least=least,
+            least=1.5,
             may=lambda term: self._follower(term.worker) is not None,
             better=lambda term: self.crew.members[int(place(term.worker)[1:])].plan.work == CALM,
             busy=0.25,

@@ -180,14 +180,14 @@ def not_converged(weather: GroupWeather) -> list[str]:
     while True:
         truth = quietly(weather.truth)
         wrong = []
-        if truth is None:
-            wrong.append("not_converged: the servers do not answer")
-        else:
+        if truth is not None:
             for worker in weather.crew.alive():
                 if place(worker) not in truth:
                     wrong.append(f"not_converged: {worker} is no member")
                 if weather.crew.views.get(worker, {}) != truth:
                     wrong.append(f"not_converged: {worker} saw {weather.crew.views.get(worker)}, and there is {truth}")
-        if not wrong or now() >= ends:
+        if now() >= ends and truth is None:
+            weather.unhealthy.append("who is a member is not known: the servers do not answer")
+        if (truth is not None and not wrong) or now() >= ends:
             return wrong
         weather.wait(0.05)
