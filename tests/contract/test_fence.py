@@ -56,6 +56,16 @@ async def test_every_access_raises_the_fence(fence: Any, key: str, maybe: Any) -
             await maybe(fence.claim(token=token - 1))
 
 
+async def test_a_fence_never_expires(fence: Any, key: str, maybe: Any, client: Any, coordkit_namespace: str) -> None:
+    """A resource that forgets lets the late ones in."""
+    stored = f"coordkit:1:{{{coordkit_namespace}:ledger}}:fence"
+    await maybe(fence.set(key, 1, token=5, ttl=10))
+    assert await maybe(client.pttl(stored)) == -1
+    await maybe(client.expire(stored, 100))  # by hand, or by an eviction policy's friend
+    await maybe(fence.claim(token=5))
+    assert await maybe(client.pttl(stored)) == -1
+
+
 async def test_the_same_token_passes_again(fence: Any, key: str, maybe: Any) -> None:
     token = Token(5, "me")
     await maybe(fence.claim(token=token))
@@ -73,6 +83,8 @@ async def test_an_equal_token_of_another_holder_is_refused(fence: Any, maybe: An
     with pytest.raises(StaleToken, match="5 of me"):
         await maybe(fence.claim(token=Token(5, "you")))
     await maybe(fence.claim(token=5))  # a bare number has lost its holder on the way: it cannot be told apart
+    await maybe(fence.claim(token=6))
+    await maybe(fence.claim(token=Token(6, "you")))  # nor can whoever comes after one
 
 
 async def test_tokens_beyond_53_bits_keep_their_order(fence: Any, maybe: Any) -> None:
