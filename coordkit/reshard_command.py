@@ -62,6 +62,12 @@ def add(commands: Any) -> None:
         help="the shards have the keys of a ShardedRedis of these names, without weights or a placement: each slot "
         "stays where that put it. No client of that kind may be left when slots move",
     )
+    init.add_argument(
+        "--cache",
+        action="store_true",
+        help="declare, for good, that what these shards have may be lost: a dead one may be abandoned, and no locks "
+        "are kept there",
+    )
     added = actions.add_parser("add", help="add an empty shard, and move its share of the slots to it")
     added.add_argument("shard", metavar=_SHARD)
     added.add_argument("--weight", type=float, default=1.0, help="its share of the slots; default: %(default)s")
@@ -71,7 +77,20 @@ def add(commands: Any) -> None:
     readdress = actions.add_parser("readdress", help="say where a shard is now, with its data; no slot moves")
     readdress.add_argument("shard", metavar=_SHARD)
     repair = actions.add_parser("repair", help="have a shard that lost its epoch serve again with what it has")
-    for parser in (drain, undrain, reweight, repair):
+    abandon = actions.add_parser(
+        "abandon",
+        help="of a cache: take out a shard that is dead for good, with its data",
+        description="Take out a shard that is dead for good. Its slots begin empty at the others. It is final, and "
+        "refused if the shard answers (drain it). Do not let its server come back with its data.",
+    )
+    abandon.add_argument(
+        "--lose-keys-and-locks",
+        action="store_true",
+        help="also where the topology is no cache: all keys of the shard are lost, and its locks, which others may "
+        "then take, with the counters of their tokens. Waits until all registered clients have adopted it, and "
+        "--lease longer: give your longest ttl",
+    )
+    for parser in (drain, undrain, reweight, repair, abandon):
         parser.add_argument("shard", metavar="NAME")
     reweight.add_argument("weight", type=float)
     resume = actions.add_parser("resume", help="go on with what was begun")
@@ -82,13 +101,13 @@ def add(commands: Any) -> None:
         help="the shard to which keys were moving is gone for good: serve what the other one still has; what was "
         "written there since, and what had been removed at the other, is lost. Promote a replica if there is one",
     )
-    for parser in (status, init, added, drain, undrain, reweight, readdress, repair, resume, rollback):
+    for parser in (status, init, added, drain, undrain, reweight, readdress, repair, resume, rollback, abandon):
         parser.add_argument("--zookeeper", required=True, metavar="HOSTS", help="host:port,host:port/chroot")
         parser.add_argument("--path", required=True, metavar="ZNODE", help="where the topology is, as /services/users")
         parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
-    for parser in (init, added, drain, undrain, reweight, readdress, repair, resume, rollback):
+    for parser in (init, added, drain, undrain, reweight, readdress, repair, resume, rollback, abandon):
         parser.add_argument("--username", metavar="NAME", help="of the Redis user; default: none")
-    for parser in (added, drain, undrain, reweight, resume, rollback):
+    for parser in (added, drain, undrain, reweight, resume, rollback, abandon):
         parser.add_argument("--keys-per-second", type=float, metavar="N", help="0 for no limit; default: 5000")
         parser.add_argument("--bytes-per-second", type=float, metavar="N", help="0 for no limit; default: 32 MiB")
         parser.add_argument("--batch", type=int, metavar="SLOTS", help="slots that move at once; default: 1024")
@@ -159,6 +178,8 @@ def _change(store: TopologyStore, chosen: argparse.Namespace) -> int:
         if progress.phase == "stopped":
             print("stopped; everything is served as it is, and `coordkit reshard resume` goes on", file=sys.stderr)
             return 128 + stopping[0]
+        if progress.slots_lost:
+            print(_lost(store.read(), chosen, progress.slots_lost), file=sys.stderr)
     return 0
 
 
@@ -169,7 +190,8 @@ def _first(chosen: argparse.Namespace) -> Topology:
     shards = dict(map(_named, chosen.shards))
     if len(shards) < len(chosen.shards):
         raise ValueError(f"shards={chosen.shards!r}; each name once is allowed")
-    return Topology.first(chosen.name, shards, placement=rendezvous(shards) if chosen.static else None)
+    placement = rendezvous(shards) if chosen.static else None
+    return Topology.first(chosen.name, shards, placement=placement, cache=chosen.cache)
 
 
 def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:
@@ -186,7 +208,21 @@ def _make(store: TopologyStore, reshard: Reshard, first: Topology) -> None:
         raise ValueError(
             f"path={store.path!r} has a topology of {list(there.shards)!r} already: use add, or another path"
         )
+    if there.cache != first.cache:
+        raise ValueError(
+            f"path={store.path!r} has a topology that was {'' if there.cache else 'not '}declared a cache, which "
+            "cannot be changed: make another one, at another path"
+        )
     reshard.initialise()
+
+
+def _lost(topology: Topology, chosen: argparse.Namespace, slots: int) -> str:
+    what = "keys" if topology.cache else "keys, locks and token counters"
+    of = f"shard {chosen.shard!r}" if chosen.action == "abandon" else "a shard"
+    return (
+        f"GIVEN UP: {slots} of {len(topology.owners.table)} slots, with all {what} that {of} had. They begin empty at "
+        f"{', '.join(map(repr, topology.shards))}. Do not let its server come back with its data: empty it, then add it"
+    )
 
 
 def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
@@ -199,6 +235,8 @@ def _act(reshard: Reshard, chosen: argparse.Namespace) -> Progress | None:
         return None
     if chosen.action == "rollback":
         return reshard.roll_back(target_lost=chosen.target_lost)
+    if chosen.action == "abandon":
+        return reshard.abandon(chosen.shard, lose_keys_and_locks=chosen.lose_keys_and_locks)
     if chosen.action == "add":
         name, shard = _named(chosen.shard)
         reshard.add(name, replace(shard, weight=chosen.weight))
@@ -257,7 +295,7 @@ def _status(store: TopologyStore, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_said_of(topology, clients)))
         return 0
-    print(f"{topology.name}: epoch {topology.epoch}, checksum {topology.checksum()}")
+    print(f"{topology.name}: {'a cache, ' * topology.cache}epoch {topology.epoch}, checksum {topology.checksum()}")
     for name, owned in topology.owners.counts().items():
         shard = topology.shards[name]
         state = "" if shard.state == "up" else f", {shard.state}"
@@ -277,6 +315,7 @@ def _said_of(topology: Topology, clients: dict[str, int]) -> dict[str, Any]:
     return {
         "name": topology.name,
         "epoch": topology.epoch,
+        "cache": topology.cache,
         "checksum": topology.checksum(),
         "shards": {
             name: {

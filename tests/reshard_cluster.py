@@ -30,10 +30,11 @@ STEPS = [
 class Cluster:
     """Shards of one topology, on real servers; who reshards them; and clients that route by what they adopted."""
 
-    def __init__(self, flavour: Any, urls: list[str], name: str, shards: str = "ab") -> None:
+    def __init__(self, flavour: Any, urls: list[str], name: str, shards: str = "ab", **options: Any) -> None:
         self.flavour = flavour
-        self.urls = dict(zip("abc", urls, strict=False))
-        self.ledger = shard_ports.Ledger(Topology.first(name, {shard: self.urls[shard] for shard in shards}))
+        self.urls = dict(zip("abcde", urls, strict=False))
+        first = Topology.first(name, {shard: self.urls[shard] for shard in shards}, **options)
+        self.ledger = shard_ports.Ledger(first)
         self.plain = {
             shard: redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.01), 50)) for shard, url in self.urls.items()
         }

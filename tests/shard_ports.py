@@ -34,9 +34,10 @@ class Ledger:
     async def read(self) -> Topology:
         return self.now
 
-    async def write(self, after: Topology) -> None:
-        if after.epoch != self.now.epoch + 1:
+    async def write(self, after: Topology, before: Topology | None = None) -> None:
+        if (before or self.now).epoch != self.now.epoch or after.epoch <= self.now.epoch:
             raise TransactionFailed("topology", f"it has epoch {self.now.epoch}", step=0, path="/topology")
+        after.check_follows(self.now)
         self.now = after
 
     async def behind(self, epoch: int) -> list[str]:

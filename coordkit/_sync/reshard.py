@@ -16,6 +16,7 @@ from coordkit._threads.runtime import RUNTIME
 from coordkit.core import checks
 from coordkit.core.rebalancing import Rebalancing
 from coordkit.routing import reshard
+from coordkit.routing.carrying import BATCH, BIG
 from coordkit.routing.client_replicas import clients_of, primary_of
 from coordkit.routing.fence import Greeting
 from coordkit.routing.pace import Pace
@@ -67,8 +68,8 @@ class Reshard:
         *,
         keys_per_second: float | None = reshard.KEYS_PER_SECOND,
         bytes_per_second: float | None = reshard.BYTES_PER_SECOND,
-        batch: int = reshard.BATCH,
-        big: int = reshard.BIG,
+        batch: int = BATCH,
+        big: int = BIG,
         lease: float = 30.0,
         patience: float = 60.0,
         on_progress: Callable[[Progress], None] | None = None,
@@ -152,11 +153,27 @@ class Reshard:
         what had been removed at the other by then; its servers must not come back with their data. If it has a replica,
         promote that instead, and ``readdress``. ``CoordError`` if it answers.
 
-
         ``CoordError`` if none is. What is complete stays: to take that back, drain the shard that was added, undrain
         the one that was drained, or give the old weight.
         """
         return run(self._core.roll_back(target_lost=target_lost))
+
+    def abandon(self, name: str, *, lose_keys_and_locks: bool = False) -> Progress:
+        """Take a shard that is dead for good out of the topology; the others serve its slots, which begin empty.
+
+        For a topology that was made with ``cache=True``. For any other it is ``CoordError``, unless you accept that all
+        keys of these slots are lost, locks and the counters of their tokens among them: ``lose_keys_and_locks=True``.
+        Then it waits until all registered clients have adopted that, and ``lease`` seconds: let that be at least your
+        longest ttl, and clocks be no further apart. ``progress.slots_lost`` says how many slots, and so does a warning.
+
+        ``CoordError``, and nothing was changed, if the shard answers: ``drain`` it; or if one of its replicas has its
+        data and the topology is no cache: promote that, and ``readdress``. Once it is announced it is final, and
+        ``run`` goes on with it, here or elsewhere. The server must not come back with its data: a client that is cut
+        off from ZooKeeper and from all other shards would go on using it. ``add`` takes it only if it is empty.
+
+        Returns and raises as ``run``; ``ValueError`` if there is no such shard, or no other that is up.
+        """
+        return run(self._core.abandon(name, lose_keys_and_locks=lose_keys_and_locks))
 
     def readdress(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
         """Say where a shard is now, as after a failover without Sentinel, and return the topology; no slot moves.

@@ -13,19 +13,13 @@ class Rebalancing:
     def __init__(self, store: TopologyStore, leadership: Leadership) -> None:
         self._store = store
         self._leadership = leadership
-        self._read: Topology | None = None
 
     async def read(self) -> Topology:
         self._leadership.ensure()
-        self._read = await self._store.read()
-        return self._read
+        return await self._store.read()
 
-    async def write(self, after: Topology) -> None:
-        before = self._read
-        if before is None or before.epoch != after.epoch - 1:
-            before = await self._store.read()
+    async def write(self, after: Topology, before: Topology) -> None:
         await self._store.publish(after, before, self._leadership)
-        self._read = after
 
     async def behind(self, epoch: int) -> list[str]:
         await self._store.read()  # which has our server catch up: one that lags may lack who has registered since

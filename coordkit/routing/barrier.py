@@ -50,7 +50,7 @@ class Barrier:
     ) -> None:
         self._runtime = runtime
         self._behind = behind
-        self._lease = lease
+        self.lease = lease
         self._patience = patience
         self._step = step
         self._told: set[str] = set()
@@ -69,20 +69,24 @@ class Barrier:
                 "longer than that may write to an old owner, and that write is lost. Grant this user CLIENT KILL to "
                 "rule it out.",
                 " and ".join(fresh),
-                f"{self._lease:g}",
+                f"{self.lease:g}",
             )
+        await self.adopted(epoch, "CLIENT KILL is forbidden: end them, or grant it")
+
+    async def adopted(self, epoch: int, otherwise: str) -> None:
+        """Wait in the same way; ``otherwise`` is said of those who do not adopt it: why they must, and what helps."""
         now = self._runtime.now
         until, since = now() + self._patience, math.inf  # since when nobody is behind
         while True:
             self._step("barrier")
             behind = await self._behind(epoch)
             since = math.inf if behind else min(since, now())
-            if (left := since + self._lease - now()) <= 0:
+            if (left := since + self.lease - now()) <= 0:
                 return
             if behind and now() >= until:
                 raise StoreUnavailable(
                     "clients",
                     f"{', '.join(behind[:5])} ({len(behind)} in all) have not adopted epoch {epoch} within "
-                    f"{self._patience:g} s, and CLIENT KILL is forbidden: end them, or grant it",
+                    f"{self._patience:g} s, and {otherwise}",
                 )
             await self._runtime.sleep(_PAUSE if behind else min(left, _LOOK))

@@ -18,6 +18,7 @@ from coordkit.routing.mover import keys_in
 from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.topology import Topology
 from coordkit.routing.topology_parts import Shard
+from coordkit.routing.walk import replies
 
 _log = logging.getLogger("coordkit")
 
@@ -29,8 +30,8 @@ class Ledger(Protocol):
         """Return the present topology."""
         ...
 
-    async def write(self, after: Topology) -> None:
-        """Write the next one, if what stands there has the epoch before; raise if not, or if we lead no longer."""
+    async def write(self, after: Topology, before: Topology) -> None:
+        """Write the next one in the place of ``before``; raise if another stands there, or if we lead no longer."""
         ...
 
     async def behind(self, epoch: int) -> list[str]:
@@ -73,15 +74,25 @@ class Goals:
         ports = [self._port(each, one, None) for each, one in after.shards.items()]
         await check_distinct(self._runtime, ports)
         [port] = [port for port in ports if port.shard == name]
-        if keys := await keys_in(port) - await self._told(port, topology):
-            raise CoordError(
-                name,
-                f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced; "
-                "empty it (FLUSHDB), or check the address",
-            )
+        await self._check_empty(port, topology)
         await copy_functions(self._runtime, next(each for each in ports if each is not port), port)
         await raise_epoch(port, topology.name, topology.epoch, create=True)
+        # It may have been a shard before, whose clients have not heard that it is none any more (`abandoning`).
+        await drop_connections(port, subscribers=True)
+        await self._check_empty(port, topology)
         return await self._write(after)
+
+    async def _check_empty(self, port: ShardPort, topology: Topology) -> None:
+        if keys := await keys_in(port) - await self._told(port, topology):
+            [known] = await replies(self._runtime, port, [(b"GET", local_key(topology.name, "epoch"))])
+            was = (
+                f" it knows epoch {int(known)} of this topology, so it was a shard, and they are old;" if known else ""
+            )
+            raise CoordError(
+                port.shard,
+                f"it has {keys} keys, and a new shard must have none: keys of slots that move to it would be replaced;"
+                f"{was} empty it (FLUSHDB), or check the address",
+            )
 
     async def drain(self, name: str) -> Topology:
         """Have a shard own nothing; `run` moves its slots to the others and then forgets it."""
@@ -145,7 +156,8 @@ class Goals:
         return self.known
 
     async def _write(self, after: Topology) -> Topology:
-        await self._ledger.write(after)
+        assert self.known is not None  # noqa: S101 - for the type checker: what comes after it was made from it
+        await self._ledger.write(after, self.known)
         self.known = after
         return after
 

@@ -5,6 +5,8 @@ keep rising; the lock with its holder and what is left of its ttl, so it stays h
 the place. Connections are compared with the epoch, as for any command. Who was told by a shard of a newer one sends
 the script again, to where that says: nothing was sent before.
 
+A topology that was declared a cache may lose any of these with a shard that is dead: there they are refused.
+
 Who waits listens at the shard that had the lock when it began. The fence drops that connection, and then it asks again,
 as after any broken one, and listens at the new owner.
 """
@@ -36,6 +38,11 @@ class LiveStore(ShardedStore):
 
     def __init__(self, runtime: Runtime, shards: LiveShards, store_of: Callable[[Any], Store]) -> None:
         super().__init__(runtime, shards, store_of)
+        if (topology := shards._live.topology).cache:  # noqa: SLF001  its own client's
+            raise ValueError(
+                f"client={shards!r} follows topology {topology.name!r}, which was declared a cache: a shard of it may "
+                "be given up with the locks, fences and token counters that it has; one that is no cache is allowed"
+            )
         self._live = shards._live  # noqa: SLF001  its own client's
         self._runtime = runtime
 

@@ -41,7 +41,8 @@ class Mover:
 
     ``copies`` says of each shard how many replicas must have what it is told: as many as it was ever seen with, which
     is noted there, so that one that is away stays missed however often this move is taken up again. ``cleared`` is what
-    `drop_leftovers` returned before the move was announced, or "".
+    `drop_leftovers` returned before the move was announced, or "". ``epoch`` is what its shards are to know at least,
+    that is its number, where others of its topology do not share them.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Mover:
         step: Callable[[str], None],
         copies: dict[str, int] | None = None,
         cleared: str = "",
+        epoch: int = 0,
     ) -> None:
         self._cleared = cleared
+        self._epoch = epoch or move.number
         self.carrier = Carrier(runtime, topology, move, source, target)
         self._copies = {} if copies is None else copies
         self._taken: list[bytes] = []  # and not removed at the source yet
@@ -132,6 +135,27 @@ class Mover:
         await self._secure_target()
         await settle(self._target, self._topology, self._move.number, replicas=self._copies.get(self._target.shard, 0))
 
+    async def fence_target(self) -> bool:
+        """Have the target's clients look for the topology that gives up the source; False if it serves the slots."""
+        state = await self.carrier.state()
+        await self._see_replicas(self._target)
+        if state != "over":
+            await self._fence(self._target)
+        return state != "over"
+
+    async def give_up(self) -> None:
+        """Have the target serve these slots with what was brought; the source is gone, and nothing more comes.
+
+        The move is closed without having been opened, so that nobody asks the source, should it be back by then.
+        """
+        if not await self.carrier.state():
+            await self._drop_leftovers()
+        self._step("close")
+        await self.carrier.close(source_lost=True, begun=False)
+        await self.carrier.close_all()
+        await self._secure_target()
+        await settle(self._target, self._topology, self._move.number, replicas=self._copies.get(self._target.shard, 0))
+
     async def _fence(self, *ports: ShardPort) -> None:
         """See `coordkit.routing.fence`: after this nobody acts on these shards by an earlier epoch."""
         for port in ports:
@@ -145,15 +169,15 @@ class Mover:
                 weaker.append(port.shard)
         if weaker:
             self._progress.weaker = True
-            await self._barrier.wait(self._move.number, weaker)
+            await self._barrier.wait(self._epoch, weaker)
 
     async def _drop_leftovers(self) -> None:
         """See `coordkit.routing.leftovers`; of a move that is rolled back, the target's are no leftovers."""
         if self._move.undoes or self._cleared == await data_of(self._runtime, self._target):
             return
-        shard, slots, epoch = self._target, self._move.slots, self._move.number
+        slots, epoch, number = self._move.slots, self._epoch, self._move.number
         again = partial(self._step, "clear again")
-        await drop_leftovers(self._runtime, shard, self._topology, slots, epoch=epoch, step=again)
+        await drop_leftovers(self._runtime, self._target, self._topology, slots, epoch=epoch, number=number, step=again)
 
     async def _secure_target(self) -> None:
         """Return once all replicas of the target have what it was told so far, and its disk, where it has a file.
@@ -167,13 +191,13 @@ class Mover:
     async def _raise(self, port: ShardPort) -> Raised:
         await self._see_replicas(port)
         replicas, disk = self._copies[port.shard], port.shard not in self._off_disk
-        raised = await raise_epoch(port, self._topology, self._move.number, replicas=replicas, disk=disk)
+        raised = await raise_epoch(port, self._topology, self._epoch, replicas=replicas, disk=disk)
         if not raised.on_disk:
             self._off_disk.add(port.shard)
-        if raised.epoch > self._move.number:
+        if raised.epoch > self._epoch:
             raise CoordError(
                 port.shard,
-                f"it knows epoch {raised.epoch}, and this move is of epoch {self._move.number}: another rebalancer "
+                f"it knows epoch {raised.epoch}, and this move is of epoch {self._epoch}: another rebalancer "
                 "has gone on; read the topology again",
             )
         return raised

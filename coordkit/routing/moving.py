@@ -129,6 +129,7 @@ class Carrier:
         self._source = source
         self._target = target
         self._patience = patience
+        self._topology = topology
         self._moves = local_key(topology, "moves")
         self._marks = local_key(topology, f"moved:{move.number}")
         self._former = local_key(topology, f"moved:{move.undoes}") if move.undoes else None
@@ -304,13 +305,22 @@ class Carrier:
         """Open the move on its target. Both shards must have been fenced: what is left of its past is forgotten."""
         await self._asked(self._target, Call(_BEGIN, (self._moves, self._marks), (self.move.number,)))
 
-    async def close(self, *, source_lost: bool = False) -> int:
+    async def close(self, *, source_lost: bool = False, begun: bool = True) -> int:
         """Close it, when nothing is left at the source, and before the topology says so; return how many it touched."""
-        touched = await self._asked(self._target, Call(_CLOSE, (self._moves, self._marks), (self.move.number, "1")))
+        args = self.move.number, "1" if begun else ""
+        touched = await self._asked(self._target, Call(_CLOSE, (self._moves, self._marks), args))
         if self._former is not None and not source_lost:
             call = Call(_CLOSE, (self._moves, self._former), (self.move.undoes, ""))
             await self._asked(self._source, call)
         return int(touched)
+
+    async def close_all(self) -> None:
+        """Close each move that is still open on the target: of one that was turned round, nobody else does."""
+        [found] = await self.replies(self._target, [(b"HGETALL", self._moves)])
+        pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+        for number in [int(number) for number, state in pairs if state == b"open"]:
+            marks = local_key(self._topology, f"moved:{number}")
+            await self._asked(self._target, Call(_CLOSE, (self._moves, marks), (number, "")))
 
     def former(self) -> Walk | None:
         """Return the way through the keys that the move which is rolled back had brought; None if this one is none."""

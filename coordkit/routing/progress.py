@@ -15,7 +15,7 @@ class Progress:
     ``expected`` is a guess, from the size of the source and the share of its slots that move.
     """
 
-    phase: str = "planning"  # planning, fencing, moving, closing, done, stopped
+    phase: str = "planning"  # planning, fencing, moving, closing, giving up, done, stopped
     source: str = ""
     target: str = ""
     slots: int = 0  # of this batch
@@ -31,6 +31,7 @@ class Progress:
     largest_key: bytes = b""
     big_keys: int = 0
     weaker: bool = False  # whether a server forbade CLIENT KILL
+    slots_lost: int = 0  # of shards that were given up, and so began empty at others
     _past: list[tuple[float, int, int]] = field(default_factory=list, repr=False)
 
     def count(self, now: float, keys: int, size: int) -> None:
@@ -83,15 +84,17 @@ class Progress:
             "largest_key": self.largest_key.decode("utf-8", "backslashreplace"),
             "big_keys": self.big_keys,
             "weaker_barrier": self.weaker,
+            "slots_lost": self.slots_lost,
         }
 
     def line(self) -> str:
         """Return it as one line for a person."""
         left = self.seconds_left()
+        lost = f"  {self.slots_lost:,} SLOTS GIVEN UP" if self.slots_lost else ""
         return (
             f"{self.share:6.1%}  {self.source or '-'} -> {self.target or '-'}  {self.phase}  "
             f"{self.keys:,} keys  {readable(self.size)}  {self.rate:,.0f} keys/s  {readable(self.size_rate)}/s  "
-            f"{'time left unknown' if left is None else f'{duration(left)} left'}"
+            f"{'time left unknown' if left is None else f'{duration(left)} left'}{lost}"
         )
 
 

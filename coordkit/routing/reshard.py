@@ -22,81 +22,33 @@ The word of a former rebalancer that was paused does not count: it cannot write 
 while it leads), its connections to the two shards are gone after the next fence, an epoch never falls, and a move that
 was closed is never opened again.
 
+A shard that is dead for good is taken out by an operator's word alone: see `abandoning`.
+
 Where CLIENT KILL is forbidden, waiting takes the place of the fence, which is weaker: see `barrier`. A warning says so,
 and ``Progress.weaker``.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
+from functools import partial
 
-from coordkit._ports import Runtime
 from coordkit.errors import CoordError, StoreUnavailable
-from coordkit.routing.admission import check_distinct, check_keys
-from coordkit.routing.barrier import Barrier
-from coordkit.routing.client_errors import Outdated
+from coordkit.routing.abandoning import check_gone, check_meant
+from coordkit.routing.carrying import Carrying
 from coordkit.routing.fence import local_key
-from coordkit.routing.goals import Goals, Ledger
-from coordkit.routing.leftovers import drop_leftovers
-from coordkit.routing.mover import Mover, Stopped, keys_in
-from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
-from coordkit.routing.shard_port import ShardPort
 from coordkit.routing.slots import SLOTS
 from coordkit.routing.topology import Topology
-from coordkit.routing.topology_parts import Move, Shard, Step
 from coordkit.routing.walk import replies
-
-_log = logging.getLogger("coordkit")
-
-BATCH = 1024
-"""Slots of one batch: each costs every client of two shards a new connection, and the mover three scans at least."""
-
-BIG = 64 << 20
-"""Bytes from which on the mover warns of a key before it moves it: some tenths of a second for two servers."""
 
 KEYS_PER_SECOND = 5_000.0
 BYTES_PER_SECOND = 32.0 * (1 << 20)
 
-_PAUSE, _LONGEST = 0.1, 2.0  # seconds between two tries while a shard does not answer
+_RECENTLY = 5.0  # seconds after which a shard that did not answer is asked again whether it is dead
 
 
-class Reshard(Goals):
+class Reshard(Carrying):
     """The rebalancer's work. ``port`` gives the way to a shard, for what a topology decides; None: not greeted."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        ledger: Ledger,
-        port: Callable[[str, Shard, Topology | None], ShardPort],
-        *,
-        pace: Pace,
-        batch: int = BATCH,
-        big: int = BIG,
-        lease: float = 30.0,
-        patience: float = 60.0,
-        on_progress: Callable[[Progress], None] | None = None,
-        on_step: Callable[[str], None] | None = None,
-    ) -> None:
-        super().__init__(runtime, ledger, port)
-        self.progress = Progress()
-        self._pace = pace
-        self._batch = batch
-        self._big = big
-        self._patience = patience
-        self._barrier = Barrier(runtime, ledger.behind, lease=lease, patience=patience, step=self._step)
-        self._on_progress = on_progress
-        self._on_step = on_step
-        self._stopping = False
-        self._cleared = 0, ""  # the number of a move, and which data its target had when it was cleared
-        self._copies: tuple[tuple[object, ...], dict[str, int]] = (), {}  # replicas of the shards of a move
-
-    def stop(self) -> None:
-        """Have the work end at its next step, with everything as it is; it can be resumed."""
-        self._stopping = True
-
-    # -- the work
 
     async def run(self) -> Progress:
         """Finish the move that is under way, if there is one, then work off the plan; return how far it came.
@@ -120,12 +72,60 @@ class Reshard(Goals):
                 "no move is under way: to take back what was done, drain the new shard, undrain the one that was "
                 "drained, or give the former weight",
             )
+        if topology.leaving:
+            raise CoordError(
+                next(iter(topology.leaving)), "it is given up, which cannot be taken back: `coordkit reshard resume`"
+            )
         move = topology.moves[0]
         away = move.source if move.undoes else move.target
         await self._check_whether_lost(topology, away, target_lost)
         if not move.undoes:
             await self._write(topology.roll_back_move(move.number))
         return await self._work(self._finish_without_source if target_lost else self._finish_moves)
+
+    async def abandon(self, name: str, *, lose_keys_and_locks: bool = False) -> Progress:
+        """Take a shard that is dead for good out of the topology, with all that it had: see `abandoning`.
+
+        Returns and raises as `run` does. CoordError, and nothing was changed, if it answers, or a replica has its data;
+        and if the topology is no cache, unless ``lose_keys_and_locks``.
+        """
+        topology = await self._read()
+        if name not in topology.shards:
+            raise ValueError(f"name={name!r}; one of the shards {list(topology.shards)!r} is allowed")
+        if name not in topology.leaving:  # else that is decided, and this goes on with it
+            check_meant(topology, name, lose_keys_and_locks=lose_keys_and_locks)
+            await check_gone(self._runtime, self._port, topology, name)
+            if not topology.moves:
+                topology.abandoning(name)  # what cannot be is said now
+        return await self._work(partial(self._abandon, name))
+
+    async def _abandon(self, name: str) -> bool:
+        topology = await self._read()
+        others = [move for move in topology.moves if name not in (move.source, move.target)]
+        if topology.leaving:
+            await self._give_up(topology)
+        elif others:
+            await self._carry_out(topology, others[0])
+        elif name in topology.shards:
+            after = topology.abandoning(name)
+            if not after.moves:  # it had nothing
+                await self._write(topology.forget_shard(name))
+                return False
+            began = self._runtime.now()
+            for move in after.moves:
+                if move.slots[0] not in topology.moving:  # where it moves, its keys are in use
+                    self._cleared[move.number] = await self._clear(topology, move.slots, move.target)
+            if self._runtime.now() - began > _RECENTLY:
+                await check_gone(self._runtime, self._port, topology, name)
+            self._step("announce")
+            await self._write(after)
+        return name in (self.known or topology).shards
+
+    async def _finish_without_source(self) -> bool:
+        topology = await self._read()
+        if topology.moves:
+            await self._carry_out(topology, topology.moves[0], source_lost=True)
+        return len(topology.moves) > 1
 
     async def _check_whether_lost(self, topology: Topology, name: str, lost: bool) -> None:
         """Raise CoordError if a shard that is said to be lost is there, or one that is needed is not."""
@@ -146,132 +146,6 @@ class Reshard(Goals):
                 name, f"it answers, and knows epoch {known.decode()}: it is not lost; roll back without target_lost"
             )
 
-    async def _work(self, work: Callable[[], Awaitable[bool]]) -> Progress:
-        """Do one thing after the other until there is nothing more, or we are stopped."""
-        progress = self.progress
-        pause, until = _PAUSE, self._runtime.now() + self._patience
-        try:
-            while True:
-                before = progress.seen, self.known
-                try:
-                    if not await work():
-                        progress.phase = "done"
-                        return progress
-                except (StoreUnavailable, Outdated) as error:
-                    if (progress.seen, self.known) != before:
-                        pause, until = _PAUSE, self._runtime.now() + self._patience
-                    if self._runtime.now() >= until:
-                        raise _of_ours(error) from error
-                    _log.warning("resharding pauses: %s", error)
-                    await self._runtime.sleep(pause)
-                    pause = min(2 * pause, _LONGEST)
-        except Stopped:
-            progress.phase = "stopped"
-            return progress
-        finally:
-            self._tell()
-
-    async def _go_on(self) -> bool:
-        """Do the next thing; return whether there may be more."""
-        topology = await self._read()
-        if topology.moves:
-            await self._carry_out(topology, topology.moves[0])
-            return True
-        steps = topology.plan(self._batch)
-        if steps:
-            after = topology.begin_move(*steps[0])
-            self._cleared = after.moves[-1].number, await self._clear(topology, steps[0])
-            self._step("announce")
-            await self._write(after)
-            return True
-        empty = [name for name, shard in topology.shards.items() if shard.state == "draining"]
-        if empty:
-            self._step("forget")
-            await self._write(topology.forget_shard(empty[0]))
-        return len(empty) > 1
-
-    async def _finish_moves(self) -> bool:
-        topology = await self._read()
-        if topology.moves:
-            await self._carry_out(topology, topology.moves[0])
-        return len(topology.moves) > 1
-
-    async def _finish_without_source(self) -> bool:
-        topology = await self._read()
-        if topology.moves:
-            await self._carry_out(topology, topology.moves[0], source_lost=True)
-        return len(topology.moves) > 1
-
-    async def _carry_out(self, topology: Topology, move: Move, *, source_lost: bool = False) -> None:
-        source = self._port(move.source, topology.shards[move.source], topology)
-        target = self._port(move.target, topology.shards[move.target], topology)
-        if not source_lost:
-            await self._expect(topology, move, source)
-        mover = Mover(
-            self._runtime,
-            topology.name,
-            move,
-            source,
-            target,
-            pace=self._pace,
-            progress=self.progress,
-            barrier=self._barrier,
-            big=self._big,
-            step=self._step,
-            copies=self._replicas(topology, move),
-            cleared=self._cleared[1] if self._cleared[0] == move.number else "",
-        )
-        await (mover.give_up_source() if source_lost else mover.carry())
-        self._step("finish")
-        # Read again: where a shard is may have been written meanwhile, or another rebalancer may have finished it.
-        topology = await self._read()
-        if move in topology.moves:
-            await self._write(topology.finish_move(move.number))
-        self.progress.slots_done += len(move.slots)
-        self.progress.slots_left -= len(move.slots)
-        self.progress.slots = 0
-
-    async def _clear(self, topology: Topology, step: Step) -> str:
-        shard = topology.shards[step.target]
-        target = self._port(step.target, shard, topology)
-        await check_distinct(self._runtime, [self._port(step.source, topology.shards[step.source], topology), target])
-        if not shard.fenced:  # it never had other slots than now, so what it has of others is not left over
-            await check_keys(self._runtime, target, topology)
-        return await drop_leftovers(
-            self._runtime, target, topology.name, step.slots, epoch=topology.epoch, step=lambda: self._step("clear")
-        )
-
-    def _replicas(self, topology: Topology, move: Move) -> dict[str, int]:
-        """Return how many replicas the shards of a move must have: as the topology names, or as they were seen with."""
-        shards = {name: topology.shards[name] for name in (move.source, move.target)}
-        of = (move.number, *shards.values())  # after a failover it counts anew
-        if self._copies[0] != of:
-            self._copies = of, {name: len({*shard.replicas} - {shard.primary}) for name, shard in shards.items()}
-        return self._copies[1]
-
-    async def _expect(self, topology: Topology, move: Move, source: ShardPort) -> None:
-        """Guess how much there is to do."""
-        progress = self.progress
-        left = sum(len(each.slots) for each in topology.moves)
-        left += sum(len(step.slots) for step in topology.plan(self._batch))
-        owned = max(1, sum(1 for owner in topology.serving.table if owner == move.source) + len(move.slots))
-        progress.source, progress.target = move.source, move.target
-        progress.slots, progress.slots_left = len(move.slots), left
-        progress.seen, progress.expected = 0, round(await keys_in(source) * len(move.slots) / owned)
-
-    # -- steps
-
-    def _step(self, name: str) -> None:
-        self._tell()
-        if self._on_step is not None:
-            self._on_step(name)
-        if self._stopping:
-            raise Stopped(name)
-
-    def _tell(self) -> None:
-        if self._on_progress is not None:
-            self._on_progress(self.progress)
-
 
 def check_batch(value: object) -> int:
     """Return ``value`` if it is how many slots may move at once."""
@@ -280,11 +154,3 @@ def check_batch(value: object) -> int:
     if not 1 <= value <= SLOTS:
         raise ValueError(f"batch={value!r}; 1 to {SLOTS} is allowed")
     return value
-
-
-def _of_ours(error: StoreUnavailable | Outdated) -> StoreUnavailable:
-    if isinstance(error, StoreUnavailable):
-        return error
-    return StoreUnavailable(
-        error.shard, f"{error}; and no newer topology can be read: look whether the topology was restored from a copy"
-    )

@@ -9,6 +9,7 @@ there is one line of epochs. A slot is `Stable` or `Moving`; between two stable 
     finish_move(number)                     MOVING(a -> b) -> STABLE(b)
     roll_back_move(number)                  MOVING(a -> b) -> MOVING(b -> a), finished in the same way
     forget_shard                            once it owns nothing
+    abandoning -> abandoned                 a shard that is gone for good: see `topology_loss`
 
 Promised: every slot has one owner in each of them, what moves is what `SlotMap.rebalance` finds and no more. Not
 promised: that clients have heard of it; that is what the epoch is compared for where commands are sent.
@@ -24,7 +25,7 @@ from typing import Any
 
 from coordkit.core.checks import check_name
 from coordkit.errors import BadTopology, NoNodes
-from coordkit.routing import topology_form
+from coordkit.routing import topology_form, topology_loss
 from coordkit.routing.placements.shares import quotas
 from coordkit.routing.placements.slot_map import SlotMap, slot_map
 from coordkit.routing.slots import SLOTS
@@ -42,8 +43,9 @@ class Topology:
     """Say which shards there are, who owns each of the 16384 slots, and which slots move. See the module's docstring.
 
     ``name`` tells it from others, ``epoch`` (1 or more) from its predecessors. ``owners`` has the owner of each slot;
-    for a slot that moves that is the source. Made by `Topology.first`, `Topology.from_bytes` and the transitions. Raise
-    ValueError or TypeError, naming the argument, for what does not fit together.
+    for a slot that moves that is the source. Made by `Topology.first`, `Topology.from_bytes` and the transitions.
+    ``cache`` says that what it has may be given up at any time: no locks are kept there, and a dead shard may be taken
+    out (`abandoning`). Raise ValueError or TypeError, naming the argument, for what does not fit together.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Topology:
     shards: Mapping[str, Shard]
     owners: SlotMap
     moves: tuple[Move, ...] = field(default=())
+    cache: bool = False
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -58,6 +61,8 @@ class Topology:
             raise TypeError(f"epoch={self.epoch!r}; an int from 1 on is allowed")
         if not 1 <= self.epoch < 1 << 53:  # which every JSON reader and Lua take exactly
             raise ValueError(f"epoch={self.epoch!r}; 1 to {(1 << 53) - 1} is allowed")
+        if not isinstance(self.cache, bool):
+            raise TypeError(f"cache={self.cache!r}; True or False is allowed")
         object.__setattr__(self, "shards", MappingProxyType(dict(sorted(self.shards.items()))))
         if set(self.owners.shards) != set(self.shards):
             raise ValueError(f"owners has the shards {list(self.owners.shards)!r}; {list(self.shards)!r} are allowed")
@@ -81,11 +86,14 @@ class Topology:
             numbers.add(move.number)
 
     @classmethod
-    def first(cls, name: str, shards: Mapping[str, Shard | str], *, placement: SlotMap | None = None) -> Topology:
+    def first(
+        cls, name: str, shards: Mapping[str, Shard | str], *, placement: SlotMap | None = None, cache: bool = False
+    ) -> Topology:
         """Return the first topology, of epoch 1: each shard owns one run of slots, by weight.
 
         ``shards`` maps names to `Shard` or to the address of a shard's primary. ``placement`` says who owns each slot
         instead: that of a static `ShardedRedis` whose data is there, as ``rendezvous(names, weights)``, its default.
+        ``cache`` declares that what it has may be given up with a shard that is dead; that stays so for good.
         """
         if not isinstance(shards, Mapping):
             raise TypeError(f"shards={shards!r}; a mapping of names to Shard or addresses is allowed")
@@ -93,10 +101,10 @@ class Topology:
         _check_addresses(listed)
         up = {each: shard.weight for each, shard in listed.items() if shard.state == "up"}
         if placement is None:
-            return cls(name, 1, listed, SlotMap(tuple(sorted(listed)), slot_map(up, up).table))
+            return cls(name, 1, listed, SlotMap(tuple(sorted(listed)), slot_map(up, up).table), cache=cache)
         if not isinstance(placement, SlotMap):
             raise TypeError(f"placement={placement!r}; a SlotMap, as rendezvous() and slot_map() make, is allowed")
-        return cls(name, 1, listed, placement)
+        return cls(name, 1, listed, placement, cache=cache)
 
     # -- what it says
 
@@ -177,7 +185,9 @@ class Topology:
         return self._next({**self.shards, name: replace(self._check_shard("name", name), state="draining")})
 
     def undrained(self, name: str) -> Topology:
-        """Return the next topology with a shard that is up again."""
+        """Return the next topology with a shard that is up again; ValueError for one that is given up."""
+        if name in self.leaving:
+            raise ValueError(f"name={name!r} is given up, which is final; another shard is allowed")
         return self._next({**self.shards, name: replace(self._check_shard("name", name), state="up")})
 
     def forget_shard(self, name: str) -> Topology:
@@ -191,6 +201,25 @@ class Topology:
                 "allowed: drain it, carry out the plan, then forget it"
             )
         return self._next({each: shard for each, shard in self.shards.items() if each != name})
+
+    @property
+    def leaving(self) -> dict[str, int]:
+        """The shards that are being given up, and how many slots of each."""
+        return topology_loss.leaving(self)
+
+    def abandoning(self, name: str) -> Topology:
+        """Return the topology in which a dead shard's slots are on their way to the others, with nothing to fetch.
+
+        What goes where is what `plan` would move if it were drained. Each move has an epoch of its own, so it is later
+        by several. ValueError if no shard would be up, it is given up already, or others move: finish that first.
+        """
+        self._check_shard("name", name)
+        return topology_loss.abandoning(self, name)
+
+    def abandoned(self, name: str) -> Topology:
+        """Return the topology without a shard that was `abandoning`; what it had belongs to the others, and is gone."""
+        self._check_shard("name", name)
+        return topology_loss.abandoned(self, name)
 
     def begin_move(self, slots: Iterable[int], source: str, target: str) -> Topology:
         """Return the next topology with these slots on their way; the move's number is its epoch."""
@@ -215,6 +244,8 @@ class Topology:
         turned round once more, ValueError: finish it, and begin a new one.
         """
         move = self.move(number)
+        if move.state == "abandoning":
+            raise ValueError(f"number={number!r} gives up {move.source!r}, which is final; another is allowed")
         if move.undoes:
             raise ValueError(f"number={number!r} is rolled back already; one that is not is allowed: finish it first")
         back = Move(self.epoch + 1, move.slots, move.target, move.source, "rolling back", undoes=number)
@@ -259,6 +290,8 @@ class Topology:
             raise ValueError(f"name={self.name!r} after {before.name!r}; the same is allowed")
         if self.epoch <= before.epoch:
             raise ValueError(f"epoch={self.epoch!r} after {before.epoch}; a greater one is allowed")
+        if self.cache != before.cache:
+            raise ValueError(f"cache={self.cache!r} after {before.cache!r}; what it was declared when made is allowed")
         for slot, owner in enumerate(self.owners.table):
             if owner not in {before.owners.table[slot], before.serving.table[slot]}:
                 was = before.state_of(slot)
@@ -316,7 +349,8 @@ class Topology:
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}: {slots}" for name, slots in self.owners.counts().items())
         shown = counts if len(counts) < 200 else counts[:200] + ", ..."
-        return f"<Topology {self.name} epoch={self.epoch} {shown}{f'; {len(self.moving)} move' if self.moves else ''}>"
+        moving = f"; {len(self.moving)} move" if self.moves else ""
+        return f"<Topology {self.name}{' (a cache)' if self.cache else ''} epoch={self.epoch} {shown}{moving}>"
 
 
 def _shard(value: Any) -> Shard:

@@ -1,7 +1,9 @@
 """The bytes of a topology: compact JSON with a checksum in it, compressed where that is worth it.
 
 The checksum is over the document without it, so that it does not depend on how it was compressed. A reader refuses a
-format that it does not know: a field that is added changes what a topology means to those who do not know it.
+format that it does not know: a field that is added changes what a topology means to those who do not know it. Format 2
+says whether the topology is a cache, and that a shard is given up. It is written for those topologies alone, so that
+an older coordkit goes on with all others.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from coordkit.routing.topology_parts import Move, Shard, of_runs, runs_of
 if TYPE_CHECKING:
     from coordkit.routing.topology import Topology
 
-FORMAT = 1
+FORMAT = 2
 
 _HASH = "crc16"  # of the key's {tag}, as in Redis Cluster; another one would be another format's
 
@@ -36,17 +38,20 @@ def document_of(topology: Topology) -> dict[str, Any]:
     shards = {name: _fields(shard) for name, shard in topology.shards.items()}
     moves = [{**_fields(move), "slots": runs_of(move.slots)} for move in topology.moves]
     slots = [list(run) for run in topology.owners.runs()]
-    names = {"format": FORMAT, "hash": _HASH, "name": topology.name, "epoch": topology.epoch}
-    return {**names, "shards": shards, "slots": slots, "moves": moves}
+    newer = topology.cache or any(move.state == "abandoning" for move in topology.moves)
+    names = {"format": FORMAT if newer else 1, "hash": _HASH, "name": topology.name, "epoch": topology.epoch}
+    cache = {"cache": topology.cache} if newer else {}
+    return {**names, **cache, "shards": shards, "slots": slots, "moves": moves}
 
 
-def parts_of(document: Mapping[str, Any]) -> tuple[str, int, dict[str, Shard], SlotMap, tuple[Move, ...]]:
+def parts_of(document: Mapping[str, Any]) -> tuple[str, int, dict[str, Shard], SlotMap, tuple[Move, ...], bool]:
     """Return what a topology is made of; KeyError, TypeError, ValueError and the like if the document is none."""
     if document["hash"] != _HASH:
         raise ValueError(f"hash={document['hash']!r}; {_HASH!r} is allowed")
     shards = {name: Shard(**values) for name, values in document["shards"].items()}
     moves = tuple(Move(**{**values, "slots": of_runs(values["slots"])}) for values in document["moves"])
-    return document["name"], document["epoch"], shards, SlotMap.of_runs(shards, document["slots"]), moves
+    cache = document["cache"] if document["format"] > 1 else False
+    return document["name"], document["epoch"], shards, SlotMap.of_runs(shards, document["slots"]), moves, cache
 
 
 def _fields(part: Shard | Move) -> dict[str, Any]:
@@ -73,10 +78,10 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
     document = _parsed(data, where)
     found = document.get("format")
     if isinstance(found, int) and found > FORMAT:
-        why = f"it has format {found}, and this coordkit reads format {FORMAT}: bring coordkit up to date here, first"
+        why = f"it has format {found}, and this coordkit reads up to {FORMAT}: bring coordkit up to date here, first"
         raise BadTopology(where, why)
-    if found != FORMAT or isinstance(found, bool):
-        raise BadTopology(where, f"it has format {found!r}, which is none; {FORMAT} is allowed")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise BadTopology(where, f"it has format {found!r}, which is none; 1 to {FORMAT} is allowed")
     if document.get("checksum") != checksum(document):
         why = f"its checksum is {document.get('checksum')!r} and its content has {checksum(document)!r}"
         raise BadTopology(where, f"{why}: it was damaged or edited by hand; restore it from its history")

@@ -11,7 +11,7 @@ from coordkit.routing.placements.shares import checked_weights
 from coordkit.routing.slots import SLOTS
 
 ShardState = Literal["up", "draining"]
-MoveState = Literal["moving", "rolling back"]
+MoveState = Literal["moving", "rolling back", "abandoning"]
 
 # user:password@ or :password@ before the host, or as a parameter; a user alone is no secret.
 _PASSWORD = re.compile(r"://[^@]*:[^@]*@|[?&]password=", re.IGNORECASE)
@@ -48,6 +48,7 @@ class Move:
 
     ``number`` is the epoch in which this direction began, and so its own: a move that is rolled back has another one,
     with source and target changed over, and ``undoes`` is what it was before (else 0). ``slots`` are in order.
+    One that is "abandoning" has a source that is gone for good: nothing is fetched from there (`topology_loss`).
     """
 
     number: int
@@ -61,8 +62,8 @@ class Move:
         object.__setattr__(self, "slots", checked_slots(self.slots))
         if self.target == self.source:
             raise ValueError(f"target={self.target!r} is the source as well; another shard is allowed")
-        if self.state not in ("moving", "rolling back"):
-            raise ValueError(f"state={self.state!r}; 'moving' or 'rolling back' is allowed")
+        if self.state not in ("moving", "rolling back", "abandoning"):
+            raise ValueError(f"state={self.state!r}; 'moving', 'rolling back' or 'abandoning' is allowed")
 
 
 class Stable(NamedTuple):

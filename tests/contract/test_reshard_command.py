@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from coordkit import BadTopology, ShardedRedis, Topology, TopologyStore, cli
 from coordkit.routing import slot_of
@@ -65,7 +67,10 @@ class Terminal:
 
 @pytest.fixture
 def plain(coordkit_redis_shards: Any) -> Iterator[dict[str, redis.Redis]]:
-    clients = {s: redis.Redis.from_url(server.url) for s, server in zip("abc", coordkit_redis_shards, strict=True)}
+    again = Retry(ConstantBackoff(0.01), 50)  # the fence drops these connections, too
+    clients = {
+        s: redis.Redis.from_url(server.url, retry=again) for s, server in zip("abc", coordkit_redis_shards, strict=True)
+    }
     for client in clients.values():
         client.flushdb()
     yield clients

@@ -270,8 +270,11 @@ def test_what_must_not_be_adopted_says_why() -> None:
     data = topology.to_bytes()
     for bad, message in [
         (changed(topology, epoch=7, sealed=False), "its checksum is"),
-        (changed(topology, format=2), "format 2, and this coordkit reads format 1: bring coordkit up to date"),
+        (changed(topology, format=3), "format 3, and this coordkit reads up to 2: bring coordkit up to date"),
         (changed(topology, format="x"), "format 'x', which is none"),
+        (changed(topology, format=0), "format 0, which is none"),
+        (changed(topology, format=2), "contradicts itself.*cache"),
+        (changed(topology, format=2, cache="no"), "contradicts itself.*cache=.no."),
         (changed(topology, format=True), "format True, which is none"),
         (changed(topology, hash="xxh64"), "contradicts itself.*xxh64"),
         (changed(topology, slots=[[0, 5, "a"]]), "contradicts itself.*6 owners"),
