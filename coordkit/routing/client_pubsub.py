@@ -22,18 +22,17 @@ from redis.client import PubSubWorkerThread
 
 from coordkit._threads.runtime import now
 from coordkit.routing.client_pubsub_lines import LOOK, PubSubLines
+from coordkit.routing.client_shards import Directory
 from coordkit.routing.client_subscriptions import Handler, Names
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-    from coordkit.routing.client import ShardedRedis
-
 
 class ShardedPubSub(Names[PubSubLines]):
     """What `ShardedRedis.pubsub` returns. Threads may share one; each message goes to one of them. Close it."""
 
-    def __init__(self, shards: ShardedRedis, *, ignore_subscribe_messages: bool = False) -> None:
+    def __init__(self, shards: Directory[Any], *, ignore_subscribe_messages: bool = False) -> None:
         super().__init__(PubSubLines(shards, ignore=ignore_subscribe_messages))
         self._reading = threading.Lock()
 

@@ -11,18 +11,17 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from coordkit.routing.client_pubsub_lines_aio import PubSubLines
+from coordkit.routing.client_shards import Directory
 from coordkit.routing.client_subscriptions import Handler, Names
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-    from coordkit.routing.client_aio import ShardedRedis
-
 
 class ShardedPubSub(Names[PubSubLines]):
     """What `ShardedRedis.pubsub` returns. Tasks of one event loop may share one; each message goes to one. Close it."""
 
-    def __init__(self, shards: ShardedRedis, *, ignore_subscribe_messages: bool = False) -> None:
+    def __init__(self, shards: Directory[Any], *, ignore_subscribe_messages: bool = False) -> None:
         super().__init__(PubSubLines(shards, ignore=ignore_subscribe_messages))
 
     @property

@@ -18,6 +18,7 @@ from coordkit._ports import Worker
 from coordkit._threads.runtime import RUNTIME, now
 from coordkit.routing.client_errors import NO_ANSWER, answered
 from coordkit.routing.client_pubsub_line import Line, opened
+from coordkit.routing.client_shards import Directory
 from coordkit.routing.client_subscriptions import (
     Handler,
     Orders,
@@ -36,7 +37,7 @@ LOOK = 0.25
 class PubSubLines:
     """The lines of one ``PubSub``: what is ``wanted`` is asked for over them, and what ``came`` is kept."""
 
-    def __init__(self, shards: Any, *, ignore: bool) -> None:
+    def __init__(self, shards: Directory[Any], *, ignore: bool) -> None:
         self._shards = shards
         self._ignore = ignore
         self.wanted = self._nothing_wanted()

@@ -17,6 +17,7 @@ from coordkit._inbox import AGAIN
 from coordkit._threads.runtime import now
 from coordkit.routing.client_errors import NO_ANSWER, answered
 from coordkit.routing.client_pubsub_line_aio import Bell, Line, opened
+from coordkit.routing.client_shards import Directory
 from coordkit.routing.client_subscriptions import (
     Handler,
     Orders,
@@ -34,7 +35,7 @@ _MANY = 1000  # messages that wait for whoever asks; from then on they wait at t
 class PubSubLines:
     """The lines of one ``PubSub``: what is ``wanted`` is asked for over them, and what ``came`` is kept."""
 
-    def __init__(self, shards: Any, *, ignore: bool) -> None:
+    def __init__(self, shards: Directory[Any], *, ignore: bool) -> None:
         self._shards = shards
         self._ignore = ignore
         self.wanted = self._nothing_wanted()
