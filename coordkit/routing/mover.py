@@ -17,7 +17,8 @@ from coordkit.routing.barrier import Barrier
 from coordkit.routing.fence import Raised, drop_connections, is_local, raise_epoch, replicas_of, settle
 from coordkit.routing.flushed import flushed
 from coordkit.routing.leftovers import data_of, drop_leftovers
-from coordkit.routing.moving import AT_ONCE, Brought, Carrier
+from coordkit.routing.move_parts import Brought
+from coordkit.routing.moving import AT_ONCE, Carrier
 from coordkit.routing.pace import Pace
 from coordkit.routing.progress import Progress
 from coordkit.routing.shard_port import ShardPort

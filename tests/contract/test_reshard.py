@@ -15,7 +15,8 @@ from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 from coordkit.routing import Topology, mover, slot_of
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.fence import local_key, raise_epoch
-from coordkit.routing.moving import Carrier
+from coordkit.routing.move_source import Source
+from coordkit.routing.move_target import Target
 from coordkit.routing.pace import Pace
 
 pytestmark = pytest.mark.empties_servers
@@ -241,15 +242,19 @@ async def test_a_rollback_that_ended_between_its_two_closes_leaves_nothing(
         await client.incr(key)
     await first.add("c", cluster.urls["c"])
     await first.run()
-    asked, closes = Carrier._asked, []
+    closes: list[Any] = []
 
-    async def killed(self: Carrier, port: Any, call: Any) -> Any:
-        closes.extend([call] * (call.script.name == "move_close"))
-        if len(closes) == 2:
-            raise Killed
-        return await asked(self, port, call)
+    def killing(asked: Any) -> Any:
+        async def killed(self: Any, call: Any) -> Any:
+            closes.extend([call] * (call.script.name == "move_close"))
+            if len(closes) == 2:
+                raise Killed
+            return await asked(self, call)
 
-    monkeypatch.setattr(Carrier, "_asked", killed)
+        return killed
+
+    for kind in (Source, Target):
+        monkeypatch.setattr(kind, "_asked", killing(kind._asked))
     with pytest.raises(Killed):
         await cluster.reshard().roll_back()
     monkeypatch.undo()

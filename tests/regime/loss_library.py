@@ -24,7 +24,8 @@ from regime.loss_place import Change, Client, Gaps, Move, Place, State
 import coordkit
 import coordkit.aio
 from coordkit.routing import Topology
-from coordkit.routing.moving import Carrier
+from coordkit.routing.move_source import Source
+from coordkit.routing.move_target import Target
 from coordkit.routing.router import Router
 from coordkit.routing.slots import tagged
 from coordkit.testing.processes import start_zookeeper
@@ -184,19 +185,19 @@ def watch_gaps(gaps: Gaps) -> None:
         return shard
 
     Router.route = deciding  # type: ignore[method-assign]  # wrapped, to be told
-    for step in ("_look", "_read", "_take"):
-        _stepping(step, gaps)
+    for kind, step in ((Target, "look"), (Source, "read"), (Target, "take")):
+        _stepping(kind, step, gaps)
 
 
-def _stepping(step: str, gaps: Gaps) -> None:
-    was = getattr(Carrier, step)
+def _stepping(kind: type, step: str, gaps: Gaps) -> None:
+    was = getattr(kind, step)
 
-    async def stepping(self: Carrier, *args: Any) -> Any:
+    async def stepping(self: Any, *args: Any) -> Any:
         found = await was(self, *args)
         gaps.bringing()
         return found
 
-    setattr(Carrier, step, stepping)
+    setattr(kind, step, stepping)
 
 
 class _Client:

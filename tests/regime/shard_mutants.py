@@ -9,7 +9,7 @@ from regime.history import now
 from regime.scripts import edit
 
 from coordkit.core import lock
-from coordkit.routing import fence, mover, moving, way, way_aio
+from coordkit.routing import fence, move_source, move_target, mover, way, way_aio
 from coordkit.routing.router import Router
 
 EJECTED = 1.0  # seconds for which a shard that was not reached is asked for nothing, as other routers have it
@@ -50,23 +50,23 @@ def epoch_is_not_compared() -> None:
 
 def opened_before_the_fence() -> None:
     """Keys are brought as soon as a move is announced, while others still write to the old owner."""
-    was = moving.Carrier._look
+    was = move_target.Target.look
 
-    async def look(self: moving.Carrier, keys: Any) -> Any:
+    async def look(self: move_target.Target, *args: Any) -> Any:
         await self.begin()
-        return await was(self, keys)
+        return await was(self, *args)
 
-    moving.Carrier._look = look  # type: ignore[method-assign]  # a mutant
+    move_target.Target.look = look  # type: ignore[method-assign]  # a mutant
 
 
 def a_rollback_brings_nothing() -> None:
     """What a move had brought is taken for never brought by the one that rolls it back, and is left where it is."""
-    was = moving.Carrier._kept
+    was = move_source.Source.kept
 
-    async def kept(self: moving.Carrier, keys: Any) -> set[bytes]:
-        return set(keys) if self.move.undoes else await was(self, keys)
+    async def kept(self: move_source.Source, keys: Any) -> set[bytes]:
+        return set(keys) if self._move.undoes else await was(self, keys)
 
-    moving.Carrier._kept = kept  # type: ignore[method-assign]  # a mutant
+    move_source.Source.kept = kept  # type: ignore[method-assign]  # a mutant
 
 
 def counters_stay_behind() -> None:
@@ -113,12 +113,12 @@ def _noting_failures(kind: Any, until: dict[str, float]) -> None:
 
 
 def _read_as(change: Callable[[Any], Any]) -> None:
-    was = moving.Carrier._read
+    was = move_source.Source.read
 
-    async def read(self: moving.Carrier, *args: Any) -> Any:
+    async def read(self: move_source.Source, *args: Any) -> Any:
         return [change(each) for each in await was(self, *args)]
 
-    moving.Carrier._read = read  # type: ignore[method-assign]  # a mutant
+    move_source.Source.read = read  # type: ignore[method-assign]  # a mutant
 
 
 OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_nothing)
