@@ -91,10 +91,10 @@ class Doubts:
                 due.setdefault((doubt.name, doubt.parent), []).append(doubt)
         for (name, parent), doubts in due.items():
             synced, names = await self._ask(name, Sync(name), GetChildren(parent))
-            known = not isinstance(synced, Exception) and isinstance(names, list)
+            listed: list[str] = names if isinstance(names, list) else []
+            known = not isinstance(synced, Exception) and isinstance(names, list | NoNode)
             for doubt in doubts:
-                came = [f"{parent}/{each}" for each in names if doubt.may_be(each)] if known else []
-                await self._settle(doubt, came, known=known or isinstance(names, NoNode))
+                await self._settle(doubt, [f"{parent}/{each}" for each in listed if doubt.may_be(each)], known=known)
 
     async def _settle(self, doubt: Doubt, came: list[str], *, known: bool) -> None:
         for node in came:
