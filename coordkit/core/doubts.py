@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from coordkit._ports_zookeeper import Delete, GetChildren, Link, NoNode, Sync
+from coordkit._ports_zookeeper import Delete, GetChildren, GetData, Link, NoNode, Sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +31,20 @@ _FIRST = 0.5  # seconds until the first look; the pauses grow with the time that
 
 
 class Doubt(NamedTuple):
-    """A znode below ``parent``, whose name begins with ``guid``, that ``session`` has asked for."""
+    """A znode below ``parent`` that ``session`` has asked for, and does not want any more.
+
+    ``called`` is the GUID with which its name begins, or (``whole``) the name of a member, which others may have too.
+    """
 
     name: str
     parent: str
-    guid: str
+    called: str
+    whole: bool
     session: int
     since: float
+
+    def may_be(self, name: str) -> bool:
+        return name == self.called if self.whole else name.startswith(self.called)
 
 
 class Doubts:
@@ -48,9 +55,10 @@ class Doubts:
         self._doubts: dict[Doubt, float] = {}  # and when we look next
         self._looker = session.runtime.worker(self._look)
 
-    def add(self, name: str, parent: str, guid: str, session: int) -> None:
+    def add(self, name: str, parent: str, called: str, session: int, *, whole: bool = False) -> None:
+        """Look for such a znode from now on; remove it if it is of that session, and nobody has joined by it anew."""
         now = self._session.runtime.now()
-        self.take(Doubt(name, parent, guid, session, now), now + _FIRST)
+        self.take(Doubt(name, parent, called, whole, session, now), now + _FIRST)
 
     def take(self, doubt: Doubt, at: float) -> None:
         self._doubts[doubt] = at
@@ -83,23 +91,34 @@ class Doubts:
                 due.setdefault((doubt.name, doubt.parent), []).append(doubt)
         for (name, parent), doubts in due.items():
             synced, names = await self._ask(name, Sync(name), GetChildren(parent))
-            known = not isinstance(synced, Exception) and isinstance(names, list)
+            listed: list[str] = names if isinstance(names, list) else []
+            known = not isinstance(synced, Exception) and isinstance(names, list | NoNode)
             for doubt in doubts:
-                came = [each for each in names if each.startswith(doubt.guid)] if known else []
-                await self._settle(doubt, came, known=known or isinstance(names, NoNode))
+                await self._settle(doubt, [f"{parent}/{each}" for each in listed if doubt.may_be(each)], known=known)
 
     async def _settle(self, doubt: Doubt, came: list[str], *, known: bool) -> None:
-        if came:
-            _log.warning("%s: a creation that got no answer was made late: removed %s", doubt.name, ", ".join(came))
-            answers = await self._ask(doubt.name, *(Delete(f"{doubt.parent}/{each}") for each in came))
-            if not any(isinstance(each, Exception) and not isinstance(each, NoNode) for each in answers):
-                self._doubts.pop(doubt, None)  # it was asked for once, so that is all
-                return
+        for node in came:
+            known = await self._removed(doubt, node) and known
         now = self._session.runtime.now()
-        if known and not came and now >= doubt.since + PATIENCE:
+        if known and now >= doubt.since + PATIENCE:
             self._doubts.pop(doubt, None)
         elif doubt in self._doubts:
             self.take(doubt, now + max(_FIRST, now - doubt.since if known else 0.0))
+
+    async def _removed(self, doubt: Doubt, node: str) -> bool:
+        """Remove a znode if it is the one; return False if that is not sure."""
+        seen = (await self._ask(doubt.name, GetData(node)))[0]
+        if isinstance(seen, NoNode):
+            return True
+        if isinstance(seen, Exception):
+            return False
+        if seen[1].owner != doubt.session or (doubt.session, node) in self._session.joins:
+            return True  # another's, or wanted again
+        gone = (await self._ask(doubt.name, Delete(node, seen[1].version)))[0]
+        if isinstance(gone, Exception):
+            return isinstance(gone, NoNode)
+        _log.warning("%s: removed %s, whose creation got no answer, and was made late", doubt.name, node)
+        return True
 
     async def _ask(self, name: str, *requests: Any) -> list[Any]:
         return await self._session.ensemble.ask(name, requests, within=self._session.ensemble.session_timeout())

@@ -53,6 +53,7 @@ class OwnZnode:
         self.since = 0  # the czxid of the first one, once we have joined
         self.version = -1  # of its data, when we last heard
         self.unsure = False  # between a creation and its answer
+        self._unanswered: set[int] = set()  # sessions in which a creation got no answer: it may be made yet
         self._join = next(_joins)
         self._sessions: set[int] = set()
         self._session = session
@@ -90,8 +91,10 @@ class OwnZnode:
             joins[session, self.node] = max(self._join, joins.get((session, self.node), 0))
 
     def forget(self) -> None:
-        """Leave no watch behind, and no word that we joined."""
+        """Leave no watch behind, no word that we joined, and nothing that may be made yet."""
         self._session.ensemble.unwatch(self._own())
+        for session in self._unanswered:
+            self._session.doubts.add(self.group, self.group, self.node.rpartition("/")[2], session, whole=True)
         joins = self._session.joins
         with self._session.mutex:
             for session in self._sessions:
@@ -136,7 +139,9 @@ class OwnZnode:
         if isinstance(made, NoNode) and replaced is None:
             await self._found()
             made, seen = await self.ask(make, self._own())
-        if isinstance(made, Exception) and not isinstance(made, StoreUnavailable):
+        if isinstance(made, StoreUnavailable):
+            self._unanswered.add(session)
+        elif isinstance(made, Exception):
             self.unsure = False
         if isinstance(made, NodeError):
             return False

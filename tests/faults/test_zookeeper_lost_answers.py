@@ -168,7 +168,31 @@ async def test_a_creation_that_is_made_late_stands_in_nobodys_way(
     async with flavour.within(election.lead(timeout=scaled(20))) as leadership:
         asked = re.search(rb"/[^\0]+/candidates/[0-9a-f]{32}-", relay.lost)
         assert asked is not None, relay.seen
-        late = direct.create(asked.group().decode(), b"", ephemeral=True, sequence=True)
+        late = zk.create(asked.group().decode(), b"", ephemeral=True, sequence=True)  # of its session, as it would be
         await flavour.until(lambda: not direct.exists(late), 20)
         leadership.ensure()
         assert len(candidates(direct, path)) == 1
+
+
+async def test_a_member_that_is_made_late_does_not_haunt_its_group(
+    flavour: Any, zk: Any, zk_client: Any, relay: Relay, coordkit_namespace: str
+) -> None:
+    direct, path = zk_client(timeout=60.0), f"/{coordkit_namespace}/late"
+    direct.ensure_path(path)
+    group = flavour.Group(zk, path)
+    relay.arm(1, "request")
+    async with flavour.within(group.join("one")):
+        assert b"/late/one" in relay.lost, relay.seen
+
+    zk.create(f"{path}/one", b"", ephemeral=True)
+    await flavour.until(lambda: not direct.exists(f"{path}/one"), 20)
+
+    zk.create(f"{path}/one", b"", ephemeral=True)
+    async with flavour.within(group.join("one")) as member:  # replaces it, and stays
+        token = member.token
+        relay.arm(1, "request")
+        zk.exists_async(path)  # lost, and the connection with it: who is in doubt looks again
+        await flavour.until(lambda: "list" in relay.seen, 20)
+        await flavour.sleep(0.3)
+        member.ensure()
+        assert direct.get(f"{path}/one")[1].czxid == token
