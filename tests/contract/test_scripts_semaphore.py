@@ -111,8 +111,8 @@ def test_another_number_of_permits_is_refused_while_one_holds_or_waits(permits: 
 
 
 def test_nothing_is_left_of_the_former_number_of_permits(permits: Semaphore) -> None:
-    for holder in "abc":
-        permits.expire(permits.acquire(holder, of=3)[2])
+    for slot in [permits.acquire(holder, of=3)[2] for holder in "abc"]:
+        permits.expire(slot)
     _, _, slot = permits.acquire("x", of=2)
     assert sorted(permits.client.hkeys(permits.holders)) == [b"#" + slot, b"#permits", b"x"]
     assert permits.client.zrange(permits.permits, 0, -1) == [slot]
