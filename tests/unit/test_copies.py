@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,9 +46,10 @@ GRANTED = [1, b"7"]
 )
 def test_a_grant_that_lacks_a_copy_is_none(disks: int, copies: int, why: str) -> None:
     lock = mutex(GRANTED, disks, copies, BOTH)
-    for ask in (lock.grant("a", 10), lock.adopt("b", "a", 10)):
+    asks: list[Callable[[], Any]] = [lambda: lock.grant("a", 10), lambda: lock.adopt("b", "a", 10)]
+    for ask in asks:
         with pytest.raises(StoreUnavailable) as lacking:
-            run(ask)
+            run(ask())
         assert why in str(lacking.value)
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME
+from coordkit.core.grantor import Returned
 from coordkit.core.lease import Lease, Terms
 from coordkit.core.multi import MultiLease
-from coordkit.errors import LeaseLost
+from coordkit.errors import LeaseLost, StoreUnavailable
 
 
 def lease(ttl: float, max_hold: float | None = None, said: list[Any] | None = None) -> Lease:
@@ -74,6 +75,25 @@ def test_an_end_is_told_to_the_server_once(how: Callable[[Lease], None]) -> None
         how(held)
     assert [what for what, *_ in said] == ["give back"]
     assert not held.held
+
+
+@pytest.mark.parametrize(("pause", "ours"), [(0.0, True), (0.3, False)])
+def test_what_is_gone_when_it_is_given_back_again_was_ours_if_that_was_in_time(pause: float, ours: bool) -> None:
+    """The first answer was lost; before our deadline nothing but that first request can have taken it away."""
+    held = lease(0.2 if pause else 60.0)
+    answers: list[Any] = [StoreUnavailable("a", "the line broke"), Returned.GONE]
+
+    async def revoke(_: str) -> Returned:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        await RUNTIME.sleep(pause)
+        return answer  # type: ignore[no-any-return]  # one of ours
+
+    held.grantor.revoke = revoke  # type: ignore[method-assign]  # of a stand-in
+    assert run(held.release()) is ours
+    assert answers == []
+    assert ours or "it was gone when it was given back" in held.loss().why
 
 
 def test_what_is_handed_over_is_not_given_back() -> None:
