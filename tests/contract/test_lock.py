@@ -430,6 +430,15 @@ async def test_a_renewal_keeps_the_counter_too(flavour: Any, make: Any, maybe: A
     await maybe(lease.release())
 
 
+async def test_the_counter_outlasts_a_lease_of_weeks(flavour: Any, make: Any, maybe: Any) -> None:
+    lock = make(ttl=30 * 86_400)
+    lease = await maybe(lock.acquire())
+    for _ in range(2):
+        assert await maybe(lock.client.pttl(lock.key.removesuffix("lock") + "token")) > 30 * 86_400_000
+        await maybe(lease.renew())
+    await maybe(lease.release())
+
+
 async def test_repr_says_what_it_is(flavour: Any, make: Any, maybe: Any) -> None:
     lock = make()
     async with flavour.within(lock) as lease:

@@ -93,6 +93,7 @@ def test_there_are_never_more_than_the_permits(permits: Semaphore) -> None:
     assert len({token for _, token, _ in granted}) == 3
     assert permits.acquire("d", of=3)[0] == 0
     assert permits.release("b") == 1
+    assert sorted(permits.client.hkeys(permits.holders)) == [b"#0", b"#2", b"#permits", b"a", b"c"]
     assert permits.acquire("d", of=3)[2] == granted[1][2]
 
 
@@ -107,6 +108,14 @@ def test_another_number_of_permits_is_refused_while_one_holds_or_waits(permits: 
     assert [permits.acquire(holder, of=3)[0] for holder in "bcd"] == [1, 1, 1]
     assert permits.acquire("e", of=3)[0] == 0
     assert permits.renew("a") == 0
+
+
+def test_nothing_is_left_of_the_former_number_of_permits(permits: Semaphore) -> None:
+    for slot in [permits.acquire(holder, of=3)[2] for holder in "abc"]:
+        permits.expire(slot)
+    _, _, slot = permits.acquire("x", of=2)
+    assert sorted(permits.client.hkeys(permits.holders)) == [b"#" + slot, b"#permits", b"x"]
+    assert permits.client.zrange(permits.permits, 0, -1) == [slot]
 
 
 def test_fewer_permits_than_there_were_give_no_slot_beyond_them(permits: Semaphore) -> None:
@@ -159,6 +168,16 @@ def test_who_is_granted_one_sees_to_those_behind_it(permits: Semaphore) -> None:
     [said, ms], *more = permits.told("w3")[-1:]
     assert (said, more) == ("next", [])
     assert 0 < int(ms) <= 1000
+
+
+def test_who_is_granted_the_last_one_tells_the_next_when_one_ends(permits: Semaphore) -> None:
+    """The next has relied on who was before it to look."""
+    permits.acquire("a", ttl=TTL // 2)
+    first, _ = permits.wait("w1", "s"), permits.wait("w2", "s")
+    assert permits.acquire("w1", first, 1)[0] == 1
+    [[said, ms]] = permits.told("w2")
+    assert said == "next"
+    assert 0 < int(ms) <= TTL // 2
 
 
 @pytest.mark.parametrize("ahead", [DAY, -DAY])
