@@ -462,3 +462,20 @@ def test_a_topology_is_a_cache_or_not_for_good() -> None:
     for after in (first.draining("a"), first.with_shard("c", "c:1"), first.abandoning("b")):
         assert after.cache
         assert Topology.from_bytes(after.to_bytes()).cache
+
+
+async def test_a_shard_that_gets_nothing_is_told_as_well(make: Any) -> None:
+    """Whoever talks to it hears of the change there, and so keeps away from the dead one, should it be back."""
+    cluster = make()
+    await cluster.reshard().initialise()
+    await cluster.reshard().reweight("b", 0.001)
+    deaf = Client(cluster)
+    await cluster.counted(deaf, cluster.keys(30))
+    topology = cluster.ledger.now
+    await cluster.lose()
+    await cluster.reshard().abandon("c")
+    assert cluster.ledger.now.owners.counts()["b"] == 5461
+    for _ in range(2):
+        with pytest.raises((Outdated, StoreUnavailable)) as caught:  # its connection was dropped
+            await deaf.port("b", topology).ask([(b"PING",)])
+    assert caught.type is Outdated
