@@ -120,7 +120,7 @@ class Abandonment:
         self._barrier = barrier
         self._progress = progress
         self._step = step
-        self._waited = 0  # the epoch for which we have waited
+        self._waited = self._said = 0  # the epochs for which we have waited, and said what is lost
 
     async def carry_out(self, topology: Topology, name: str) -> None:
         """Have the others serve what was the dead shard's; then the topology may say so."""
@@ -142,7 +142,10 @@ class Abandonment:
         await self._fence_if_back(topology, name)
 
     def say(self, topology: Topology, name: str) -> None:
-        """Say what was lost, once the topology does."""
+        """Say once what is lost, as soon as others serve it."""
+        if self._said == topology.epoch:
+            return
+        self._said = topology.epoch
         progress, slots = self._progress, topology.leaving[name]
         progress.slots_lost += slots
         progress.slots_done += slots

@@ -130,11 +130,11 @@ class Carrying(Goals):
     async def _give_up(self, topology: Topology) -> None:
         name = next(iter(topology.leaving))
         await self._abandonment.carry_out(topology, name)
+        self._abandonment.say(topology, name)
         self._step("finish")
         now = await self._read()
         if name in now.leaving:
             await self._write(now.abandoned(name))
-        self._abandonment.say(topology, name)
 
     async def _carry_out(self, topology: Topology, move: Move, *, source_lost: bool = False) -> None:
         if not source_lost:

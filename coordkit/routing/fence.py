@@ -22,12 +22,17 @@ each connection was either made before the drop, and is gone, or after it, and s
 - A transaction that is open loses its connection, and with it what was queued. A script that runs ends first.
 
 The epoch survives what the server's data survives: a restart with an append-only file, a failover to a replica that has
-it. Those that are connected when it is raised have it, and as many as the topology names (``replicas`` of `Shard`) must
-be connected: the fence waits for them. **A replica that is away just then, and that the topology does not name, must
-not be promoted later**: it knows an older epoch, and a client that has not heard of the change would write there, to
-keys that have moved away. So name the replicas of each shard in the topology. A shard whose epoch is missing was wiped,
-or is none of this topology: it is refused. One whose epoch is lower than the last completed move says (``floor``) has
-lost it, and is refused by all who know that.
+it. A file that is written out each second (``everysec``) lacks the last second or two if the machine dies, and the
+epoch with it: the server would come back with the one before, and let in who has not heard of the move. So before
+anything is brought elsewhere the epoch is waited for on the source's disk: by WAITAOF where the server has it (Redis
+7.2, Valkey), else by `flushed`. With ``appendfsync no``, or without a file, nothing can be waited for: what a server
+forgets in a crash is its owner's choice. Without a file it forgets all, and is refused. Those that are connected when
+it is raised have it, and as many as the topology names (``replicas`` of `Shard`) must be connected: the fence waits for
+them. **A replica that is away just then, and that the topology does not name, must not be promoted later**: it knows an
+older epoch, and a client that has not heard of the change would write there, to keys that have moved away. So name the
+replicas of each shard in the topology. A shard whose epoch is missing was wiped, or is none of this topology: it is
+refused. One whose epoch is lower than the last completed move says (``floor``) has lost it, and is refused by all who
+know that.
 
 Needed: the right to CLIENT KILL, for whoever reshards. It drops the connections of *all* clients of these servers,
 once for each batch of slots; they connect anew. An eviction policy must not be able to evict the epoch: ``noeviction``

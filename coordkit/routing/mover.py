@@ -93,6 +93,9 @@ class Mover:
             self._progress.phase = "fencing"
             await self._fence(self._source, self._target)
             await self._drop_leftovers()
+            if self._source.shard in self._off_disk:
+                # It must not come back with the epoch before, once there is something elsewhere that is newer.
+                await flushed(self._runtime, self._source)
             self._step("begin")
             await self.carrier.begin()
         if state != "over":

@@ -15,7 +15,7 @@ class Progress:
     ``expected`` is a guess, from the size of the source and the share of its slots that move.
     """
 
-    phase: str = "planning"  # planning, fencing, moving, closing, giving up, done, stopped
+    phase: str = "planning"  # planning, fencing, waiting, moving, closing, giving up, done, stopped
     source: str = ""
     target: str = ""
     slots: int = 0  # of this batch

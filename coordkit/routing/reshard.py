@@ -14,8 +14,9 @@ other. A batch is::
 The state of all that is in the topology and on the shards, none in this process. So it may stop, or be killed, between
 any two steps or within one; who is elected next goes on there. Until then clients go on, too: before *announce* and
 after *begin* at no cost to others, with one exception: between *announce* and *begin* they wait for keys of the slots
-that are to move (`Carrier`), which is a few milliseconds, or, if the rebalancer died just there, until the next one.
-That, or a failover of b just there, costs another scan of b, for which they wait as well (up to the ten seconds that a
+that are to move (`Carrier`). That is a few milliseconds; two seconds or so where a's file is written out each second
+(``everysec``), because the epoch must be on its disk; or, if the rebalancer died just there, until the next one. That,
+or a failover of b just there, costs another scan of b, for which they wait as well (up to the ten seconds that a
 `Carrier` has): who goes on does not know what b had.
 
 The word of a former rebalancer that was paused does not count: it cannot write the topology (compare-and-set, and only

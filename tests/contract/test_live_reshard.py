@@ -15,7 +15,17 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from coordkit._ports import Call, Script
-from coordkit.errors import CoordError, LeadershipLost, NotAcquired, PartialFailure, StoreRefused, StoreUnavailable
+from coordkit._run import run
+from coordkit.core.rebalancing import Rebalancing
+from coordkit.errors import (
+    CoordError,
+    LeadershipLost,
+    NotAcquired,
+    PartialFailure,
+    StoreRefused,
+    StoreUnavailable,
+    TransactionFailed,
+)
 from coordkit.routing import Topology, slot_of
 from coordkit.routing.fence import drop_connections, local_key, raise_epoch
 from coordkit.routing.moving import Carrier
@@ -502,3 +512,19 @@ async def test_a_sort_by_keys_that_it_does_not_name_is_refused_while_they_move(s
     assert await maybe(shards.sort(f"{stays}l", by=f"{stays}w*")) == [b"3", b"2", b"1"]
     await service.resharding("run")
     assert await maybe(shards.sort(f"{tag}l", by=f"{tag}w*")) == [b"3", b"2", b"1"]
+
+
+async def test_what_was_written_since_it_was_read_is_not_overwritten(
+    service: Service, flavour: Any, maybe: Any
+) -> None:
+    """Also by a change of several epochs, which comes after the one that was written meanwhile by its number."""
+    await service.start()
+    async with flavour.within(service.store.rebalancer("test")) as leadership:
+        ledger = Rebalancing(service.store._core, leadership._core)
+        before = await service.topology()
+        await maybe(service.store.publish(before.draining("a"), expected=before, leadership=leadership))
+        following = before.draining("b").undrained("b").reweighted("b", 2)
+        write = ledger.write(following, before)
+        with pytest.raises(TransactionFailed):
+            await write if flavour.is_async else run(write)
+    assert (await service.topology()).shards["a"].state == "draining"

@@ -305,3 +305,59 @@ def test_replicas_are_named_and_a_shard_is_elsewhere_then(terminal: Terminal, pl
     shards = ShardedRedis.from_topology(store, lambda _, address: redis.Redis.from_url(address))
     assert shards.mget([f"k{i}" for i in range(KEYS)]) == [b"%d" % i for i in range(KEYS)]
     shards.close()
+
+
+def dead(coordkit_zk: Any, shard: str) -> TopologyStore:
+    """Have the topology say that a shard is where nobody answers, as if its server were gone."""
+    store = TopologyStore(coordkit_zk, "/users")
+    with store.rebalancer("test") as leadership:
+        there = store.read()
+        store.publish(there.with_addresses(shard, "redis://127.0.0.1:1/0"), expected=there, leadership=leadership)
+    return store
+
+
+def test_a_dead_shard_of_a_cache_is_abandoned(
+    coordkit_zk: Any, coordkit_zk_server: Any, coordkit_namespace: str, coordkit_redis_shards: Any, plain: Any
+) -> None:
+    urls = {s: server.url for s, server in zip("abc", coordkit_redis_shards, strict=True)}
+    made = Terminal(f"{coordkit_zk_server.hosts}/{coordkit_namespace}", "/users", urls, coordkit_namespace)
+    shards = [made.address(shard) for shard in "abc"]
+    assert made.run("init", *shards, "--name", made.name, "--cache") == (0, "", "")
+    status, _, said = made.run("init", *shards, "--name", made.name)
+    assert (status, "was declared a cache, which cannot be changed" in said) == (2, True), said
+    assert made.status()["cache"] is True
+    assert f"{made.name}: a cache, epoch 1" in made.run("status")[1]
+    status, _, said = made.run("abandon", "c")
+    assert (status, "c: it answers (1), so nothing was changed" in said) == (3, True), said
+    dead(coordkit_zk, "c")
+    status, said, error = made.run("abandon", "c", "--json")
+    assert status == 0, error
+    assert json.loads(said.splitlines()[-1])["slots_lost"] == 5461
+    assert "shard 'c' (redis://127.0.0.1:1/0) was given up: 5461 of 16384 slots (33.3 %)" in error
+    assert error.splitlines()[-1].startswith("GIVEN UP: 5461 of 16384 slots, with all keys that shard 'c' had.")
+    assert sorted(made.status()["shards"]) == ["a", "b"]
+    assert made.run("abandon", "c")[0] == 2
+
+
+def test_a_dead_shard_of_what_is_no_cache(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    store = dead(coordkit_zk, "b")
+    status, _, said = terminal.run("abandon", "b")
+    assert (status, "was not declared a cache: 8192 slots" in said, "--lose-keys-and-locks" in said) == (3, True, True)
+    abandoning = terminal.start("abandon", "b", "--lose-keys-and-locks", "--lease", "60")
+    try:
+        assert wait_until(lambda: bool(store.read().leaving), 30)
+        found = terminal.status()
+        assert [(m["state"], m["source"], m["target"]) for m in found["moves"]] == [("abandoning", "b", "a")]
+        abandoning.send_signal(signal.SIGINT)
+        _, error = abandoning.communicate(timeout=30)
+        assert abandoning.returncode == 130, error
+    finally:
+        ended(abandoning)
+    assert terminal.run("rollback")[0] == 3
+    assert terminal.run("undrain", "b")[0] == 2
+    status, _, error = terminal.run("resume", "--lease", "0.1")
+    assert status == 0
+    assert "GIVEN UP: 8192 of 16384 slots, with all keys, locks and token counters that a shard had" in error
+    assert terminal.status()["shards"]["a"]["slots"] == 16384
+    kept = plain["a"].keys("k*")
+    assert len(kept) == KEYS - len(plain["b"].keys("k*"))

@@ -156,6 +156,7 @@ def zookeeper(zk: object) -> None:
         with coordkit.Reshard(store, leadership, lambda _, address: redis.Redis.from_url(address)) as reshard:
             assert_type(reshard.add("b", "redis://b:6379"), coordkit.Topology)
             assert_type(reshard.run(), coordkit.Progress)
+            assert_type(reshard.abandon("b"), coordkit.Progress)
             assert_type(reshard.progress.seconds_left(), float | None)
     with store.observe() as topologies:
         assert_type(topologies.next(timeout=1), coordkit.Topology | None)
@@ -211,6 +212,7 @@ async def zookeeper_awaited(zk: object) -> None:
         async with connected as reshard:
             assert_type(await reshard.drain("a"), coordkit.Topology)
             assert_type(await reshard.roll_back(), coordkit.Progress)
+            assert_type(await reshard.abandon("a", lose_keys_and_locks=True), coordkit.Progress)
     async for each in store.observe():
         assert_type(each, coordkit.Topology)
     shards = await coordkit.aio.ShardedRedis.from_topology(

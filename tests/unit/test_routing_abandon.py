@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordkit._run import run
 from coordkit.routing import SLOTS, Moving, Shard, Topology
+from coordkit.routing.abandoning import Abandonment
 
 some = settings(max_examples=25, deadline=None)  # a deadline would measure the machine
 weights = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 9), min_size=2, max_size=7)
@@ -143,3 +145,41 @@ def test_an_older_coordkit_reads_what_it_can_carry_out() -> None:
         document = json.loads(topology.to_bytes())
         assert (document["format"], document.get("cache")) == found
     assert repr(three(cache=True)) == "<Topology users (a cache) epoch=1 a: 5462, b: 5461, c: 5461>"
+
+
+class Clocks:
+    """Shards whose clocks are apart by so many seconds, in the places of a runtime, a barrier and their ports."""
+
+    lease = 30.0
+
+    def __init__(self, *apart: float) -> None:
+        self.time, self.apart, self.adopted_by = 50.0, dict(zip("abd", apart, strict=True)), 0
+
+    def now(self) -> float:
+        return self.time
+
+    def port(self, name: str, *_: Any) -> Any:
+        self.asked = name
+        return self
+
+    async def ask(self, commands: Any) -> Any:
+        assert commands == [(b"TIME",)]
+        self.time += 20  # slow as they are, that is no difference of clocks
+        return [[b"%d" % (1_000_000 + self.time - 20 + self.apart[self.asked]), b"0"]]
+
+    async def adopted(self, epoch: int, _otherwise: str) -> None:
+        self.adopted_by = epoch
+
+
+@pytest.mark.parametrize(("apart", "warned"), [((0, 3, -9), False), ((0, 16, 0), True), ((-10, 0, 9), True)])
+def test_clocks_that_are_apart_are_told(apart: tuple[float, ...], warned: bool, caplog: Any) -> None:
+    """So may have been that of the dead one, and tokens fall."""
+    clocks: Any = Clocks(*apart)
+    topology = made({"a": 1, "b": 1, "c": 1, "d": 1}).abandoning("c")
+    progress: Any = type("Progress", (), {})()
+    abandonment = Abandonment(clocks, clocks.port, None, barrier=clocks, progress=progress, step=str)  # type: ignore[arg-type]
+    run(abandonment._wait(topology, "c"))
+    assert clocks.adopted_by == topology.epoch
+    assert [f"up to {max(apart) - min(apart):.0f} s apart" in record.getMessage() for record in caplog.records] == (
+        [True] if warned else []
+    )
