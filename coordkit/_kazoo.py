@@ -7,20 +7,16 @@ private parts is read here and in the files ``_kazoo_*`` beside it, each with it
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
-from kazoo import exceptions
 from kazoo.client import KazooClient
 from kazoo.exceptions import AuthFailedError, ConnectionClosedError, ConnectionLoss
-from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.states import KazooState, KeeperState
 
-from coordkit import _kazoo_endings, _kazoo_requests, _kazoo_select, _kazoo_watches
+from coordkit import _kazoo_connecting, _kazoo_endings, _kazoo_requests, _kazoo_select, _kazoo_watches
 from coordkit._kazoo_end import close_at_exit, stop
 from coordkit._kazoo_past import Past
 from coordkit._kazoo_sending import Sending
@@ -32,8 +28,6 @@ from coordkit.errors import CoordError
 _log = logging.getLogger("coordkit")
 
 T = TypeVar("T")
-
-_SASL_REQUIRED: Any = getattr(exceptions, "SessionClosedRequireSaslError", ())  # since kazoo 2.11
 
 _UNKNOWN_TIMEOUT = 4.0
 """Seconds assumed when kazoo will not say what was negotiated: the least that a server with default settings grants."""
@@ -58,22 +52,22 @@ class Wire:
         self.send = self._sending.send
         self.trees = Trees(client, self._sending)
         self.past = Past(client, self)
-        self._negotiated: float | None = None
+        self.negotiated: float | None = None
         self._refused = False
         self._suspended = ""
         self.companion: object | None = None  # what guards the session
-        self._near: tuple[str, str, int] | None = None  # the server that we are at
+        self.near: tuple[str, str, int] | None = None  # the server that we are at
         self._follower: Callable[[dict[str, Any]], None] | None = None
         self._listeners: set[Callable[[Link], None]] = set()
         self._learn()
-        _kazoo_endings.hook(client._connection)  # noqa: SLF001  no public way
+        _kazoo_endings.hook(client)
         _kazoo_select.hook(client.handler)
         _kazoo_watches.hook(client.handler)
         client.add_listener(self._told)
         close_at_exit(self)
 
     def __str__(self) -> str:
-        hosts = ",".join(f"{host}:{port}" for host, port in self.client.hosts)
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.client.hosts)
         return f"ZooKeeper at {hosts}{self.client.chroot}"
 
     # -- what kazoo knows
@@ -105,6 +99,13 @@ class Wire:
 
     def why(self) -> str:
         """Return what is wrong with the link, where kazoo does not know it; else an empty text."""
+        if self.link() is Link.CLOSED and not self.client._stopped.is_set():  # noqa: SLF001  no public way
+            retry = self.client._connection.retry_sleeper  # noqa: SLF001  as above
+            bounded = retry.max_tries != -1 or retry.deadline is not None
+            ended = (
+                "it gave up, as its connection_retry says" if bounded else "its connection thread ended, see its log"
+            )
+            return f"{ended}: call its restart()"
         return self.past.behind or self._suspended
 
     def cause(self) -> Exception:
@@ -133,7 +134,10 @@ class Wire:
 
     def _tell(self, link: Link) -> None:
         for listener in list(self._listeners):
-            listener(link)
+            try:
+                listener(link)
+            except Exception:  # noqa: BLE001  each by itself: the others must hear of it
+                _log.exception("a listener of the link failed; the others go on")
 
     def _heard(self, state: str) -> Link:
         """Translate what a state listener is told; by the time it is told, the client may be further on."""
@@ -157,7 +161,7 @@ class Wire:
                     "id": client._session_id,  # noqa: SLF001  as above
                     "password": password.hex(),
                     "timeout": self.session_timeout(),
-                    "near": self._near,
+                    "near": self.near,
                     "hosts": client.hosts,
                 }
             )
@@ -179,35 +183,16 @@ class Wire:
 
     def session_timeout(self) -> float:
         asked: float = self.client._session_timeout / 1000  # noqa: SLF001  no public way, kazoo#769
-        if self._negotiated is not None:
-            return self._negotiated
+        if self.negotiated is not None:
+            return self.negotiated
         return min(asked, _UNKNOWN_TIMEOUT) if self.client.connected else asked
 
     def _learn(self) -> None:
         """Learn the negotiated timeout of every connection to come, and of the one that is open already.
 
-        ``_connect`` returns two thirds of it as its read timeout (Patroni wraps the same method, in production). Of a
-        connection that is open the only trace is a local variable of the thread that serves it.
+        Of a connection that is open the only trace is a local variable of the thread that serves it.
         """
-        connection = self.client._connection  # noqa: SLF001  kazoo#769
-        connect = connection._connect  # noqa: SLF001  kazoo tells it nowhere else
-
-        def connecting(host: str, address: str, port: int) -> Any:
-            address = _at_present(host, address, port)
-            self._near = host, address, port
-            try:
-                timeouts = connect(host, address, port)
-            except ConnectionDropped:
-                if connection._socket is not None:  # noqa: SLF001  it was there, and hung up
-                    self.past.refused(host, address, port, self.session_timeout())
-                raise
-            except _SASL_REQUIRED as error:
-                raise AuthFailedError from error  # else kazoo's thread dies of it, and the client looks stopped
-            self.past.accepted()
-            self._negotiated = timeouts[0] / 1000 * 1.5
-            return timeouts
-
-        connection._connect = connecting  # noqa: SLF001  the same hook, put back around
+        _kazoo_connecting.hook(self)
         client = self.client
         change = client._session_callback  # noqa: SLF001  AUTH_FAILED is no state of a listener, and CLOSED follows it
 
@@ -220,9 +205,9 @@ class Wire:
             return change(state)
 
         client._session_callback = changing  # noqa: SLF001  listeners hear it too late
-        if self.client.connected and self._negotiated is None:
-            self._negotiated = _timeout_of(connection)
-            if self._negotiated is None:
+        if self.client.connected and self.negotiated is None:
+            self.negotiated = _timeout_of(client._connection)  # noqa: SLF001  kazoo#769
+            if self.negotiated is None:
                 _log.warning("%s: negotiated timeout unknown, taken as at most %s s", self, _UNKNOWN_TIMEOUT)
 
     def unwatch(self, request: GetData | GetStat | GetChildren | WatchTree, deliver: Deliver) -> bool:
@@ -251,18 +236,6 @@ class Wire:
     def answer(self, name: str, request: Request, result: Any, within: float) -> Any:
         """Return what ``result`` holds in coordkit's words; an error is returned, not raised."""
         return _kazoo_requests.answer(self, name, request, result, within)
-
-
-def _at_present(host: str, address: str, port: int) -> str:
-    """Return ``address`` if ``host`` still has it, else what it has now.
-
-    kazoo asks once for all hosts, then tries one after the other, for as long as each lets it wait (kazoo#794).
-    """
-    with suppress(OSError):  # no answer, no news
-        found = [each[4][0] for each in socket.getaddrinfo(host, port, 0, 0, socket.IPPROTO_TCP)]
-        if found and address not in found:
-            return str(found[0])
-    return address
 
 
 def _timeout_of(connection: Any) -> float | None:

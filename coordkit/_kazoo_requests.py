@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kazoo.exceptions import (
+    AuthFailedError,
     BadVersionError,
     NodeExistsError,
     NoNodeError,
@@ -17,6 +18,7 @@ from kazoo.exceptions import (
 )
 from kazoo.protocol import serialization
 from kazoo.protocol.paths import _prefix_root
+from kazoo.protocol.states import ZnodeStat
 from kazoo.security import OPEN_ACL_UNSAFE
 
 from coordkit._kazoo_answers import Answer
@@ -39,8 +41,10 @@ from coordkit._ports_zookeeper import (
     Request,
     SetData,
     Stat,
+    Sync,
     WatchTree,
 )
+from coordkit.core.session import REFUSED
 from coordkit.errors import StoreRefused, StoreUnavailable
 
 _NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -112, -118, -122, -127})
@@ -122,6 +126,8 @@ def answer(where: object, name: str, request: Request, result: Any, within: floa
         return False
     if problem is not None:
         return _problem(where, name, path, problem, at)
+    if not isinstance(result.value, _ANSWERS[type(request)]):
+        return StoreUnavailable(name, f"{where} answered something else than was asked: {result.value!r}")
     return _in_our_words(request, result.value)
 
 
@@ -137,6 +143,8 @@ def _problem(where: object, name: str, path: str, problem: Exception, step: int)
         error = StoreUnavailable(name, f"{where} was not asked, or did not answer: {said}")
     elif getattr(problem, "code", None) in _NO_ANSWER:
         error = StoreUnavailable(name, f"no answer from {where}: {said}")
+    elif isinstance(problem, AuthFailedError):
+        error = StoreRefused(name, f"{where}: {REFUSED}")
     else:
         error = StoreRefused(name, f"{where} refused at {path}: {said}; check its ACLs, quotas and authentication")
     error.__cause__ = problem
@@ -149,6 +157,20 @@ _EXPECTED = {
     BadVersionError: BadVersion,
     NotEmptyError: NotEmpty,
 }
+
+
+_ANSWERS: dict[type, Any] = {
+    GetData: tuple,
+    GetStat: (ZnodeStat, type(None)),
+    GetChildren: (list, tuple),
+    Create: tuple,
+    SetData: ZnodeStat,
+    Delete: bool,
+    Multi: list,
+    Sync: str,
+    WatchTree: bool,
+}
+"""What kazoo makes of the answer to each request."""
 
 
 def _stat(stat: Any) -> Stat:

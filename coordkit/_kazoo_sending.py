@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from kazoo.protocol.serialization import Auth, int_struct
 from kazoo.protocol.states import KeeperState
 
 from coordkit._kazoo_answers import Answer
+from coordkit._kazoo_unwatching import RemoveWatches
 
 _MOST = 200  # requests in one write, and bytes after which there is no next: answers are read in between
 _FULL = 1 << 16
@@ -48,7 +49,10 @@ class Sending:
         """Put ``request``, in kazoo's words, behind those that wait to be sent; ``send`` sends it."""
         client = self.client
         if not self._together:
-            client._call(request, answer)  # noqa: SLF001  it has no method for requests that it does not know
+            if _may_go(client, request, client._queue, client._pending):  # noqa: SLF001  what is not answered yet
+                client._call(request, answer)  # noqa: SLF001  it has no method for requests that it does not know
+            else:
+                answer.set()
             return
         refusal = _REFUSALS.get(client._state)  # noqa: SLF001  what its _call looks at
         if refusal is not None:
@@ -81,6 +85,22 @@ def _ignore(_request: Any) -> None:
     """Do nothing."""
 
 
+def _may_go(client: Any, request: Any, *under_way: Iterable[Any]) -> bool:
+    if not isinstance(request, RemoveWatches):
+        return True
+    return request.may_go(client, [each[0] for some in under_way for each in list(some)])
+
+
+def _framed(connection: Any, request: Any) -> tuple[int, bytes]:
+    """Return the number of a request, and what is written."""
+    xid: int = AUTH_XID
+    if request.type != Auth.type:
+        xid = connection._xid = (connection._xid % 2147483647) + 1  # noqa: SLF001  as in the original
+    connection.logger.log(logging.DEBUG, "Sending request(xid=%s): %s", xid, request)
+    body = bytes(request.serialize())
+    return xid, int_struct.pack(len(body) + 8) + int_struct.pack(xid) + int_struct.pack(request.type) + body
+
+
 def _hook(client: Any) -> bool:
     """Have the connection send together what lies there; return False where it is not kazoo's own, of threads."""
     connection = client._connection  # noqa: SLF001  no public way
@@ -95,22 +115,24 @@ def _hook(client: Any) -> bool:
         lying, pending = client._queue, client._pending  # noqa: SLF001  as in the original
         if lying and lying[0][0] in (_SESSION_EXPIRED, _CONNECTION_DROP):
             alone(read_timeout, connect_timeout)  # which raises what these stand for
-        batch, written = [], bytearray()
+        batch: list[tuple[Any, Any, int | None]] = []
+        written = bytearray()
         for request, answer in [lying[at] for at in range(min(len(lying), _MOST))]:
             if request in (_SESSION_EXPIRED, _CONNECTION_DROP) or len(written) > _FULL:
                 break
-            xid = AUTH_XID
-            if request.type != Auth.type:
-                xid = connection._xid = (connection._xid % 2147483647) + 1  # noqa: SLF001  as in the original
-            connection.logger.log(logging.DEBUG, "Sending request(xid=%s): %s", xid, request)
-            body = bytes(request.serialize())
-            written += int_struct.pack(len(body) + 8) + int_struct.pack(xid) + int_struct.pack(request.type) + body
+            xid = None
+            if _may_go(client, request, pending, batch):
+                xid, frame = _framed(connection, request)
+                written += frame
             batch.append((request, answer, xid))
         if batch:
             connection._write(bytes(written), connect_timeout)  # noqa: SLF001  as in the original
-            for each in batch:
+            for request, answer, xid in batch:
                 lying.popleft()
-                pending.append(each)
+                if xid is None:
+                    answer.set()
+                else:
+                    pending.append((request, answer, xid))
         if lying:
             with suppress(BlockingIOError):  # woken often enough
                 connection._write_sock.send(b"\0", _AT_ONCE)  # noqa: SLF001  the next turn sends what is left

@@ -7,6 +7,7 @@ very same path, as a ``DataWatch`` of the program's own does: then it is asked f
 
 from __future__ import annotations
 
+import logging
 import threading
 from functools import partial
 from typing import Any
@@ -17,11 +18,13 @@ from kazoo.protocol.serialization import Exists, GetData, Watch, int_struct, wri
 
 from coordkit._kazoo_answers import Answer
 from coordkit._kazoo_sending import Sending
-from coordkit._kazoo_watches import Deliver, RemoveWatches
+from coordkit._kazoo_unwatching import ANY, RemoveWatches
+from coordkit._kazoo_watches import Deliver
 from coordkit._ports_zookeeper import TreeWatch, WatchTree
 
+_log = logging.getLogger("coordkit")
+
 _RECURSIVE = 1  # ZooDefs.AddWatchModes.persistentRecursive
-_ANY = 3  # Watcher.WatcherType.Any
 _UNIMPLEMENTED = -6  # KeeperException.Code
 
 
@@ -103,10 +106,8 @@ class Trees:
 
     def _remove(self, key: str) -> None:
         client = self._client
-        # It would take the program's own watches on this path with it; left, it is heard by nobody.
-        others = client._data_watchers.get(key) or client._child_watchers.get(key)  # noqa: SLF001  no public way
-        if client.connected and not others and self.supported:
-            self._sending.put(RemoveWatches(key, _ANY), Answer(self._sending.send))
+        if client.connected and self.supported:  # where it is not sent, what is left is heard by nobody
+            self._sending.put(RemoveWatches(key, ANY), Answer(self._sending.send))
             self._sending.send()
 
     # -- what kazoo hears and sends
@@ -169,4 +170,7 @@ class Trees:
         with self._mutex:
             waiting = list(self._waiting.get(key, ()))
         for deliver, watch in waiting:
-            deliver(partial(watch, below))
+            try:
+                deliver(partial(watch, below))
+            except Exception:  # noqa: BLE001  each by itself: kazoo's connection would end with one
+                _log.exception("a watch failed; the others go on")

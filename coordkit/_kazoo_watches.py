@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from kazoo.protocol.states import EventType
 
 from coordkit._kazoo_answers import Answer
 from coordkit._kazoo_sending import Sending
+from coordkit._kazoo_unwatching import CHILDREN, DATA, RemoveWatches
 from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Watch
 
 _log = logging.getLogger("coordkit")
@@ -71,7 +71,8 @@ class Bells:
         with self._mutex:  # requests are sent in order: whoever hangs one up after this, does so at the server too
             idle, self._idle = self._idle - self._waiting.keys(), set()
             for children, path in idle if client.connected else ():  # else they are gone with the connection
-                _remove(sending, children, _prefix_root(client.chroot, path))
+                unwatching = RemoveWatches(_prefix_root(client.chroot, path), CHILDREN if children else DATA, Bell)
+                sending.put(unwatching, Answer(sending.send))
             sending.send()
 
     def rung(self, key: tuple[bool, str], gone: bool, *, wait: bool = True) -> bool:
@@ -140,31 +141,3 @@ def hook(handler: Any) -> None:
         dispatch(callback)
 
     handler.dispatch_callback = dispatching
-
-
-class RemoveWatches:
-    """Remove all watches of one kind that this connection has on a znode (kazoo has no such request)."""
-
-    type = 18
-
-    def __init__(self, path: str, kind: int) -> None:
-        self.path = path
-        self.kind = kind
-
-    def serialize(self) -> bytes:
-        path = self.path.encode()
-        return struct.pack(">i", len(path)) + path + struct.pack(">i", self.kind)
-
-    @staticmethod
-    def deserialize(_data: bytes, _offset: int) -> None:
-        """There is nothing in the answer."""
-
-
-def _remove(sending: Sending, children: bool, path: str) -> None:
-    client = sending.client
-    watchers = client._child_watchers if children else client._data_watchers  # noqa: SLF001  no public way
-    hung = watchers.get(path, set())
-    if any(not isinstance(each, Bell) for each in hung):
-        return  # the program watches it as well, and the server knows no difference
-    watchers.pop(path, None)
-    sending.put(RemoveWatches(path, 1 if children else 2), Answer(sending.send))

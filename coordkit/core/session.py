@@ -38,10 +38,12 @@ _PAUSE = 0.02  # seconds before what may be asked twice is asked again
 
 FORKED = "the KazooClient was started before a fork: make and start one of its own in this process"
 
+REFUSED = "the servers refuse the client's credentials; check its auth_data or sasl_options"
+
 _CAUSES = {
     Link.CONNECTING: "the connection was lost, and the session may end unheard",
     Link.CLOSED: "the client was stopped, which ends the session",
-    Link.REFUSED: "the servers refuse the client's credentials; check its auth_data",
+    Link.REFUSED: REFUSED,
     Link.FORKED: "the client belongs to the parent of this process",
 }
 
@@ -138,10 +140,11 @@ class Session:
         self._listeners.discard(listener)
 
     def _changed(self, link: Link) -> None:
-        for listener in list(self._listeners):
-            listener(link)
-        self.removals.heard(link)
-        self.doubts.heard(link)
+        for listener in [*self._listeners, self.removals.heard, self.doubts.heard]:
+            try:
+                listener(link)
+            except Exception:  # noqa: BLE001  each by itself: the others must hear of it
+                _log.exception("a listener of the link failed; the others go on")
 
     async def connected(self, name: str, until: float = math.inf, stop: Stop | None = None) -> int:
         """Return the session's id; wait for a connection until ``until``, and never longer than one session timeout.
@@ -182,8 +185,9 @@ class Session:
         if link is Link.CONNECTED:
             return self.ensemble.session()
         if link is Link.CLOSED:
+            why = self.ensemble.why() or "call its start() first"
             raise StoreUnavailable(
-                name, f"the KazooClient of {self.ensemble} is not running: call its start() first"
+                name, f"the KazooClient of {self.ensemble} is not running: {why}"
             ) from self.ensemble.cause()
         if link is Link.REFUSED:
             raise StoreRefused(name, f"{self.ensemble}: {self.why(link)}") from self.ensemble.cause()

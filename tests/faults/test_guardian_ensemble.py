@@ -21,8 +21,8 @@ async def main():
     async with flavour.within(flavour.Guardian(zk, hang=5.0)) as guardian:
         async with flavour.within(flavour.Group(zk, path).join("process")):
             say(guardian.pid)
-            session, node = zk.client_id[0], zk._coordkit_wire._near
-            await flavour.until(lambda: zk._coordkit_wire._near != node and zk.connected, 60)
+            session, node = zk.client_id[0], zk._coordkit_wire.near
+            await flavour.until(lambda: zk._coordkit_wire.near != node and zk.connected, 60)
             say(zk.client_id[0] == session)
             await flavour.sleep(60)
 
