@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordkit._ports_zookeeper import Multi, SetData
-from coordkit.core import in_sync
+from coordkit.core import in_sync, unfenced
 from coordkit.errors import CoordError, LeadershipLost
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
@@ -34,7 +34,10 @@ class Node:
         self.name = name
         self.story = story
         self.leave = False  # the primary's work
+        self.deaf = False  # it works on although it lost
         self.slow = 0.0  # seconds that a backup takes to end
+        self.fence_ends = True  # or stays in its fence until its session is over
+        self.fence_fails = False
         self.primary: Any = None
         self.roles = flavour.Roles(
             client,
@@ -67,7 +70,8 @@ class Node:
         self.story.append((self.name, "primary"))
         try:
             while not self.leave:
-                primary.ensure()
+                if not self.deaf:
+                    primary.ensure()
                 await self.flavour.sleep(0.01)
         finally:
             self.story.append((self.name, "primary ended"))
@@ -86,6 +90,11 @@ class Node:
     async def _fence(self, before: Any, primary: Any) -> None:
         assert before.token < primary.token
         self.story.append((self.name, "fences", before.identity))
+        if self.fence_fails:
+            raise OSError("the device does not answer")
+        while not self.fence_ends:
+            primary.ensure()
+            await self.flavour.sleep(0.01)
 
     def did(self, *what: str) -> Callable[[], bool]:
         return lambda: (self.name, *what) in self.story
@@ -168,6 +177,45 @@ async def test_a_takeover_waits_before_it_fences(flavour: Any, node: Any) -> Non
     await flavour.until(b.did("primary"), 20)
     await a.end()
     await b.end()
+
+
+@pytest.mark.parametrize("how", ["raises", "waits", "crashes"])
+async def test_the_duty_to_fence_passes_on(flavour: Any, node: Any, zk_client: Any, path: str, how: str) -> None:
+    """b was to fence a and failed, or was lost before; c fenced nobody, or b alone, while a still worked."""
+    a, b, c = node("a").start(), node("b", takeover_delay=30.0 if how == "waits" else 0.0), node("c")
+    b.fence_fails, b.fence_ends = how == "raises", how != "crashes"
+    watcher = zk_client()
+    await flavour.until(a.did("primary"))
+    for standing, each in enumerate((b, c), start=2):
+        each.start()
+        await flavour.until(each.did("follows", "a"))
+        await flavour.until(lambda count=standing: len(watcher.get_children(f"{path}/candidates")) == count)
+    a.deaf = True  # it still works, and does not look whether it may
+    first = a.primary.token
+    kill_session(a.client)
+
+    if how == "raises":
+        await flavour.until(b.did("fences", "a"))
+        with pytest.raises(OSError, match="does not answer"):
+            await b.running.result()
+    else:
+        await flavour.until(lambda: b.roles.role == "primary")
+        await flavour.until(lambda: how == "waits" or b.did("fences", "a")())
+        second = (await flavour.maybe(c.roles.primary())).token
+        kill_session(b.client)
+    await flavour.until(c.did("primary"), 20)
+    told = [what for what in c.story if what[:2] == ("c", "fences")]
+    expected = [("c", "fences", "a")] if how == "raises" else [("c", "fences", "a"), ("c", "fences", "b")]
+    assert told == expected, "the oldest first"
+    assert how == "raises" or first < second < c.primary.token
+    left = watcher.get(f"{path}/unfenced")[0]
+    assert unfenced.unpack(left) == [], "and it is done: nobody fences them again"
+    a.deaf = False
+    back = {"a"} if how == "raises" else {"a", "b"}
+    while set(await flavour.maybe(c.roles.backups())) != back:  # its timeout is the test's
+        await flavour.sleep(0.05)
+    for each in (a, c) if how == "raises" else (a, b, c):
+        await each.end()
 
 
 async def test_only_who_is_in_sync_becomes_the_primary(flavour: Any, node: Any, zk_client: Any, path: str) -> None:
