@@ -10,7 +10,8 @@ import pytest
 
 from coordkit._ports_zookeeper import Multi, SetData
 from coordkit.core import in_sync, unfenced
-from coordkit.errors import CoordError, LeadershipLost
+from coordkit.core.views import Views
+from coordkit.errors import CoordError, LeadershipLost, StoreRefused
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
@@ -177,6 +178,45 @@ async def test_a_takeover_waits_before_it_fences(flavour: Any, node: Any) -> Non
     await flavour.until(b.did("primary"), 20)
     await a.end()
     await b.end()
+
+
+async def test_a_backup_that_does_not_end_is_told(flavour: Any, node: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It was elected, led nothing, and nothing said why."""
+    a, b = node("a").start(), node("b")
+    b.slow = 1.5
+    await flavour.until(a.did("primary"))
+    b.start()
+    await flavour.until(b.did("follows", "a"))
+    await a.end()
+    await flavour.until(b.did("primary"))
+    assert "b: the work of a backup for a has not ended" in caplog.text
+    await b.end()
+
+
+async def test_a_backup_that_was_refused_follows_again(
+    flavour: Any, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An access list was wrong for a moment: it followed nobody from then on, without a word."""
+    a, b, c = node("a").start(), node("b"), node("c")
+    await flavour.until(a.did("primary"))
+    for each in (c, b):
+        each.start()
+        await flavour.until(each.did("follows", "a"))
+    look, refused = Views._look, []
+
+    async def looking(self: Views, deadline: float) -> Any:
+        if self not in refused:
+            refused.append(self)
+            raise StoreRefused(self.name, "no right to read it")
+        return await look(self, deadline)
+
+    monkeypatch.setattr(Views, "_look", looking)
+    await a.end()
+    await flavour.until(c.did("primary"))
+    await flavour.until(b.did("follows", "c"))
+    assert len(refused) >= 2
+    await b.end()
+    await c.end()
 
 
 @pytest.mark.parametrize("how", ["raises", "waits", "crashes"])
