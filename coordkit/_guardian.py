@@ -20,8 +20,9 @@ from coordkit.errors import CoordError
 class Companion:
     """One small process beside this one; after its end it may be started anew."""
 
-    def __init__(self, wire: Wire, hang: float) -> None:
+    def __init__(self, wire: Wire, hang: float, python: str | None) -> None:
         self._wire = wire
+        self._python = python
         self._hang = hang
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
@@ -45,13 +46,14 @@ class Companion:
         self.stop()
         if self._wire.companion is not None:
             raise CoordError(str(self._wire), "this client has a guardian already: enter one Guardian for each client")
-        if not sys.executable:
-            raise CoordError(str(self._wire), "no guardian: Python does not know its own program (sys.executable)")
-        access = _access(self._wire)
-        ours, theirs = socket.socketpair()
+        python, access = self._interpreter(), _access(self._wire)
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise CoordError(str(self._wire), f"no guardian: there is no socket for it: {error}") from error
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own program
-                [sys.executable, "-I", "-S", _companion.__file__],
+                [python, "-I", "-S", _companion.__file__],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -61,7 +63,7 @@ class Companion:
             )
         except OSError as error:
             ours.close()
-            raise CoordError(str(self._wire), f"no guardian: {sys.executable} cannot be started: {error}") from error
+            raise CoordError(str(self._wire), f"no guardian: {python} cannot be started: {error}") from error
         finally:
             theirs.close()
         ours.setblocking(False)
@@ -69,6 +71,15 @@ class Companion:
         self._line, self._answered, self._ready, self._said = ours, now(), False, b""
         self._send({"hang": self._hang, **access})
         self._wire.follow(self._session)
+
+    def _interpreter(self) -> str:
+        if self._python is not None:
+            return self._python
+        if getattr(sys, "frozen", False) or not sys.executable:
+            what = f"{sys.executable!r}, which runs this program and no other" if sys.executable else "unknown"
+            why = f"no guardian: sys.executable is {what}; name a Python interpreter by Guardian(python=...)"
+            raise CoordError(str(self._wire), why)
+        return sys.executable
 
     def _session(self, session: dict[str, Any]) -> None:
         """Be told of the session, in kazoo's thread, before anybody can use it."""

@@ -91,6 +91,8 @@ class Guardian:
     :param hang: seconds, at least 0.1; a process that was not heard of for that long counts as hung. It is heard of
         from this event loop: what blocks the loop for that long ends the session, as what stops the whole process
         (SIGSTOP) does. A machine that is suspended does not hang.
+    :param python: the interpreter that runs the companion; by default ``sys.executable``, which in an embedding program
+        (uWSGI, a frozen one) is that program itself, so name one there.
     :raises ValueError, TypeError: for arguments that can only be mistakes.
 
     Enter it around what leads, joins or locks: even after SIGKILL the next leader leads within milliseconds, not after
@@ -103,11 +105,11 @@ class Guardian:
     whose first process is this one takes the companion with it. Then the session timeout is what it was.
     """
 
-    def __init__(self, zk: Any, *, hang: float = 2.0) -> None:
+    def __init__(self, zk: Any, *, hang: float = 2.0, python: str | None = None) -> None:
         _kazoo.check_client(zk)
         self.client = zk
         self.hang = checks.check_hang(hang)
-        self._companion = Companion(_kazoo.wire_of(zk), self.hang)
+        self._companion = Companion(_kazoo.wire_of(zk), self.hang, checks.check_python(python))
         self._guard: Guard | None = None
 
     @property

@@ -81,6 +81,8 @@ class Guardian:
     :param hang: seconds, at least 0.1; a process that was not heard of for that long counts as hung. It is heard of
         from a timer thread: what stops the whole process (SIGSTOP, a library that keeps the interpreter's lock) is
         noticed, one blocked thread is not. A machine that is suspended does not hang.
+    :param python: the interpreter that runs the companion; by default ``sys.executable``, which in an embedding program
+        (uWSGI, a frozen one) is that program itself, so name one there.
     :raises ValueError, TypeError: for arguments that can only be mistakes.
 
     Enter it around what leads, joins or locks: even after SIGKILL the next leader leads within milliseconds, not after
@@ -93,11 +95,11 @@ class Guardian:
     whose first process is this one takes the companion with it. Then the session timeout is what it was.
     """
 
-    def __init__(self, zk: Any, *, hang: float = 2.0) -> None:
+    def __init__(self, zk: Any, *, hang: float = 2.0, python: str | None = None) -> None:
         _kazoo.check_client(zk)
         self.client = zk
         self.hang = checks.check_hang(hang)
-        self._companion = Companion(_kazoo.wire_of(zk), self.hang)
+        self._companion = Companion(_kazoo.wire_of(zk), self.hang, checks.check_python(python))
         self._guard: Guard | None = None
 
     @property

@@ -150,6 +150,17 @@ def check_policy(value: object) -> str:
 C = TypeVar("C", bound=Callable[..., object])
 
 
+def check_python(python: object) -> str | None:
+    """Return the path of an interpreter, None for our own."""
+    if python is None:
+        return None
+    if not isinstance(python, str):
+        raise TypeError(f"python must be the path of an interpreter, a str, got {python!r}")
+    if not python:
+        raise ValueError("python must not be empty: give the path of an interpreter, or None for sys.executable")
+    return python
+
+
 def check_delay(argument: str, value: object) -> float:
     """Return ``value`` if it is a number of seconds to let pass, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int | float):

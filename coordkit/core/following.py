@@ -6,11 +6,14 @@ primary that is gone is followed until there is another: what it did last may st
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from coordkit._ports import Runtime
 from coordkit.core.records import Leader
 from coordkit.core.token import Token
+
+_log = logging.getLogger("coordkit")
 
 
 class Following:
@@ -58,9 +61,16 @@ class Follower:
         with self._mutex:
             self._halted = True
             present = self._present
-        if present is not None:
-            present.ended.set()
-            await present.over.wait()
+        if present is None:
+            return
+        present.ended.set()
+        patience = 1.0
+        while not await present.over.wait(patience):
+            _log.warning(
+                "%s: the work of a backup for %s has not ended for another %g s; it should look at `ended`",
+                self._identity, present.leader.identity, patience,
+            )  # fmt: skip
+            patience = min(2 * patience, 60.0)
 
     def resume(self) -> None:
         """Follow again, whoever leads now."""

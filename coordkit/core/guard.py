@@ -68,6 +68,13 @@ class Guard:
     def _beat(self) -> None:
         if self._over:
             return
+        try:
+            self._look()
+            self._companion.beat()
+        finally:  # whatever it was, a companion that hears nothing more ends the session
+            self._timer = self._runtime.call_at(self._runtime.now() + self._hang / BEATS, self._beat)
+
+    def _look(self) -> None:
         if not self._alone and (why := self._companion.trouble()):
             self._alone = True
             why = f"its guardian {why}"
@@ -75,9 +82,8 @@ class Guard:
                 "%s: %s; what is led over this session is lost, another guardian is started", self._ensemble, why
             )
             self._ensemble.suspend(why)
-            self._replacer.poke()
-        self._companion.beat()
-        self._timer = self._runtime.call_at(self._runtime.now() + self._hang / BEATS, self._beat)
+        if self._alone:
+            self._replacer.poke()  # at each beat: it may have had no thread to run in
 
     async def _replace(self) -> None:
         """Have another companion, however long it takes."""

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, cast
 
 from coordkit._ports import Runtime
+from coordkit.core import unfenced
 from coordkit.core.following import Follower, Following
 from coordkit.core.leadership import Leadership
 from coordkit.core.primacy import Applicant, RoleElection
 from coordkit.core.records import Leader
 from coordkit.core.views import Views
-from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.errors import CoordError
 
 _log = logging.getLogger("coordkit")
 
@@ -75,23 +76,25 @@ class Roles(Generic[R]):
             await self._follower.halt()
             leadership.ensure()
             self.role = "primary"
-            before = cast("Applicant", leadership.candidate).before_us
-            if before is not None:
-                await self._take_the_place_of(before, leadership)
+            to_fence = cast("Applicant", leadership.candidate).to_fence
+            if to_fence:
+                await self._take_the_place_of(to_fence, leadership)
             return await self._duties.primary(leadership)
         finally:
             self.role = "backup"
             self._follower.resume()
 
-    async def _take_the_place_of(self, before: Leader, leadership: Leadership) -> None:
-        """Make sure of a primary that did not say that its work had ended."""
-        _log.info(
-            "%s: %s takes over from %s, which did not resign", self.election.path, self._identity, before.identity
-        )
-        await leadership.lost.wait(self._delay)
-        leadership.ensure()
-        await self._duties.fence(before, leadership)
-        leadership.ensure()
+    async def _take_the_place_of(self, before: list[Leader], leadership: Leadership) -> None:
+        """Make sure of whoever did not say that its work had ended: the last primary, and whom that did not fence."""
+        name, names = self.election.path, ", ".join(each.identity for each in before)
+        if self._delay:
+            _log.info("%s: %s waits %g s for what %s may still do", name, self._identity, self._delay, names)
+            await leadership.lost.wait(self._delay)
+        for each in before:
+            leadership.ensure()
+            _log.info("%s: %s takes over from %s, which did not resign", name, self._identity, each.identity)
+            await self._duties.fence(each, leadership)
+        await unfenced.clear(leadership)
 
     # -- following
 
@@ -100,7 +103,7 @@ class Roles(Generic[R]):
         while views is not None and not views.closed:
             try:
                 view = await views.next_view()
-            except StoreUnavailable as error:
+            except CoordError as error:  # the servers do not answer, or refuse: that may be put right
                 _log.warning("%s: who leads is not known: %s", self.election.path, error)
                 await self._runtime.sleep(1.0)
                 continue

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from coordkit._ports_zookeeper import Multi, SetData
-from coordkit.core import in_sync
-from coordkit.errors import CoordError, LeadershipLost
+from coordkit.core import in_sync, unfenced
+from coordkit.core.views import Views
+from coordkit.errors import CoordError, LeadershipLost, StoreRefused
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
@@ -34,7 +35,10 @@ class Node:
         self.name = name
         self.story = story
         self.leave = False  # the primary's work
+        self.deaf = False  # it works on although it lost
         self.slow = 0.0  # seconds that a backup takes to end
+        self.fence_ends = True  # or stays in its fence until its session is over
+        self.fence_fails = False
         self.primary: Any = None
         self.roles = flavour.Roles(
             client,
@@ -67,7 +71,8 @@ class Node:
         self.story.append((self.name, "primary"))
         try:
             while not self.leave:
-                primary.ensure()
+                if not self.deaf:
+                    primary.ensure()
                 await self.flavour.sleep(0.01)
         finally:
             self.story.append((self.name, "primary ended"))
@@ -86,6 +91,11 @@ class Node:
     async def _fence(self, before: Any, primary: Any) -> None:
         assert before.token < primary.token
         self.story.append((self.name, "fences", before.identity))
+        if self.fence_fails:
+            raise OSError("the device does not answer")
+        while not self.fence_ends:
+            primary.ensure()
+            await self.flavour.sleep(0.01)
 
     def did(self, *what: str) -> Callable[[], bool]:
         return lambda: (self.name, *what) in self.story
@@ -168,6 +178,84 @@ async def test_a_takeover_waits_before_it_fences(flavour: Any, node: Any) -> Non
     await flavour.until(b.did("primary"), 20)
     await a.end()
     await b.end()
+
+
+async def test_a_backup_that_does_not_end_is_told(flavour: Any, node: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It was elected, led nothing, and nothing said why."""
+    a, b = node("a").start(), node("b")
+    b.slow = 1.5
+    await flavour.until(a.did("primary"))
+    b.start()
+    await flavour.until(b.did("follows", "a"))
+    await a.end()
+    await flavour.until(b.did("primary"))
+    assert "b: the work of a backup for a has not ended" in caplog.text
+    await b.end()
+
+
+async def test_a_backup_that_was_refused_follows_again(
+    flavour: Any, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An access list was wrong for a moment: it followed nobody from then on, without a word."""
+    a, b, c = node("a").start(), node("b"), node("c")
+    await flavour.until(a.did("primary"))
+    for each in (c, b):
+        each.start()
+        await flavour.until(each.did("follows", "a"))
+    look, refused = Views._look, []
+
+    async def looking(self: Views, deadline: float) -> Any:
+        if self not in refused:
+            refused.append(self)
+            raise StoreRefused(self.name, "no right to read it")
+        return await look(self, deadline)
+
+    monkeypatch.setattr(Views, "_look", looking)
+    await a.end()
+    await flavour.until(c.did("primary"))
+    await flavour.until(b.did("follows", "c"))
+    assert len(refused) >= 2
+    await b.end()
+    await c.end()
+
+
+@pytest.mark.parametrize("how", ["raises", "waits", "crashes"])
+async def test_the_duty_to_fence_passes_on(flavour: Any, node: Any, zk_client: Any, path: str, how: str) -> None:
+    """b was to fence a and failed, or was lost before; c fenced nobody, or b alone, while a still worked."""
+    a, b, c = node("a").start(), node("b", takeover_delay=30.0 if how == "waits" else 0.0), node("c")
+    b.fence_fails, b.fence_ends = how == "raises", how != "crashes"
+    watcher = zk_client()
+    await flavour.until(a.did("primary"))
+    for standing, each in enumerate((b, c), start=2):
+        each.start()
+        await flavour.until(each.did("follows", "a"))
+        await flavour.until(lambda count=standing: len(watcher.get_children(f"{path}/candidates")) == count)
+    a.deaf = True  # it still works, and does not look whether it may
+    first = a.primary.token
+    kill_session(a.client)
+
+    if how == "raises":
+        await flavour.until(b.did("fences", "a"))
+        with pytest.raises(OSError, match="does not answer"):
+            await b.running.result()
+    else:
+        await flavour.until(lambda: b.roles.role == "primary")
+        await flavour.until(lambda: how == "waits" or b.did("fences", "a")())
+        second = (await flavour.maybe(c.roles.primary())).token
+        kill_session(b.client)
+    await flavour.until(c.did("primary"), 20)
+    told = [what for what in c.story if what[:2] == ("c", "fences")]
+    expected = [("c", "fences", "a")] if how == "raises" else [("c", "fences", "a"), ("c", "fences", "b")]
+    assert told == expected, "the oldest first"
+    assert how == "raises" or first < second < c.primary.token
+    left = watcher.get(f"{path}/unfenced")[0]
+    assert unfenced.unpack(left) == [], "and it is done: nobody fences them again"
+    a.deaf = False
+    back = {"a"} if how == "raises" else {"a", "b"}
+    while set(await flavour.maybe(c.roles.backups())) != back:  # its timeout is the test's
+        await flavour.sleep(0.05)
+    for each in (a, c) if how == "raises" else (a, b, c):
+        await each.end()
 
 
 async def test_only_who_is_in_sync_becomes_the_primary(flavour: Any, node: Any, zk_client: Any, path: str) -> None:

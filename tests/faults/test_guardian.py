@@ -178,6 +178,54 @@ async def test_without_another_guardian_nothing_is_led(
             assert again.ensure()
 
 
+async def test_a_moment_without_descriptors_or_threads_is_over_when_it_is(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The companion died in that moment, no other was ever started, and nothing was led again."""
+    zk = zk_client(timeout=20.0)
+    election = flavour.Election(zk, path, identity="one")
+    failed: list[str] = []
+
+    def none(*_: Any) -> Any:
+        failed.append("no descriptors")
+        raise OSError(24, "Too many open files")
+
+    def no_threads(_: Any) -> None:
+        failed.append("no threads")
+        raise RuntimeError("can't start new thread")
+
+    async with flavour.within(flavour.Guardian(zk, hang=HANG)) as guardian:
+        monkeypatch.setattr("coordkit._guardian.socket.socketpair", none)
+        worker = type(guardian._guard._replacer)
+        if not flavour.is_async:  # a worker of a loop is a task
+            monkeypatch.setattr(worker, "poke", no_threads)
+        os.kill(guardian.pid, signal.SIGKILL)
+        await flavour.until(lambda: failed)
+        if not flavour.is_async:
+            monkeypatch.undo()
+            monkeypatch.setattr("coordkit._guardian.socket.socketpair", none)
+        await flavour.until(lambda: failed.count("no descriptors") > 1)
+        monkeypatch.undo()
+        async with flavour.within(election.lead(timeout=scaled(20))) as leadership:
+            assert leadership.ensure()
+            assert alive(guardian.pid)
+
+
+async def test_a_program_that_is_no_interpreter_names_one(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python, zk = sys.executable, zk_client()
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    with pytest.raises(CoordError, match="python="):
+        async with flavour.within(flavour.Guardian(zk)):
+            pytest.fail("entered")
+    async with flavour.within(flavour.Guardian(zk, python=python)) as guardian:
+        assert alive(guardian.pid)
+    for wrong, kind in ((3, TypeError), ("", ValueError)):
+        with pytest.raises(kind, match="python must"):
+            flavour.Guardian(zk, python=wrong)
+
+
 async def test_one_that_cannot_be_started_is_an_error(
     flavour: Any, zk_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
