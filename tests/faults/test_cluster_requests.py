@@ -179,6 +179,38 @@ async def test_contenders_whose_client_closes_its_connections(
     await contest.run(look_anew)
 
 
+@pytest.mark.parametrize("kind", ["lock", "write", "permits"])
+async def test_who_listens_elsewhere_hears_of_no_grant_that_is_not_made(
+    flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str, kind: str
+) -> None:
+    """A plain channel stays where its slot was; what is told goes to all nodes, and is counted at one."""
+    name = f"{coordkit_namespace}:job"
+    for server in deployment.servers.nodes:
+        rights = ("reset", "on", ">secret", "~*", "&*", "+@all", "-ssubscribe")
+        tell(server, "ACL", "SETUSER", coordkit_namespace, *rights)
+
+    def made(**options: Any) -> Any:
+        client = deployment.redis(**options)
+        if kind == "permits":
+            return flavour.Semaphore(client, name, permits=1, ttl=4)
+        return flavour.Lock(client, name, ttl=4) if kind == "lock" else flavour.ReadWriteLock(client, name, ttl=4).write
+
+    held = await maybe(made().acquire(timeout=20))
+    running = flavour.spawn(lambda: maybe(made(username=coordkit_namespace, password="secret").acquire(timeout=20)))
+    home = deployment.servers.primary_for(f"{{{name}}}")
+    away = next(node for node in deployment.servers.primaries() if node is not home)
+    queue = {"lock": "queue", "write": "rw:queue", "permits": "semaphore:queue"}[kind]
+    await flavour.until(lambda: tell(home, "ZCARD", f"coordkit:1:{{{name}}}:{queue}"))
+    await off_the_loop(flavour, deployment.servers.move_slot, slot_of(name), away)
+    assert await maybe(held.release()) is True
+    lease = await running.result()
+    assert lease.token > held.token
+    assert await maybe(lease.release()) is True
+    await off_the_loop(flavour, deployment.servers.move_slot, slot_of(name), home)
+    for server in deployment.servers.nodes:
+        tell(server, "ACL", "DELUSER", coordkit_namespace)
+
+
 async def off_the_loop(flavour: Any, work: Any, *args: Any) -> None:
     if flavour.is_async:
         await asyncio.to_thread(work, *args)
