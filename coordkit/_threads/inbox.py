@@ -293,7 +293,8 @@ class Inbox:
         if isinstance(heard, Exception):
             raise heard
         if not heard:
-            raise exceptions.ResponseError("published to it, and nobody heard")
+            kind = exceptions.ResponseError if self._keeps else exceptions.ConnectionError  # its slot has just moved
+            raise kind("published to it, and nobody heard")
 
     def _connect(self, ear: Ear, until: float) -> Line:
         patience = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)["socket_timeout"]
