@@ -40,6 +40,9 @@ _ENOUGH = 300  # characters of a client's own message: a Sentinel's names every 
 
 _CROSS_SLOT = re.compile(r"CROSSSLOT|same (key )?slot|same hash slot", re.IGNORECASE)
 
+_HALF_DONE = re.compile(r"non local key in a cluster node")
+"""How a script ends that came upon a key it had deleted itself, or its last part: its slot is on its way elsewhere."""
+
 _REFUSALS = (
     exceptions.AuthenticationError,  # redis-py counts it among the connection errors
     exceptions.AuthorizationError,
@@ -311,7 +314,9 @@ def confirmed(replies: list[Any], confirm: Confirm, name: str, server: str) -> t
 
 def is_silence(error: BaseException) -> bool:
     """Whether an error means that there was no answer, rather than a no."""
-    return isinstance(error, _NO_ANSWER) and not isinstance(error, _REFUSALS)
+    if isinstance(error, _REFUSALS):
+        return False
+    return isinstance(error, _NO_ANSWER) or _HALF_DONE.search(str(error)) is not None
 
 
 def is_no(error: BaseException) -> bool:

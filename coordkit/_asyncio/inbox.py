@@ -106,4 +106,5 @@ class Inbox:
         verb, channel = address.split(" ", 1)
         heard = await self._store.run(name, Call(_CHECK, (f"coordkit:1:{{{name}}}:lock".encode(),), (verb, channel)))
         if not heard:
-            raise exceptions.ResponseError("published to it, and nobody heard")
+            kind = exceptions.ResponseError if self._keeps else exceptions.ConnectionError  # its slot has just moved
+            raise kind("published to it, and nobody heard")

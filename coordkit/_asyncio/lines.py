@@ -178,14 +178,18 @@ class Lines:
             raise
         return reply
 
-    async def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
-        """Run scripts in one pipeline; a reply that is an error is in the list."""
+    async def ask_many(self, calls: Sequence[Call], within: float | None, ahead: bytes = b"") -> list[Any]:
+        """Run scripts in one pipeline, each after the command ``ahead``; a reply that is an error is in the list."""
+
+        async def answered(wire: Wire, requests: list[bytes]) -> list[Any]:
+            data = b"".join([ahead + each for each in requests])
+            return (await wire.ask(data, len(requests) * 2))[1::2] if ahead else await wire.ask(data, len(requests))
 
         async def work(wire: Wire) -> list[Any]:
-            replies = await wire.ask(b"".join([_redis.packed(call) for call in calls]), len(calls))
+            replies = await answered(wire, [_redis.packed(call) for call in calls])
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                commands = _packed(wire, _redis.evals([calls[i] for i in unknown]))
-                for i, reply in zip(unknown, await wire.ask(commands, len(unknown)), strict=True):
+                commands = [_packed(wire, [command]) for command in _redis.evals([calls[i] for i in unknown])]
+                for i, reply in zip(unknown, await answered(wire, commands), strict=True):
                     replies[i] = reply
             return replies
 
@@ -193,13 +197,14 @@ class Lines:
             return await self._do(self._home(), work, min(within, self._patience))
         return await self._in_turn(work, self._patience)
 
-    async def ask_confirmed(self, call: Call, confirm: Confirm) -> list[Any]:
+    async def ask_confirmed(self, call: Call, confirm: Confirm, ahead: bytes = b"") -> list[Any]:
         """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
 
         async def work(wire: Wire) -> list[Any]:
             replies: list[Any] = []
             for command in (_redis.evalsha(call), *_redis.evals([call])):
-                replies = await wire.ask(_packed(wire, _redis.confirming(command, confirm)), 2)
+                data = ahead + _packed(wire, _redis.confirming(command, confirm))
+                replies = (await wire.ask(data, 2 + bool(ahead)))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
             return replies

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import redis.asyncio
 from redis import exceptions
 
-from coordkit import _cluster, _redis
+from coordkit import _redis
 from coordkit._asyncio.cluster import Nodes
 from coordkit._asyncio.inbox import Inbox
 from coordkit._asyncio.lines import Lines
@@ -29,10 +29,9 @@ class RedisStore:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._lines = Lines(client) if _redis.keeps_connections(client) else None
-        self._nodes = Nodes(client, self._ask_one) if _redis.is_cluster(client) else None
-        self.keeper = Keeper(RUNTIME, self)
-        if self._nodes is not None:
-            self.keeper = Keepers(RUNTIME, self, partial(_cluster.name_of_node, client))
+        self._nodes = Nodes(client) if _redis.is_cluster(client) else None
+        self._way = self._lines or self._nodes  # None: through the client
+        self.keeper = Keepers(RUNTIME, self, self._nodes.name_of_node) if self._nodes else Keeper(RUNTIME, self)
         self._where = _redis.where(client)
         self._told = Told()
         self._inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = WeakKeyDictionary()
@@ -47,12 +46,14 @@ class RedisStore:
     def __str__(self) -> str:
         return self._where
 
-    async def run(self, name: str, call: Call) -> Any:
+    async def run(self, name: str, call: Call, *, yielding: bool = False) -> Any:
         try:
-            if self._lines is None:
-                reply = (await self._ask([call]))[0]
+            if self._lines is not None:
+                reply = await self._lines.ask(_redis.packed(call), lambda: call, yielding=yielding)
+            elif self._nodes is not None:
+                reply = await self._nodes.ask(call, yielding=yielding)
             else:
-                reply = await self._lines.ask(_redis.packed(call), lambda: call)
+                reply = (await self._ask([call]))[0]
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:
@@ -64,7 +65,7 @@ class RedisStore:
 
     async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
         if self._lines is None:
-            return await self.run(name, form.call(first))
+            return await self.run(name, form.call(first), yielding=yielding)
         try:
             word = first.encode()
             data = (form.packed or _redis.packer(form))((len(word), word))
@@ -81,8 +82,7 @@ class RedisStore:
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            way = self._lines or self._nodes
-            replies = await (self._ask(asked) if way is None else way.ask_many(asked, within))
+            replies = await (self._ask(asked) if self._way is None else self._way.ask_many(asked, within))
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -98,7 +98,7 @@ class RedisStore:
 
     async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
         try:
-            way = cast("Lines | Nodes", self._lines or self._nodes)  # of the others `cannot_confirm` speaks
+            way = cast("Lines | Nodes", self._way)  # of the others `cannot_confirm` speaks
             replies = await way.ask_confirmed(call, confirm)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
@@ -116,7 +116,7 @@ class RedisStore:
             except exceptions.NoScriptError:
                 return await self._client.execute_command(*_redis.evals([call])[0])
             except AttributeError as error:
-                if self._nodes is None:
+                if not isinstance(self._client, redis.asyncio.RedisCluster):
                     raise
                 # redis-py's Cluster client looks at the nodes anew, and closes connections that others write to:
                 # 'NoneType' object has no attribute 'writelines'.
@@ -124,9 +124,6 @@ class RedisStore:
 
         # Each call may go to another server: its error is its own.
         return list(await asyncio.gather(*(ask(call) for call in calls), return_exceptions=True))
-
-    async def _ask_one(self, call: Call) -> Any:
-        return (await self._ask([call]))[0]
 
 
 def store_for(client: Any) -> RedisStore | ShardedStore:

@@ -121,4 +121,5 @@ class Inbox:
         if isinstance(heard, Exception):
             raise heard
         if not heard:
-            raise exceptions.ResponseError("published to it, and nobody heard")
+            kind = exceptions.ResponseError if self._keeps else exceptions.ConnectionError  # its slot has just moved
+            raise kind("published to it, and nobody heard")

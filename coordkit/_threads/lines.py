@@ -38,16 +38,17 @@ class Lines:
         self._used = 0.0
         self._sweeping = False
 
-    def ask(self, call: Call) -> Any:
+    def ask(self, call: Call, *, yielding: bool = False) -> Any:
         """Run one script; a reply that is an error is returned."""
-        reply = self.answer(_redis.packed(call))
+        data = _redis.packed(call)
+        reply = self.answer_last(data) if yielding else self.answer(data)
         return self.teach(call) if isinstance(reply, exceptions.NoScriptError) else reply
 
     def teach(self, call: Call) -> Any:
         """Run a script that the server does not know; a reply that is an error is returned."""
         wire = self._take()
         try:
-            [reply] = _taught(wire, [call])
+            [reply] = _taught(wire, [call], b"")
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -87,15 +88,14 @@ class Lines:
         self._keep(wire, bounded=False)
         return reply
 
-    def ask_many(self, calls: Sequence[Call], within: float | None) -> list[Any]:
-        """Run scripts in one pipeline; a reply that is an error is in the list."""
-        data = b"".join([_redis.packed(call) for call in calls])
+    def ask_many(self, calls: Sequence[Call], within: float | None, ahead: bytes = b"") -> list[Any]:
+        """Run scripts in one pipeline, each after the command ``ahead``; a reply that is an error is in the list."""
+        data = [ahead + _redis.packed(call) for call in calls]
         wire = self._take(within)
         try:
-            wire.send(data)
-            replies = wire.replies(len(calls))
+            replies = _answered(wire, data, ahead)
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                taught = _taught(wire, [calls[i] for i in unknown])
+                taught = _taught(wire, [calls[i] for i in unknown], ahead)
                 for i, reply in zip(unknown, taught, strict=True):
                     replies[i] = reply
         except BaseException as error:
@@ -104,15 +104,15 @@ class Lines:
         self._keep(wire, bounded=within is not None)
         return replies
 
-    def ask_confirmed(self, call: Call, confirm: Confirm) -> list[Any]:
+    def ask_confirmed(self, call: Call, confirm: Confirm, ahead: bytes = b"") -> list[Any]:
         """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
         wire = self._take()
         replies: list[Any] = []
         try:
             wire.bound(wire.patience + confirm.within)
             for command in (_redis.evalsha(call), *_redis.evals([call])):
-                wire.send(_packed(wire, _redis.confirming(command, confirm)))
-                replies = wire.replies(2)
+                wire.send(ahead + _packed(wire, _redis.confirming(command, confirm)))
+                replies = wire.replies(2 + bool(ahead))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
         except BaseException as error:
@@ -191,6 +191,10 @@ def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
     return b"".join(wire.connection.pack_commands(commands))
 
 
-def _taught(wire: Wire, calls: Sequence[Call]) -> list[Any]:
-    wire.send(_packed(wire, _redis.evals(calls)))
-    return wire.replies(len(calls))
+def _taught(wire: Wire, calls: Sequence[Call], ahead: bytes) -> list[Any]:
+    return _answered(wire, [ahead + _packed(wire, [command]) for command in _redis.evals(calls)], ahead)
+
+
+def _answered(wire: Wire, requests: Sequence[bytes], ahead: bytes) -> list[Any]:
+    wire.send(b"".join(requests))
+    return wire.replies(len(requests) * 2)[1::2] if ahead else wire.replies(len(requests))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 
 from redis import exceptions
 
-from coordkit import _cluster, _redis
+from coordkit import _redis
 from coordkit._ports import Call, Confirm, Form
 from coordkit._threads.cluster import Nodes
 from coordkit._threads.inbox import Inbox
@@ -26,10 +25,9 @@ class RedisStore:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._lines = Lines(client) if _redis.keeps_connections(client) else None
-        self._nodes = Nodes(client, lambda call: self._ask([call])[0]) if _redis.is_cluster(client) else None
-        self.keeper = Keeper(RUNTIME, self)
-        if self._nodes is not None:
-            self.keeper = Keepers(RUNTIME, self, partial(_cluster.name_of_node, client))
+        self._nodes = Nodes(client) if _redis.is_cluster(client) else None
+        self._way = self._lines or self._nodes  # None: through the client
+        self.keeper = Keepers(RUNTIME, self, self._nodes.name_of_node) if self._nodes else Keeper(RUNTIME, self)
         self._where = _redis.where(client)
         self._inbox = Inbox(self, client, keeps=self._lines is not None)
 
@@ -39,9 +37,9 @@ class RedisStore:
     def __str__(self) -> str:
         return self._where
 
-    async def run(self, name: str, call: Call) -> Any:
+    async def run(self, name: str, call: Call, *, yielding: bool = False) -> Any:
         try:
-            reply = self._ask([call])[0] if self._lines is None else self._lines.ask(call)
+            reply = self._ask([call])[0] if self._way is None else self._way.ask(call, yielding=yielding)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)
             if meant is None:
@@ -53,7 +51,7 @@ class RedisStore:
 
     async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
         if self._lines is None:
-            return await self.run(name, form.call(first))
+            return await self.run(name, form.call(first), yielding=yielding)
         try:
             word = first.encode()
             data = (form.packed or _redis.packer(form))((len(word), word))
@@ -74,8 +72,7 @@ class RedisStore:
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
         asked = [call for _, call in calls]
         try:
-            way = self._lines or self._nodes
-            replies = self._ask(asked) if way is None else way.ask_many(asked, within)
+            replies = self._ask(asked) if self._way is None else self._way.ask_many(asked, within)
         except Exception as error:
             meant = _redis.translated(error, calls[0][0], self._where)
             if meant is None:
@@ -91,7 +88,7 @@ class RedisStore:
 
     async def run_confirmed(self, name: str, call: Call, confirm: Confirm) -> tuple[Any, int, int]:
         try:
-            way = cast("Lines | Nodes", self._lines or self._nodes)  # of the others `cannot_confirm` speaks
+            way = cast("Lines | Nodes", self._way)  # of the others `cannot_confirm` speaks
             replies = way.ask_confirmed(call, confirm)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)

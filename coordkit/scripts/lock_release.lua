@@ -18,9 +18,16 @@ if holder and holder ~= ARGV[1] then
   end
   return -1
 end
-if holder then
+-- The lock is there until it is another's: a key of a slot that is on its way to another node must not be made anew.
+local could, claim = true, nil
+if queued then
+  could, claim = pcall(hand_on, KEYS[1], KEYS[2], KEYS[3], ARGV[2])
+end
+if holder and not (could and claim) then
   redis.call('DEL', KEYS[1])
 end
-local claim = queued and hand_on(KEYS[1], KEYS[2], KEYS[3], ARGV[2])
+if not could then
+  return type(claim) == 'table' and claim or redis.error_reply(claim)
+end
 local said = holder and 1 or 0
 return claim and {said, claim} or said

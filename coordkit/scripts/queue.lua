@@ -26,6 +26,19 @@ local function tell(waiter, what)
   return type(heard) == 'number' and heard or -1
 end
 
+-- Return whether somebody listens where a waiter does; yes if that cannot be known.
+local function listening(waiter)
+  local sort = waiter.verb == 'SPUBLISH' and 'SHARDNUMSUB' or 'NUMSUB'
+  local listeners = redis.pcall('PUBSUB', sort, waiter.channel)[2]
+  return listeners ~= 0
+end
+
+-- Return whether a waiter of a Cluster (there the channel has a tag) listens at another node than this, its slot having
+-- moved. What is told reaches it there as well, but is not counted: it must not hear of a grant that is then not made.
+local function elsewhere(waiter)
+  return string.find(waiter.channel, '{', 1, true) and not listening(waiter)
+end
+
 -- Tell the first who waits when what it waits for ends, in ms: it has relied on who was before it to look, and should
 -- a holder be dead, nobody else would ask in time.
 local function tell_next(queue, left)
@@ -36,7 +49,8 @@ local function tell_next(queue, left)
 end
 
 -- Take those out of a queue, from its head, who wait where nobody listens (`silent`, by verb and channel), a hundred at
--- most: all waiters of a process listen at one place, and thousands may have died with it.
+-- most: all waiters of a process listen at one place, and thousands may have died with it. Those of a Cluster may be at
+-- another node: they ask again, and keep their places.
 local function bury(queue, silent)
   local dead = {}
   for _, entry in ipairs(redis.call('ZRANGE', queue, 0, 99)) do
@@ -47,6 +61,12 @@ local function bury(queue, silent)
     dead[#dead + 1] = entry
   end
   redis.call('ZREM', queue, unpack(dead))
+  for _, entry in ipairs(dead) do
+    local waiter = parsed(entry)
+    if string.find(waiter.channel, '{', 1, true) then
+      tell(waiter, 'next 1')
+    end
+  end
 end
 
 -- Hand on, in order, to those who wait and listen. `offer` says what there is for a waiter now: the token, the rest of
@@ -64,6 +84,7 @@ local function serve(queue, offer, before)
     now = now or micros()
     local waiter = parsed(entry)
     local where = waiter.verb .. waiter.channel
+    silent[where] = silent[where] or elsewhere(waiter)
     if silent[where] then
       bury(queue, silent)
     else
@@ -116,13 +137,6 @@ local function leave(queue, entry, place)
   if place ~= '' then
     redis.call('ZREMRANGEBYSCORE', queue, place, place)
   end
-end
-
--- Return whether somebody listens where a waiter does; yes if that cannot be known.
-local function listening(waiter)
-  local sort = waiter.verb == 'SPUBLISH' and 'SHARDNUMSUB' or 'NUMSUB'
-  local listeners = redis.pcall('PUBSUB', sort, waiter.channel)[2]
-  return listeners ~= 0
 end
 
 -- Queue up, or keep the place that one has; return it, how many are ahead, and whether the channel is listened to.

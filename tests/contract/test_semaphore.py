@@ -105,9 +105,6 @@ async def test_a_permit_that_is_given_back_goes_to_the_first_with_its_slot(
         await maybe(lease.release())
 
 
-# Not on a Cluster: eight tasks on one asyncio client of redis-py's were seen to fail there on a busy machine, of a
-# connection that was closed under one of them; why is not known yet.
-@pytest.mark.parametrize("deployment", UNSHARDED[:2], indirect=True)
 async def test_never_more_than_n_under_contention(flavour: Any, make: Any, maybe: Any) -> None:
     """And never two in one slot; each slot's tokens rise; all n are used."""
     inside: set[int] = set()
