@@ -62,11 +62,11 @@ class Lease:
 
     __slots__ = (
         "__weakref__", "_mutex", "_process", "_renewing", "_runtime", "_state", "_timer", "_token", "_trouble",
-        "_until", "_why", "expires", "grantor", "holder", "lost", "pulse", "slot", "ttl",
+        "_until", "_why", "expires", "given_back", "grantor", "holder", "lost", "pulse", "slot", "ttl",
     )  # fmt: skip
 
     def __init__(
-        self, terms: Terms, holder: str, token: int, *, asked: float, span: float | None = None, slot: int | None = None
+        self, terms: Terms, holder: str, token: int, asked: float, span: float | None = None, slot: int | None = None
     ) -> None:
         """Begin a lease of what was granted: valid from ``asked`` (our clock) for ``span`` seconds, or a whole ttl."""
         runtime, self.grantor, ttl, self._renewing, max_hold = terms
@@ -79,12 +79,14 @@ class Lease:
         self._process = runtime.process()
         self._mutex = runtime.mutex()
         self._state = _HELD
+        self.given_back = False  # whether it ended by our own will: given back, or handed over
         self._why = ""
         self._trouble: Exception | None = None
         self._timer: Timer | None = None
         self._until = None if max_hold is None else asked + max_hold
         self.expires = asked + (ttl if span is None else span) * (1 - DRIFT)
-        self.pulse = Pulse(self, runtime, self.grantor, holder, ttl)
+        self.pulse = pulse = Pulse(self)
+        pulse.ended, pulse.holder, pulse.kept, pulse.terms = False, holder, None, terms
         if span is not None and span < ttl and self._renewing:
             # A claim becomes a whole lease as soon as it is renewed; most that are held briefly need not be.
             self._timer = runtime.call_at(runtime.now() + span * SOON, self.pulse.due)
@@ -118,11 +120,6 @@ class Lease:
     def held(self) -> bool:
         """Whether it was neither given back nor lost, in this process; unlike ``remaining`` it asks no clock."""
         return self._state is _HELD and self._runtime.process() == self._process
-
-    @property
-    def given_back(self) -> bool:
-        """Whether it ended by our own will: given back, or handed over."""
-        return self._state in (_RELEASED, _HANDED_OVER)
 
     def loss(self) -> LeaseLost:
         """Return the error that says what became of this lease."""
@@ -239,6 +236,7 @@ class Lease:
         with self._mutex:
             if self._state is not _HELD:
                 return False
+            self.given_back = state is not _LOST  # first: who leaves a block in another thread looks at it alone
             self._state = state
             self._why = why
             self.pulse.kept, self.pulse.ended = None, True

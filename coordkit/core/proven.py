@@ -45,9 +45,9 @@ class Proven(lease.Lease):
             lease.Terms(place.session.runtime, cast("Grantor", place), place.session.proven, max_hold=max_hold),
             place.holder,
             token,
-            asked=asked,
-            span=span,
-            slot=slot,
+            asked,
+            span,
+            slot,
         )
         self.pulse.kept = self  # its session has it
         self._link.subscribe(self._heard)

@@ -20,7 +20,7 @@ from coordkit.errors import LeaseLost
 def lease(ttl: float) -> Lease:
     keeper = SimpleNamespace(give_back=lambda *_, **__: None, renew=lambda _: None)
     grantor: Any = SimpleNamespace(name="a", keeper=keeper)
-    return Lease(Terms(RUNTIME, grantor, ttl), "me", 1, asked=RUNTIME.now())
+    return Lease(Terms(RUNTIME, grantor, ttl), "me", 1, RUNTIME.now())
 
 
 def test_an_answer_that_comes_after_the_deadline_renews_nothing() -> None:
