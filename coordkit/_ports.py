@@ -103,7 +103,8 @@ class Form:
         self.script = script
         self.keys = keys
         self.args = args
-        self.packed: Callable[[tuple[int, bytes]], bytes] | None = None  # a store's own: what it sends, by the first
+        # A store's own: what it sends in front of the first, by the length of that, and behind it.
+        self.packed: tuple[Mapping[int, bytes], bytes] | None = None
 
     def call(self, first: str) -> Call:
         return Call(self.script, self.keys, (first, *self.args), self)
