@@ -48,8 +48,9 @@ class Runtime(Protocol):
         """Return seconds on a clock that never steps and runs on while the machine is suspended, where there is one."""
         ...
 
+    @property
     def process(self) -> int:
-        """Return what changes in a forked child: a lease belongs to the process that acquired it."""
+        """What changes in a forked child: a lease belongs to the process that acquired it."""
         ...
 
     def new_holder(self) -> str:

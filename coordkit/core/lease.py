@@ -65,7 +65,7 @@ class Lease:
         "_until", "_why", "expires", "given_back", "grantor", "holder", "lost", "pulse", "slot", "ttl",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  each that is given by its name costs as much as making the lease's event
         self, terms: Terms, holder: str, token: int, asked: float, span: float | None = None, slot: int | None = None
     ) -> None:
         """Begin a lease of what was granted: valid from ``asked`` (our clock) for ``span`` seconds, or a whole ttl."""
@@ -76,7 +76,7 @@ class Lease:
         self.slot = slot
         self.holder = holder
         self.lost = runtime.event()
-        self._process = runtime.process()
+        self._process = runtime.process
         self._mutex = runtime.mutex()
         self._state = _HELD
         self.given_back = False  # whether it ended by our own will: given back, or handed over
@@ -106,7 +106,7 @@ class Lease:
 
     def remaining(self) -> float:
         """Return the seconds until the local deadline; 0.0 once it is over."""
-        if self._state is not _HELD or self._runtime.process() != self._process:
+        if self._state is not _HELD or self._runtime.process != self._process:
             return 0.0
         return max(0.0, self.expires - self._runtime.now())
 
@@ -119,11 +119,11 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it was neither given back nor lost, in this process; unlike ``remaining`` it asks no clock."""
-        return self._state is _HELD and self._runtime.process() == self._process
+        return self._state is _HELD and self._runtime.process == self._process
 
     def loss(self) -> LeaseLost:
         """Return the error that says what became of this lease."""
-        if self._runtime.process() != self._process:
+        if self._runtime.process != self._process:
             why = f"it belongs to process {self._process}; a forked child holds nothing of its parent's"
         elif self._state is _RELEASED:
             why = self._why or "it was given back"
@@ -231,7 +231,7 @@ class Lease:
         self._until = None if max_hold is None else self._runtime.now() + max_hold
 
     def _end(self, state: State, why: str = "") -> bool:
-        if self._runtime.process() != self._process:
+        if self._runtime.process != self._process:
             return False
         with self._mutex:
             if self._state is not _HELD:

@@ -11,7 +11,7 @@ run. To become so is the last thing that ``acquire`` does, by a mere assignment,
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Kept:
         self.kept: object = None
 
 
-class Pulse(ref["Lease"]):
+class Pulse(ref[Any]):
     """What the timers of one lease know of it: the lease, as long as somebody has it, and how to give it back."""
 
     __slots__ = ("ended", "holder", "kept", "terms")  # set by the lease, sooner than by an __init__
@@ -47,7 +47,7 @@ class Pulse(ref["Lease"]):
 
     def due(self) -> None:
         """Renew it, if somebody has it."""
-        lease = self()
+        lease: Lease | None = self()
         if lease is None:
             self._give_back()
         else:
@@ -55,7 +55,7 @@ class Pulse(ref["Lease"]):
 
     def over(self) -> None:
         """Announce its end, unless it was renewed meanwhile."""
-        lease = self()
+        lease: Lease | None = self()
         if lease is None:
             self._give_back()
         else:
