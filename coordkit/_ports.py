@@ -48,8 +48,9 @@ class Runtime(Protocol):
         """Return seconds on a clock that never steps and runs on while the machine is suspended, where there is one."""
         ...
 
+    @property
     def process(self) -> int:
-        """Return what changes in a forked child: a lease belongs to the process that acquired it."""
+        """What changes in a forked child: a lease belongs to the process that acquired it."""
         ...
 
     def new_holder(self) -> str:
@@ -103,7 +104,8 @@ class Form:
         self.script = script
         self.keys = keys
         self.args = args
-        self.packed: Callable[[tuple[int, bytes]], bytes] | None = None  # a store's own: what it sends, by the first
+        # A store's own: what it sends in front of the first, by the length of that, and behind it.
+        self.packed: tuple[Mapping[int, bytes], bytes] | None = None
 
     def call(self, first: str) -> Call:
         return Call(self.script, self.keys, (first, *self.args), self)

@@ -67,8 +67,7 @@ class RedisStore:
         if self._lines is None:
             return await self.run(name, form.call(first), yielding=yielding)
         try:
-            word = first.encode()
-            data = (form.packed or _redis.packer(form))((len(word), word))
+            data = _redis.filled(form, first)
             reply = await self._lines.ask(data, lambda: form.call(first), yielding=yielding)
         except Exception as error:
             meant = _redis.translated(error, name, self._where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
-from coordkit._threads.runtime import new_holder, now, process
+from coordkit._threads.runtime import new_holder, not_in_a_forked_child, now
 
 _log = logging.getLogger("coordkit")
 
@@ -199,9 +200,13 @@ class LoopRuntime:
 
     def __init__(self) -> None:
         self.now = now
-        self.process = process
         self.new_holder = new_holder
         self.event: Callable[[], Event] = LoopEvent
+        self.reset()
+        not_in_a_forked_child(self)
+
+    def reset(self) -> None:
+        self.process = os.getpid()
 
     def mutex(self) -> AbstractContextManager[Any]:
         return _NOTHING  # between two awaits, nobody else runs

@@ -161,16 +161,15 @@ class Block:
     with the frame, and nobody has the lease.
     """
 
-    __slots__ = ("__weakref__", "_open", "core")
+    __slots__ = ("__weakref__", "core", "others")  # set by who makes it, sooner than by an __init__
 
-    def __init__(self, others: OpenBlocks[Held]) -> None:
-        self._open = others
-        self.core: Held | None = None
+    core: Held | None
+    others: OpenBlocks[Held]
 
     def __call__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        core = self.core or self._open.left(threading.get_ident())  # called by hand
+        core = self.core or self.others.left(threading.get_ident())  # called by hand
         run(lease.leave(core, error))
 
 
@@ -183,7 +182,8 @@ class OfEachBlock:
     def __get__(self, lock: Acquirable | None, kind: type) -> Callable[..., None]:
         if lock is None:
             return self._leave  # for an ExitStack
-        block = Block(lock._open)  # noqa: SLF001  one facade, two classes
+        block = Block()
+        block.core, block.others = None, lock._open  # noqa: SLF001  one facade, two classes
         lock._coming[threading.get_ident()] = ref(block)  # noqa: SLF001  the same
         return block
 

@@ -53,8 +53,7 @@ class RedisStore:
         if self._lines is None:
             return await self.run(name, form.call(first), yielding=yielding)
         try:
-            word = first.encode()
-            data = (form.packed or _redis.packer(form))((len(word), word))
+            data = _redis.filled(form, first)
             reply = self._lines.answer_last(data) if yielding else self._lines.answer(data)
             if not isinstance(reply, Exception):
                 return reply

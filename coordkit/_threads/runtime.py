@@ -67,8 +67,7 @@ class _Self:
 _self = _Self()
 
 
-# Partials and bound methods, because a function of ours in between would double what each costs.
-process: Callable[[], int] = partial(getattr, _self, "pid")
+# A bound method, because a function of ours in between would double what it costs.
 new_holder: Callable[[], str] = _self.new_holder
 
 
@@ -255,7 +254,7 @@ class ThreadRuntime:
     def __init__(self) -> None:
         self._clock = Clock()
         self.now = now
-        self.process = process
+        self.process = os.getpid()  # a call would cost as much as all else that a lease looks at
         self.new_holder = new_holder
         self.call_at: Callable[[float, Callable[[], None]], Timer] = self._clock.call_at
         self.event: Callable[[], Event] = ThreadEvent
@@ -264,6 +263,7 @@ class ThreadRuntime:
 
     def _after_fork(self) -> None:
         _self.reset()
+        self.process = _self.pid
         self._clock.reset()
         for one in list(_forgetful):
             one.reset()

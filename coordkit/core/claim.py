@@ -43,7 +43,7 @@ class Claim:
         self.touched = False  # its znode changed, or is watched no more
         self._session = session
         self._runtime = runtime
-        self._process = runtime.process()
+        self._process = runtime.process
         self._identity = identity
         self._ring = ring
         self._why = ""
@@ -56,7 +56,7 @@ class Claim:
 
     def ensure(self) -> Literal[True]:
         """Return True if it is ours; raise ``LeaseLost`` if it may not be."""
-        if self._runtime.process() != self._process:
+        if self._runtime.process != self._process:
             raise self._loss(f"it belongs to process {self._process}; a forked child owns nothing")
         if not self.lost.is_set() and self._runtime.now() >= self.expires:
             self.lose("no answered write proved it in time")

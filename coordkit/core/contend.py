@@ -75,7 +75,7 @@ class Contender:
             except BaseException as error:  # noqa: BLE001  it is raised again, there where what it left is seen to
                 first = error
             if type(first) is Granted:
-                lease = Lease(self.terms, holder, first[0], asked=asked, slot=first[1])
+                lease = Lease(self.terms, holder, first[0], asked, None, first[1])
                 if lease.expires > runtime.now():
                     return lease
                 await self.give_back_late(lease)
@@ -100,7 +100,7 @@ class Contender:
 
     def lease(self, holder: str, granted: HandedOn) -> Lease:
         token, slot, asked, span = granted
-        return Lease(self.terms, holder, token, asked=asked, span=span, slot=slot)
+        return Lease(self.terms, holder, token, asked, span, slot)
 
     async def give_back_late(self, lease: Lease) -> NoReturn:
         """Give back a lease that was over when the answer came, and raise."""

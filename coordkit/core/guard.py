@@ -33,7 +33,7 @@ class Guard:
         self._ensemble = ensemble
         self._companion = companion
         self._hang = hang
-        self._process = runtime.process()
+        self._process = runtime.process
         self._alone = False  # there is no companion
         self._over = False
         self._timer: Timer | None = None
@@ -101,7 +101,7 @@ class Guard:
 
     async def end(self) -> None:
         """Guard no longer; the session goes on."""
-        if self._over or self._runtime.process() != self._process:
+        if self._over or self._runtime.process != self._process:
             return
         self._over = True
         if self._timer is not None:

@@ -62,11 +62,11 @@ class Lease:
 
     __slots__ = (
         "__weakref__", "_mutex", "_process", "_renewing", "_runtime", "_state", "_timer", "_token", "_trouble",
-        "_until", "_why", "expires", "grantor", "holder", "lost", "pulse", "slot", "ttl",
+        "_until", "_why", "expires", "given_back", "grantor", "holder", "lost", "pulse", "slot", "ttl",
     )  # fmt: skip
 
-    def __init__(
-        self, terms: Terms, holder: str, token: int, *, asked: float, span: float | None = None, slot: int | None = None
+    def __init__(  # noqa: PLR0917  each that is given by its name costs as much as making the lease's event
+        self, terms: Terms, holder: str, token: int, asked: float, span: float | None = None, slot: int | None = None
     ) -> None:
         """Begin a lease of what was granted: valid from ``asked`` (our clock) for ``span`` seconds, or a whole ttl."""
         runtime, self.grantor, ttl, self._renewing, max_hold = terms
@@ -76,15 +76,17 @@ class Lease:
         self.slot = slot
         self.holder = holder
         self.lost = runtime.event()
-        self._process = runtime.process()
+        self._process = runtime.process
         self._mutex = runtime.mutex()
         self._state = _HELD
+        self.given_back = False  # whether it ended by our own will: given back, or handed over
         self._why = ""
         self._trouble: Exception | None = None
         self._timer: Timer | None = None
         self._until = None if max_hold is None else asked + max_hold
         self.expires = asked + (ttl if span is None else span) * (1 - DRIFT)
-        self.pulse = Pulse(self, runtime, self.grantor, holder, ttl)
+        self.pulse = pulse = Pulse(self)
+        pulse.ended, pulse.holder, pulse.kept, pulse.terms = False, holder, None, terms
         if span is not None and span < ttl and self._renewing:
             # A claim becomes a whole lease as soon as it is renewed; most that are held briefly need not be.
             self._timer = runtime.call_at(runtime.now() + span * SOON, self.pulse.due)
@@ -104,7 +106,7 @@ class Lease:
 
     def remaining(self) -> float:
         """Return the seconds until the local deadline; 0.0 once it is over."""
-        if self._state is not _HELD or self._runtime.process() != self._process:
+        if self._state is not _HELD or self._runtime.process != self._process:
             return 0.0
         return max(0.0, self.expires - self._runtime.now())
 
@@ -117,16 +119,11 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it was neither given back nor lost, in this process; unlike ``remaining`` it asks no clock."""
-        return self._state is _HELD and self._runtime.process() == self._process
-
-    @property
-    def given_back(self) -> bool:
-        """Whether it ended by our own will: given back, or handed over."""
-        return self._state in (_RELEASED, _HANDED_OVER)
+        return self._state is _HELD and self._runtime.process == self._process
 
     def loss(self) -> LeaseLost:
         """Return the error that says what became of this lease."""
-        if self._runtime.process() != self._process:
+        if self._runtime.process != self._process:
             why = f"it belongs to process {self._process}; a forked child holds nothing of its parent's"
         elif self._state is _RELEASED:
             why = self._why or "it was given back"
@@ -234,11 +231,12 @@ class Lease:
         self._until = None if max_hold is None else self._runtime.now() + max_hold
 
     def _end(self, state: State, why: str = "") -> bool:
-        if self._runtime.process() != self._process:
+        if self._runtime.process != self._process:
             return False
         with self._mutex:
             if self._state is not _HELD:
                 return False
+            self.given_back = state is not _LOST  # first: who leaves a block in another thread looks at it alone
             self._state = state
             self._why = why
             self.pulse.kept, self.pulse.ended = None, True

@@ -26,7 +26,7 @@ from coordkit.core.waiting import claim_of
 from coordkit.errors import StoreUnavailable
 from coordkit.scripts import load
 
-_ACQUIRE = load("token", "lock_acquire_free", "queue", "lock_queue", "lock_acquire")
+_ACQUIRE = load("lock_acquire_free", "token", "queue", "lock_queue", "lock_acquire")
 _RENEW = load("lock_renew")
 _RELEASE = load("lock_release_free", "token", "queue", "lock_queue", "lock_release")
 _INSPECT = load("lock_inspect")
@@ -87,7 +87,7 @@ class Mutex:
         if spot is None and self.confirm is None:
             reply = await self._store.run_form(self.name, form, holder)
         else:
-            waiting = (spot.entry, spot.place) if spot else ("", "")
+            waiting = (spot.entry, spot.place) if spot else ()
             call = Call(_ACQUIRE, self._keys, (holder, *form.args[:2], *waiting))
             if self.confirm is None:
                 reply = await self._store.run(self.name, call)
@@ -97,7 +97,7 @@ class Mutex:
         return tuple.__new__(Granted, (int(reply[1]), None)) if reply[0] else refused(*reply[1:])
 
     def _form_of(self, ttl: float) -> Form:
-        form = self._asking[ttl] = Form(_ACQUIRE, self._keys, milliseconds(ttl), self._keep(ttl), "", "")
+        form = self._asking[ttl] = Form(_ACQUIRE, self._keys, milliseconds(ttl), self._keep(ttl))
         return form
 
     async def _confirmed(self, call: Call, confirm: Confirm) -> Any:
@@ -131,7 +131,7 @@ class Mutex:
         else:
             form = self._leaving
             if form is None:
-                form = self._leaving = Form(_RELEASE, self._keys, _KEEP_COUNTER, "")
+                form = self._leaving = Form(_RELEASE, self._keys, _KEEP_COUNTER)
             # Whoever handed it on just now will probably do so again: who waits should hear of it first.
             said = await self._store.run_form(self.name, form, holder, yielding=self.key in self.keeper.claimed)
         if isinstance(said, list):

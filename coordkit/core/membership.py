@@ -31,7 +31,7 @@ class Membership:
         self.lost = session.runtime.event()
         self._session = session
         self._runtime = session.runtime
-        self._process = session.runtime.process()
+        self._process = session.runtime.process
         self._holder = session.runtime.new_holder()
         self._refused: CoordError | None = None
         self._joined = False
@@ -50,12 +50,12 @@ class Membership:
 
     def ensure(self) -> Literal[True]:
         """Return True if the identity is ours; raise ``LeaseLost`` if a newer incarnation has it."""
-        if self.lost.is_set() or self._leaving or self._runtime.process() != self._process:
+        if self.lost.is_set() or self._leaving or self._runtime.process != self._process:
             raise self.loss()
         return True
 
     def loss(self) -> LeaseLost:
-        if self._runtime.process() != self._process:
+        if self._runtime.process != self._process:
             why = f"it belongs to process {self._process}; a forked child is no member"
         else:
             why = self._why or "it was left"
@@ -226,7 +226,7 @@ class Membership:
 
     async def leave(self) -> bool:
         """Leave; return whether the identity was ours to the end. Raises ``StoreUnavailable`` if no answer came."""
-        if self._runtime.process() != self._process or self.lost.is_set():
+        if self._runtime.process != self._process or self.lost.is_set():
             return False
         if self._left.is_set():
             return True

@@ -45,9 +45,9 @@ class Proven(lease.Lease):
             lease.Terms(place.session.runtime, cast("Grantor", place), place.session.proven, max_hold=max_hold),
             place.holder,
             token,
-            asked=asked,
-            span=span,
-            slot=slot,
+            asked,
+            span,
+            slot,
         )
         self.pulse.kept = self  # its session has it
         self._link.subscribe(self._heard)
@@ -85,7 +85,7 @@ class Proven(lease.Lease):
 
     def ensure(self) -> Literal[True]:
         """Return True if it holds; raise ``LeaseLost`` if it does not."""
-        if self.held and self._runtime.process() == self._process and (why := self._ended(self._link.ensemble.link())):
+        if self.held and self._runtime.process == self._process and (why := self._ended(self._link.ensemble.link())):
             self.lose(f"{self._link.ensemble}: {why}")
         return super().ensure()
 

@@ -11,13 +11,11 @@ run. To become so is the last thing that ``acquire`` does, by a mere assignment,
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 if TYPE_CHECKING:
-    from coordkit._ports import Runtime
-    from coordkit.core.grantor import Grantor
-    from coordkit.core.lease import Lease
+    from coordkit.core.lease import Lease, Terms
 
 _log = logging.getLogger("coordkit")
 
@@ -37,23 +35,19 @@ class Kept:
         self.kept: object = None
 
 
-class Pulse:
-    """What the timers of one lease know of it."""
+class Pulse(ref[Any]):
+    """What the timers of one lease know of it: the lease, as long as somebody has it, and how to give it back."""
 
-    __slots__ = ("_grantor", "_holder", "_lease", "_runtime", "_ttl", "ended", "kept")
+    __slots__ = ("ended", "holder", "kept", "terms")  # set by the lease, sooner than by an __init__
 
-    def __init__(self, lease: Lease, runtime: Runtime, grantor: Grantor, holder: str, ttl: float) -> None:
-        self.kept: object = None
-        self.ended = False
-        self._lease = ref(lease)
-        self._runtime = runtime
-        self._grantor = grantor
-        self._holder = holder
-        self._ttl = ttl
+    ended: bool
+    holder: str
+    kept: object
+    terms: Terms
 
     def due(self) -> None:
         """Renew it, if somebody has it."""
-        lease = self._lease()
+        lease: Lease | None = self()
         if lease is None:
             self._give_back()
         else:
@@ -61,7 +55,7 @@ class Pulse:
 
     def over(self) -> None:
         """Announce its end, unless it was renewed meanwhile."""
-        lease = self._lease()
+        lease: Lease | None = self()
         if lease is None:
             self._give_back()
         else:
@@ -70,5 +64,6 @@ class Pulse:
     def _give_back(self) -> None:
         if self.ended:
             return  # just now, when this was due already
-        _log.warning("%s: given back, for nobody has it any more: what held it was interrupted", self._grantor.name)
-        self._grantor.keeper.give_back(self._grantor, self._holder, until=self._runtime.now() + self._ttl)
+        grantor = self.terms.grantor
+        _log.warning("%s: given back, for nobody has it any more: what held it was interrupted", grantor.name)
+        grantor.keeper.give_back(grantor, self.holder, until=self.terms.runtime.now() + self.terms.ttl)

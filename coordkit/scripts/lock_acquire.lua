@@ -2,15 +2,20 @@
 -- KEYS[1]  the lock: its value is the present holder
 -- KEYS[2]  the last token that was given out for this name     KEYS[3]  the queue
 -- ARGV[1]  the holder who asks        ARGV[2]  ttl in ms        ARGV[3]  how long an idle counter is kept, in ms
--- ARGV[4]  its entry in the queue, or '' if it does not wait    ARGV[5]  its place, or '' if it has none yet
+-- ARGV[4]  its entry in the queue, if it waits                  ARGV[5]  its place, or '' if it has none yet
 -- returns  {1, token}                 granted; asked again by the present holder: the same token, and the ttl anew
 --          {0, holder, ms left}       refused
 --          {0, holder, ms left, server time in us, place, number ahead, 1 or 0: somebody listens}   refused, and queued
 -- Asked twice it does what asking once does: each acquisition has a holder id of its own.
 
--- Behind lock_acquire_free.lua, which knows `last` and has `taken` the lock, if nobody had it.
+-- Behind lock_acquire_free.lua, which knows the `last` token, whether that is `usable`, and has `taken` the lock if
+-- nobody had it.
 
-local waits = ARGV[4] ~= ''
+if not usable then
+  local _, broken = last_token(KEYS[2])
+  return broken
+end
+local waits = (ARGV[4] or '') ~= ''
 if taken then
   local could, claim = pcall(function()
     local place = waits and (tonumber(ARGV[5]) or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[4]))) or nil

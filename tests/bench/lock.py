@@ -111,8 +111,8 @@ def blocking(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
 def as_bytes(key: str) -> tuple[bytes, bytes]:
     """Return what a lock sends to be acquired and given back, as bytes: no client can be quicker than these two."""
     keys = [key.removesuffix("lock").encode() + part for part in (b"lock", b"token", b"queue")]
-    acquire = Call(lock._ACQUIRE, keys, ("bench", 10_000, 60_000, "", ""))
-    return _redis.packed(acquire), _redis.packed(Call(lock._RELEASE, keys, ("bench", 60_000, "")))
+    acquire = Call(lock._ACQUIRE, keys, ("bench", 10_000, 60_000))
+    return _redis.packed(acquire), _redis.packed(Call(lock._RELEASE, keys, ("bench", 60_000)))
 
 
 async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:

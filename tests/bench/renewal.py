@@ -3,9 +3,9 @@
     python tests/bench/renewal.py [--leases 10000] [--rounds 5]
 
 Interleaved: a few seconds in which the leases are renewed by themselves, then the same EVALSHAs in pipelines of
-redis-py, of the same size. CPU time is this process's (user and system); the server's is not in it. The
-last line pauses one server for a while and says by how much that delayed the renewals of a client of another: the
-longest time between two renewals of one lease, where a third of the ttl is ideal.
+redis-py, of the same size and with the same pauses, so that caches are as cold. CPU time is this process's (user and
+system); the server's is not in it. The last line pauses one server for a while and says by how much that delayed the
+renewals of a client of another: the longest time between two renewals of one lease, where a third of the ttl is ideal.
 """
 
 from __future__ import annotations
@@ -67,18 +67,23 @@ def blocking(port: int, count: int, rounds: int) -> tuple[list[float], list[floa
     leases[0].renew()  # the server learns the script
     commands = batches(renewals(leases))
     ours, theirs = [], []
-    for _ in range(rounds):
+    for round_ in range(rounds + 1):  # the first warms up and does not count
         before, began = renewed(server), time.process_time()
         time.sleep(SECONDS)
         spent = time.process_time() - began
-        ours.append(spent / (renewed(server) - before))
-        began = time.process_time()
+        mine = spent / (renewed(server) - before)
+        spent = 0.0
         for batch in commands:
+            time.sleep(SECONDS / len(commands))
+            began = time.thread_time()  # the leases are renewed meanwhile by another
             pipe = client.pipeline(transaction=False)
             for command in batch:
                 pipe.execute_command(*command)
             pipe.execute()
-        theirs.append((time.process_time() - began) / count)
+            spent += time.thread_time() - began
+        if round_:
+            ours.append(mine)
+            theirs.append(spent / count)
     assert not any(lease.lost for lease in leases)
     for lease in leases:
         lease.release()
@@ -93,18 +98,23 @@ async def awaited(port: int, count: int, rounds: int) -> tuple[list[float], list
     await leases[0].renew()
     commands = batches(renewals(leases))
     ours, theirs = [], []
-    for _ in range(rounds):
+    for round_ in range(rounds + 1):
         before, began = renewed(server), time.process_time()
         await asyncio.sleep(SECONDS)
         spent = time.process_time() - began
-        ours.append(spent / (renewed(server) - before))
-        began = time.process_time()
+        mine = spent / (renewed(server) - before)
+        spent = 0.0
         for batch in commands:
+            await asyncio.sleep(SECONDS / len(commands))
+            began = time.process_time()
             pipe = client.pipeline(transaction=False)
             for command in batch:
                 pipe.execute_command(*command)
             await pipe.execute()
-        theirs.append((time.process_time() - began) / count)
+            spent += time.process_time() - began
+        if round_:
+            ours.append(mine)
+            theirs.append(spent / count)
     assert not any(lease.lost for lease in leases)
     for lease in leases:
         await lease.release()

@@ -15,7 +15,7 @@ from coordkit import scripts
 from coordkit._ports import Call, Script
 
 SCRIPTS = {
-    "lock_acquire": scripts.load("token", "lock_acquire_free", "queue", "lock_queue", "lock_acquire"),
+    "lock_acquire": scripts.load("lock_acquire_free", "token", "queue", "lock_queue", "lock_acquire"),
     "lock_renew": scripts.load("lock_renew"),
     "lock_release": scripts.load("lock_release_free", "token", "queue", "lock_queue", "lock_release"),
     "lock_inspect": scripts.load("lock_inspect"),

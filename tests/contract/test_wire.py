@@ -139,8 +139,7 @@ def test_a_form_that_is_filled_in_is_what_redis_py_sends(name: str) -> None:
     """Most of it is packed once; what is in a name must not matter."""
     form = Form(load("lock_renew"), (name.encode(), b"{%s}"), 10_000, "", f"{name} 1")
     for holder in ("host:1:abc", f"host:1:abc:{name}"):
-        word = holder.encode()
-        packed = _redis.packer(form)((len(word), word))
+        packed = _redis.filled(form, holder)
         theirs = redis.Connection().pack_command(*_redis.evalsha(form.call(holder)))
 
         assert packed == b"".join(theirs) == _redis.packed(form.call(holder))

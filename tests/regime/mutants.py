@@ -80,9 +80,8 @@ def ttl_counted_from_the_reply(_worker: Worker) -> None:
     """kazoo's, redis-py's and everybody's: the server has been counting since it got the request."""
     born = Lease.__init__
 
-    def init(self: Lease, terms: Any, *args: Any, asked: float, **kwargs: Any) -> None:
-        del asked
-        born(self, terms, *args, asked=terms.runtime.now(), **kwargs)
+    def init(self: Lease, terms: Any, holder: str, token: int, _asked: float, *rest: Any) -> None:
+        born(self, terms, holder, token, terms.runtime.now(), *rest)
 
     Lease.__init__ = init  # type: ignore[method-assign]  # a mutant
 

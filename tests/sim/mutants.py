@@ -34,8 +34,8 @@ def ttl_counted_from_the_reply(patch: Patch) -> None:
     """kazoo's, redis-py's and everybody's: the server has been counting since it got the request."""
     born = Lease.__init__
 
-    def init(self: Lease, terms: Any, *args: Any, asked: float, **kwargs: Any) -> None:
-        born(self, terms, *args, asked=terms.runtime.now(), **kwargs)
+    def init(self: Lease, terms: Any, holder: str, token: int, _asked: float, *rest: Any) -> None:
+        born(self, terms, holder, token, terms.runtime.now(), *rest)
 
     patch.setattr(Lease, "__init__", init)
 

@@ -28,7 +28,8 @@ def _compiled(source: str) -> Any:
 
 
 ASKS = {"lock_acquire", "rw_read", "rw_write", "semaphore_acquire"}
-"""Scripts that grant, or queue up; all have the holder, the entry and the place as first, fourth and fifth argument."""
+"""Scripts that grant, or queue up; all have the holder, the entry and the place as first, fourth and fifth argument,
+if they wait."""
 
 RELEASES = {"lock_release", "rw_release", "semaphore_release"}
 
@@ -91,7 +92,8 @@ class SimRedis:
             args[i] = _bytes(arg)
         place, asks, so_far = float("inf"), call.script.name in ASKS, len(self.grants)
         if asks:
-            place = self._place(call.keys[-1], _bytes(call.args[3]), _bytes(call.args[4]))
+            entry, place_so_far = call.args[3:5] or ("", "")
+            place = self._place(call.keys[-1], _bytes(entry), _bytes(place_so_far))
         reply = _value(_compiled(call.script.source)(keys, args, self._api))
         if call.script.name == "lock_adopt" and reply[0] == 1:
             self.grants.append((self.world.time, _bytes(call.args[1]), int(reply[1])))

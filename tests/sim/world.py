@@ -230,6 +230,7 @@ class Process:
     def now(self) -> float:
         return self.world.time * self.rate
 
+    @property
     def process(self) -> int:
         return zlib.crc32(self.name.encode())  # the same in every run: renewals are timed by it
 

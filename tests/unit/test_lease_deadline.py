@@ -29,7 +29,7 @@ def lease(ttl: float, max_hold: float | None = None, said: list[Any] | None = No
 
     keeper = SimpleNamespace(give_back=give_back, renew=lambda _: said.append("renew"))
     grantor: Any = SimpleNamespace(name="a", keeper=keeper)
-    return Lease(Terms(RUNTIME, grantor, ttl, max_hold=max_hold), "me", 1, asked=RUNTIME.now())
+    return Lease(Terms(RUNTIME, grantor, ttl, max_hold=max_hold), "me", 1, RUNTIME.now())
 
 
 def test_an_answer_that_comes_after_the_deadline_renews_nothing() -> None:
