@@ -11,7 +11,8 @@ says who is asked, `lag` who is too far behind, and `probes` look at them meanwh
 of reads is a `replicated_reading`. What a replica may answer while slots move is `replica_fence`'s.
 Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`, `client_pubsub_lines`.
 WATCH: `client_held`. `balance` and `peak_ewma` pick among equals, `health` sets aside who failed; `shares` shares work
-out. `topology` (with `topology_parts`, `topology_form`) is a list of shards that changes while it is in use.
+out. `topology` (with `topology_parts`, `topology_form`) is a list of shards that changes while it is in use. While
+slots move: `fence`, `first_touch`, `moving` (between `move_source` and `move_target`), `mover`, `reshard`.
 
 New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
 that another router placed: `ketama`, `envoy_ring`, `maglev`, `hrw`, `jump`, `modula`. ``ShardedRedis(placement=...)``

@@ -177,7 +177,7 @@ def test_clocks_that_are_apart_are_told(apart: tuple[float, ...], warned: bool, 
     clocks: Any = Clocks(*apart)
     topology = made({"a": 1, "b": 1, "c": 1, "d": 1}).abandoning("c")
     progress: Any = type("Progress", (), {})()
-    abandonment = Abandonment(clocks, clocks.port, None, barrier=clocks, progress=progress, step=str)  # type: ignore[arg-type]
+    abandonment = Abandonment(clocks, clocks.port, None, barrier=clocks, progress=progress, step=str)  # type: ignore[arg-type]  # nothing moves
     run(abandonment._wait(topology, "c"))
     assert clocks.adopted_by == topology.epoch
     assert [f"up to {max(apart) - min(apart):.0f} s apart" in record.getMessage() for record in caplog.records] == (
