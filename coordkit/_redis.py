@@ -3,8 +3,9 @@
 A store speaks over connections of its own, made by the recipe of the client's pool (host, password, TLS, Sentinel's
 present master ...), because the client's generic path cannot be bounded in time: redis-py 8 connects and sends up to
 eleven times by itself. Ours connect once and send once; every script stands being asked twice, so the core decides.
-Clients whose traffic is more than one pool (Cluster, a sharded client, a subclass with its own ``execute_command``)
-or less than one (a single connection, a bounded pool) are spoken to through ``execute_command``, with its retries.
+So are the nodes of a Cluster, each by the recipe of its own. Clients whose traffic is more than one pool (a sharded
+client, a subclass with its own ``execute_command``) or less than one (a single connection, a bounded pool) are spoken
+to through ``execute_command``, with its retries.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Fence:
         before that stays, as ever in Redis. Raises as ``claim`` does.
 
         It is sent once, because it may not stand being carried out twice: after ``StoreUnavailable`` whether it ran is
-        unknown. A client with ways of its own (Cluster, a bounded pool, its own ``execute_command``) may send it again,
+        unknown. A client with ways of its own (a bounded pool, its own ``execute_command``) may send it again,
         by the retries that *it* was given.
         """
         return run(self._core.run(script, keys, args, token))

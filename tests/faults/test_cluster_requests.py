@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from coordkit import LeaseLost, StoreUnavailable
+from coordkit.core import waiting as core_waiting
 from coordkit.routing.slots import slot_of
 from coordkit.testing.deployments import tell
 from coordkit.testing.servers import ServerFailed
@@ -35,6 +36,12 @@ def proxied(deployment: Any, coordkit_faults: Any) -> Any:
 
     client = deployment.redis(address_remap=remapped, socket_timeout=PATIENCE)
     return client, proxies
+
+
+@pytest.fixture
+def _claims_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no claim end because the machine is busy, or the slot is on its way: whoever is told of a loss is wronged."""
+    monkeypatch.setattr(core_waiting, "CLAIM", 15.0)
 
 
 def proxy_of(proxies: Any, deployment: Any, name: str) -> Any:
@@ -123,6 +130,7 @@ async def test_keys_are_followed_to_a_node_that_the_client_does_not_know(
     deployment.servers.move_slot(slot_of(lock.key), to=home)
 
 
+@pytest.mark.usefixtures("_claims_last")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_contenders_while_slots_move(
     flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str, kind: str
@@ -159,6 +167,7 @@ async def test_contenders_during_a_failover_in_order(
     deployment.servers.wait_ready()
 
 
+@pytest.mark.usefixtures("_claims_last")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_contenders_whose_client_closes_its_connections(
     flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str, kind: str
