@@ -282,8 +282,9 @@ async def test_a_connection_that_breaks_within_sasl_is_made_anew(
 
     def breaking(request: Any, *rest: Any) -> None:
         if request.type == SASL.type and not broken:
-            broken.append(connection._socket.shutdown(socket.SHUT_RDWR))
-        submit(request, *rest)
+            broken.append(connection._socket.shutdown(socket.SHUT_RDWR))  # it counts as sent, and no answer comes
+        else:
+            submit(request, *rest)
 
     monkeypatch.setattr(connection, "_submit", breaking)
     connection._socket.shutdown(socket.SHUT_RDWR)
