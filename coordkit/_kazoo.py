@@ -101,11 +101,11 @@ class Wire:
         """Return what is wrong with the link, where kazoo does not know it; else an empty text."""
         if self.link() is Link.CLOSED and not self.client._stopped.is_set():  # noqa: SLF001  no public way
             retry = self.client._connection.retry_sleeper  # noqa: SLF001  as above
-            bounded = retry.max_tries != -1 or retry.deadline is not None
+            bounded = retry.max_tries not in (None, -1) or retry.deadline is not None
             ended = (
                 "it gave up, as its connection_retry says" if bounded else "its connection thread ended, see its log"
             )
-            return f"{ended}: call its restart()"
+            return f"{ended}: call its start() again"  # not restart(), which would close it as soon as it is connected
         return self.past.behind or self._suspended
 
     def cause(self) -> Exception:

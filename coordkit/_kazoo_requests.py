@@ -115,6 +115,8 @@ def answer(where: object, name: str, request: Request, result: Any, within: floa
         error.__cause__ = OperationTimeoutError()
         return error
     problem, at = result.exception, 0
+    if problem is None and not _fits(request, result.value):
+        return StoreUnavailable(name, f"{where} answered something else than was asked: {result.value!r}")
     path = request.steps[0].path if isinstance(request, Multi) else request.path
     if problem is None and isinstance(request, Multi):
         # A failed transaction is returned, not raised (kazoo#222): one step has the reason, the others echo it.
@@ -126,8 +128,6 @@ def answer(where: object, name: str, request: Request, result: Any, within: floa
         return False
     if problem is not None:
         return _problem(where, name, path, problem, at)
-    if not isinstance(result.value, _ANSWERS[type(request)]):
-        return StoreUnavailable(name, f"{where} answered something else than was asked: {result.value!r}")
     return _in_our_words(request, result.value)
 
 
@@ -162,15 +162,22 @@ _EXPECTED = {
 _ANSWERS: dict[type, Any] = {
     GetData: tuple,
     GetStat: (ZnodeStat, type(None)),
-    GetChildren: (list, tuple),
     Create: tuple,
     SetData: ZnodeStat,
     Delete: bool,
-    Multi: list,
     Sync: str,
     WatchTree: bool,
 }
-"""What kazoo makes of the answer to each request."""
+"""What kazoo makes of the answer to a request of which all answers are alike."""
+
+
+def _fits(request: Request, value: Any) -> bool:
+    """Return whether ``value`` is an answer to ``request``, and not to another."""
+    if isinstance(request, Multi):
+        return isinstance(value, list) and len(value) == len(request.steps)
+    if isinstance(request, GetChildren):
+        return isinstance(value, tuple if request.with_stat else list)
+    return isinstance(value, _ANSWERS[type(request)])
 
 
 def _stat(stat: Any) -> Stat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import AuthFailedError
+from kazoo.protocol.serialization import SASL
 from kazoo.security import make_acl, make_digest_acl
 
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
@@ -262,11 +264,32 @@ async def test_a_wrong_sasl_password_is_a_refusal(flavour: Any, sasl: ZooKeeperE
     election = flavour.Election(zk, f"/{name}", identity="one")
     zk.start_async()
     try:
-        with pytest.raises(StoreRefused, match=r"credentials|authentication") as refused:
+        with pytest.raises(StoreRefused, match=r"refuse the client's credentials; check its") as refused:
             await flavour.maybe(election.leader())
         assert isinstance(refused.value.__cause__, AuthFailedError)
     finally:
         close_kazoo(zk)
+
+
+async def test_a_connection_that_breaks_within_sasl_is_made_anew(
+    flavour: Any, sasl: ZooKeeperEnsemble, connect: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that restarts, not a wrong password: kazoo closes the client for good."""
+    zk, broken = connect(sasl.hosts, **OPTIONS), []
+    await works(flavour, zk, f"/{name}")
+    connection = zk._connection
+    submit = connection._submit
+
+    def breaking(request: Any, *rest: Any) -> None:
+        if request.type == SASL.type and not broken:
+            broken.append(connection._socket.shutdown(socket.SHUT_RDWR))  # it counts as sent, and no answer comes
+        else:
+            submit(request, *rest)
+
+    monkeypatch.setattr(connection, "_submit", breaking)
+    connection._socket.shutdown(socket.SHUT_RDWR)
+    await flavour.until(lambda: broken)
+    await works(flavour, zk, f"/{name}")
 
 
 async def test_a_guardian_closes_with_sasl(

@@ -14,49 +14,15 @@ from kazoo.exceptions import ConnectionClosedError, UnimplementedError
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.handlers.utils import selector_select
 from kazoo.protocol.connection import _CONNECTION_DROP, _SESSION_EXPIRED, ConnectionDropped
-from kazoo.protocol.serialization import Auth, Exists, ReplyHeader, int_struct
+from kazoo.protocol.serialization import Auth, Exists, ReplyHeader
 from kazoo.protocol.states import Callback, EventType, KeeperState, WatchedEvent
+from kazoo_line import Line
 
 from coordkit import _kazoo_select, _kazoo_sending
 from coordkit._kazoo import wire_of
 from coordkit._kazoo_answers import Answer
 from coordkit._kazoo_trees import AddWatch
 from coordkit._ports_zookeeper import GetData, GetStat, WatchTree
-
-
-class Line:
-    """A client that believes that it is connected; what it writes stays here."""
-
-    def __init__(self) -> None:
-        self.client = KazooClient("name.test:2181")
-        self.wire = wire_of(self.client)
-        self.written: list[bytes] = []
-        self.connection = self.client._connection
-        self.connection._xid = 0
-        self.connection._read_sock, self.connection._write_sock = socket.socketpair()
-        self.connection._write = lambda data, _timeout: self.written.append(bytes(data))
-        self.client._state = KeeperState.CONNECTED
-
-    def turn(self) -> int:
-        """Do what the connection thread does when it is woken, for as long as it is; return how often that was."""
-        turns = 0
-        while selector_select([self.connection._read_sock], [], [], 0)[0]:
-            self.connection._send_request(1.0, 1.0)
-            turns += 1
-        return turns
-
-    def sent(self) -> list[tuple[int, int]]:
-        """Return the number and the kind of each request that was written."""
-        data, found = b"".join(self.written), []
-        while data:
-            length, number, kind = (int_struct.unpack_from(data, at)[0] for at in (0, 4, 8))
-            found.append((number, kind))
-            data = data[4 + length :]
-        return found
-
-    def close(self) -> None:
-        self.connection._read_sock.close()
-        self.connection._write_sock.close()
 
 
 @pytest.fixture
@@ -157,9 +123,7 @@ def test_another_handler_is_left_as_it_is() -> None:
         pass
 
     client = KazooClient("name.test:2181", handler=Other())
-    send = client._connection._send_request
     wire = wire_of(client)
-    assert client._connection._send_request == send
     assert "select" not in vars(client.handler)
     asked: list[Any] = []
     client._call = lambda request, _: asked.append(request)
