@@ -92,6 +92,11 @@ class Join:
         self._data = zk_checks.check_data(data)
         self._member: Member | None = None
 
+    if not TYPE_CHECKING:  # to a type checker, nothing else is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"join() has no {name}: enter it (with ...join(...) as member), and use the member")
+
     def __enter__(self) -> Member:
         if self._member is not None:
             raise CoordError(self._group.path, "this join() is in use: call join() again for each block")

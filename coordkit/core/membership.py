@@ -286,6 +286,9 @@ class Membership:
         if not self._znode.created and not self._znode.unsure:
             self._end()  # there is none
             return
+        if self._session.elsewhere() is not None:
+            self._session.remove_later(self.name, self.remove)
+            return
         self._session.subscribe(self._heard)
         self._worker.poke()
 
@@ -326,6 +329,9 @@ class Membership:
 
 async def leave(membership: Membership, error: BaseException | None) -> None:
     """Leave at the end of a block that ended with ``error``; the block's own error always wins."""
+    if isinstance(error, GeneratorExit):
+        membership.abandon()  # nobody is left to wait for an answer
+        return
     try:
         stayed = await membership.leave()
     except CoordError as problem:

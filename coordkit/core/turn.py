@@ -45,7 +45,6 @@ class Turn(Proven):
     ) -> None:
         self._gone: Timer | None = None
         proven = place.session.proven
-        place.session.guests.add(place)
         super().__init__(
             place,
             token,
