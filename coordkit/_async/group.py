@@ -92,6 +92,11 @@ class Join:
         self._member: Member | None = None
         self._scope: Scope | None = None
 
+    if not TYPE_CHECKING:  # to a type checker, nothing else is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"join() has no {name}: enter it (async with ...join(...) as member)")
+
     async def __aenter__(self) -> Member:
         if self._member is not None:
             raise CoordError(self._group.path, "this join() is in use: call join() again for each block")

@@ -95,7 +95,7 @@ class Join:
     if not TYPE_CHECKING:  # to a type checker, nothing else is there
 
         def __getattr__(self, name: str) -> Any:
-            raise AttributeError(f"join() has no {name}: enter it (with ...join(...) as member), and use the member")
+            raise AttributeError(f"join() has no {name}: enter it (with ...join(...) as member)")
 
     def __enter__(self) -> Member:
         if self._member is not None:
