@@ -47,7 +47,8 @@ class Balance:
         """Return a block (``with``, in both flavours) in which one member is used: ``pick.identity``, ``pick.data``.
 
         ``key`` is what a ``Sticky`` picker goes by. Nobody is asked. Entering raises ``NoNodes`` if there is no member
-        beside those in ``exclude``, an iterable of identities: who was tried already. A block that raises sets the
+        beside those in ``exclude``, an iterable of identities: who was tried already; and ``StoreUnavailable`` once the
+        client is stopped, ``StoreRefused`` once it may not connect. A block that raises sets the
         member aside for a while, see ``Group.balance``.
         """
         return Pick(self._open(), () if key is None else (key,), exclude)

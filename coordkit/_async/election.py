@@ -85,6 +85,11 @@ class Lead:
         self._leadership: Leadership | None = None
         self._scope: Scope | None = None
 
+    if not TYPE_CHECKING:  # to a type checker, nothing else is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"lead() has no {name}: enter it (async with ...lead(...) as leadership)")
+
     async def __aenter__(self) -> Leadership:
         if self._leadership is not None:
             raise CoordError(self._election.path, "this lead() is in use: call lead() again for each block")

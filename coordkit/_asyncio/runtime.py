@@ -29,13 +29,13 @@ class LoopEvent:
 
     def __init__(self) -> None:
         self._happened = False
-        self._loop = _running_loop()
+        self._loop = running_loop()
         self._waiting: set[asyncio.Future[None]] = set()
         self._actions: list[Callable[[], None]] = []
 
     def set(self) -> None:
         self._happened = True
-        if self._loop is _running_loop():
+        if self._loop is running_loop():
             self._tell()
         elif self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tell)
@@ -71,7 +71,8 @@ class LoopEvent:
         return self._happened
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, None if there is none."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

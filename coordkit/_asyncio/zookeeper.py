@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from coordkit import _kazoo
-from coordkit._asyncio.runtime import RUNTIME, life
+from coordkit._asyncio.runtime import RUNTIME, life, running_loop
 from coordkit._ports_zookeeper import GetChildren, GetData, GetStat, Link, Request, WatchTree
 from coordkit._threads import zookeeper as threads
 from coordkit._threads.runtime import now
@@ -138,6 +138,11 @@ class _Here:
         self._loop = loop
         self._ensemble = KazooEnsemble(sessions.client, loop)
         self.session = Session(RUNTIME, self._ensemble)
+        self.session.elsewhere = self._elsewhere
+
+    def _elsewhere(self) -> Session | None:
+        """Return who removes what is left if our loop does not run here: a coroutine was freed after its loop."""
+        return None if running_loop() is self._loop else threads.session_of(self._sessions.client)
 
     async def close(self) -> None:
         """Be told that the loop ends."""

@@ -85,6 +85,11 @@ class Lead:
         self._timeout = checks.check_timeout(timeout)
         self._leadership: Leadership | None = None
 
+    if not TYPE_CHECKING:  # to a type checker, nothing else is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"lead() has no {name}: enter it (with ...lead(...) as leadership)")
+
     def __enter__(self) -> Leadership:
         if self._leadership is not None:
             raise CoordError(self._election.path, "this lead() is in use: call lead() again for each block")

@@ -30,7 +30,8 @@ R = TypeVar("R")
 class Member:
     """An identity in a group, kept through reconnects and new sessions until it is left.
 
-    ``lost`` tells that a newer incarnation joined under the same identity: that one has it now.
+    ``lost`` tells that a newer incarnation joined under the same identity, which has it now; or that the client was
+    stopped, gave up, or is refused: the session ends, and nobody joins anew.
     """
 
     __slots__ = ("_core", "lost")
@@ -67,7 +68,8 @@ class Member:
         """Change the data that others see; one round trip.
 
         Raises ``LeaseLost`` if the identity is another's, ``StoreUnavailable`` if no answer came: the data are then
-        changed as soon as there is a connection.
+        changed as soon as there is a connection. Raises ``StoreRefused`` if the data are too large for the servers,
+        which is known once the connection was lost over them three times: the former ones stand.
         """
         run(self._core.update(zk_checks.check_data(data)))
 
@@ -89,6 +91,11 @@ class Join:
         self._identity = zk_checks.check_identity(identity)
         self._data = zk_checks.check_data(data)
         self._member: Member | None = None
+
+    if not TYPE_CHECKING:  # to a type checker, nothing else is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"join() has no {name}: enter it (with ...join(...) as member)")
 
     def __enter__(self) -> Member:
         if self._member is not None:
@@ -161,13 +168,15 @@ class Group:
     def join(self, identity: str, *, data: bytes = b"") -> Join:
         """Return a block during which ``identity`` is a member, with ``data`` (bytes, at most 1,000,000).
 
+        The servers' ``jute.maxbuffer`` may allow less.
+
         Whoever joins last under an identity has it; a former incarnation is replaced, and told ``lost`` if it lives.
         Entering raises ``StoreUnavailable`` if no answer comes within one session timeout, ``StoreRefused`` for a no.
         """
         return Join(self, identity, data)
 
     def members(self) -> dict[str, bytes]:
-        """Return the data of each member by identity; two round trips.
+        """Return the data of each member by identity; two round trips, and more for more than 500 members.
 
         Who crashed is shown until its session has ended: at most one session timeout. Raises ``StoreUnavailable``.
         """

@@ -15,7 +15,7 @@ from coordkit._ports_zookeeper import Link
 from coordkit.core.rolls import Reader, Shown
 from coordkit.core.session import Session
 from coordkit.core.weighing import Weigh, weight_of
-from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 from coordkit.routing.health import SetAside
 
 if TYPE_CHECKING:
@@ -65,6 +65,16 @@ class Balance:
         if not ready:
             self.close()
             raise StoreUnavailable(self.name, f"{self._session.ensemble} did not list the members in time")
+
+    def check(self) -> None:
+        """Raise ``StoreUnavailable`` or ``StoreRefused`` if the list is an old one for good, while the block lasts."""
+        link = self._session.ensemble.link()
+        if self._closed or link not in (Link.CLOSED, Link.REFUSED):
+            return
+        kind = StoreRefused if link is Link.REFUSED else StoreUnavailable
+        raise kind(
+            self.name, f"{self._session.ensemble}: {self._session.why(link)}; the members are not known any more"
+        )
 
     def close(self) -> None:
         """Follow the group no more; what is picked after that is picked from the last list."""
@@ -123,6 +133,7 @@ class Pick:
 
     def __enter__(self) -> Self:
         balance = self._balance
+        balance.check()
         while True:
             self.identity = balance.picker.pick(*self._arguments, exclude=self._exclude)
             data = balance.members.get(self.identity)

@@ -29,7 +29,7 @@ from coordkit.core import records, znodes
 from coordkit.core.grantor import Returned
 from coordkit.core.leadership import Leadership
 from coordkit.core.place import Place
-from coordkit.core.session import GRACE, Session
+from coordkit.core.session import Session
 
 
 class Terms(NamedTuple):
@@ -137,7 +137,7 @@ class Candidate(Place[Leadership]):
         """Resign: leave the line and write that we did, in one transaction."""
         self.forget()
         while True:
-            answer = (await self.session.ask(self.name, [self._resign()], self.session.runtime.now() + GRACE))[0]
+            answer = (await self.session.ask_soon(self.name, [self._resign()]))[0]
             if isinstance(answer, NoNode):
                 if answer.path == self.node:
                     return Returned.GONE
@@ -157,7 +157,7 @@ class Candidate(Place[Leadership]):
         """
         if self._led:
             self.forget()
-            answer = (await session.ask(self.name, [self._resign()], session.runtime.now() + GRACE))[0]
+            answer = (await session.ask_soon(self.name, [self._resign()]))[0]
             if not isinstance(answer, Exception) or (isinstance(answer, NoNode) and answer.path == self.node):
                 return
             if not isinstance(answer, NoNode):

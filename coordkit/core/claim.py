@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from coordkit._ports_zookeeper import Check, Create, Delete, GetData, Kind, Multi, NoNode, Request, Sync
 from coordkit.core import records, znodes
-from coordkit.core.session import GRACE, Session
+from coordkit.core.session import Session
 from coordkit.core.token import Token
 from coordkit.errors import LeaseLost, StoreUnavailable
 
@@ -124,13 +124,12 @@ class Claim:
     async def remove(self, session: Session) -> None:
         """Delete the znode if it is ours; raises ``StoreUnavailable`` if that is not sure."""
         requests: list[Request] = [Sync(self.node), GetData(self.node)]
-        soon = self._runtime.now() + GRACE
-        synced, seen = await session.ask(self.name, requests, soon)
+        synced, seen = await session.ask_soon(self.name, requests)
         for answer in (synced, seen):
             if isinstance(answer, StoreUnavailable):
                 raise answer
         if self.is_ours(seen):
-            answer = (await session.ask(self.name, [Delete(self.node, seen[1].version)], soon))[0]
+            answer = (await session.ask_soon(self.name, [Delete(self.node, seen[1].version)]))[0]
             if isinstance(answer, Exception) and not isinstance(answer, NoNode):
                 raise answer
         self.forget()

@@ -17,6 +17,7 @@ from coordkit._ports_zookeeper import GetChildren, GetData, NodeError, NoNode
 from coordkit.core import znodes
 from coordkit.core.changes import Changes
 from coordkit.core.membership import Membership
+from coordkit.core.portions import read_all
 from coordkit.core.session import GRACE, Session
 from coordkit.errors import StoreUnavailable
 
@@ -45,13 +46,13 @@ class Group:
         return membership
 
     async def members(self) -> dict[str, bytes]:
-        """Return the data of each member by identity, by two round trips."""
+        """Return the data of each member by identity, by two round trips, and more for more than 500 members."""
         session = self.session()
         listed = (await session.read(self.path, [GetChildren(self.path)]))[0]
         names = [] if isinstance(listed, NoNode) else [name for name in listed if znodes.may_be_member(name)]
         if not names:
             return {}
-        answers = await session.read(self.path, [GetData(f"{self.path}/{name}") for name in names])
+        answers = await read_all(session, self.path, [GetData(f"{self.path}/{name}") for name in names])
         return {
             znodes.identity_of(name): answer[0]
             for name, answer in zip(names, answers, strict=True)

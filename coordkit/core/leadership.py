@@ -30,6 +30,12 @@ class Leadership(Proven):
         self.identity = candidate.terms.identity
         super().__init__(candidate, token, asked=asked, strict=strict)
 
+    def _end(self, state: lease.State, why: str = "") -> bool:
+        ended = super()._end(state, why)
+        if ended and state is not lease.State.LOST:
+            self.candidate.session.guests.discard(self.candidate)
+        return ended
+
     def loss(self) -> LeadershipLost:
         error = super().loss()
         return LeadershipLost(error.name, error.why, token=error.token)
@@ -70,6 +76,7 @@ async def leave(leadership: Leadership, error: BaseException | None) -> None:
         await lease.leave(leadership, error)
     finally:
         candidate = leadership.candidate
+        candidate.session.guests.discard(candidate)
         if isinstance(error, GeneratorExit):
             candidate.remove_later()  # nobody is left to wait for an answer
         elif not leadership.given_back:

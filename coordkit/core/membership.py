@@ -11,14 +11,18 @@ import logging
 from typing import Any, Literal
 
 from coordkit._ports_zookeeper import BadVersion, Check, Link, NodeError, NoNode, SetData, Stat
+from coordkit.core.oversize import LARGE, Oversize
 from coordkit.core.own_znode import OwnZnode
-from coordkit.core.session import GRACE, Session
+from coordkit.core.session import Session
 from coordkit.core.token import Token
 from coordkit.errors import CoordError, LeaseLost, StoreUnavailable
 
 _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before an unanswered background request is made again
+_MOMENT = 0.02  # seconds before we look again at what others changed meanwhile
+_FOR_GOOD = frozenset({Link.CLOSED, Link.REFUSED})
+_NEWER = "another process joined under this identity later"
 
 
 class Membership:
@@ -37,6 +41,10 @@ class Membership:
         self._joined = False
         self._leaving = False
         self._why = ""
+        self._kept = data  # what the servers were last known to take
+        self._oversize = Oversize(group, session.runtime)
+        self._too_large: CoordError | None = None  # what became of the last update
+        self._settled = session.runtime.event()  # that is known
         self._left = session.runtime.event()
         self._worker = session.runtime.worker(self._tend)
         self._znode = OwnZnode(session, group, identity, self._worker.poke)
@@ -50,6 +58,8 @@ class Membership:
 
     def ensure(self) -> Literal[True]:
         """Return True if the identity is ours; raise ``LeaseLost`` if a newer incarnation has it."""
+        if not (self.lost.is_set() or self._leaving) and (link := self._session.ensemble.link()) in _FOR_GOOD:
+            self._end_with(link)
         if self.lost.is_set() or self._leaving or self._runtime.process != self._process:
             raise self.loss()
         return True
@@ -71,13 +81,15 @@ class Membership:
         until = self._runtime.now() + self._session.ensemble.session_timeout()
         while True:
             session = await self._session.connected(self.name, until)
+            error = StoreUnavailable(self.name, f"what is at {self._znode.node} is changed by others all the time")
             try:
                 if await self._put(session) or await self._replace(session):
                     break
-            except StoreUnavailable:
-                if self._runtime.now() >= until:
-                    raise
-                await self._runtime.sleep(_PAUSE / 10)
+            except StoreUnavailable as unanswered:
+                error = unanswered
+            if self._runtime.now() >= until:
+                raise error
+            await self._runtime.sleep(max(_MOMENT, self._oversize.pause()))
         self._joined, self._znode.since = True, self._znode.created
         self._session.subscribe(self._heard)
         self._worker.poke()  # the session may have ended between the answer and the subscription
@@ -93,13 +105,25 @@ class Membership:
 
     async def _put(self, session: int, replaced: Stat | None = None, mark: Any = None) -> bool:
         self._session.guests.add(self)
-        return await self._znode.put(session, self.data, replaced, mark)
+        data = self.data
+        try:
+            made = await self._znode.put(session, data, replaced, mark)
+        except StoreUnavailable as error:
+            self._unanswered(data, error)
+            raise
+        self._answered(data if made else None)
+        return made
 
     # -- tending it, by the worker
 
     def _heard(self, link: Link) -> None:
-        if link is not Link.CONNECTING:
+        if link in _FOR_GOOD and not self._leaving:
+            self._end_with(link)
+        elif link is not Link.CONNECTING:
             self._worker.poke()
+
+    def _end_with(self, link: Link) -> None:
+        self._lose(f"{self._session.ensemble}: {self._session.why(link)}")
 
     async def _tend(self) -> None:
         if not (self._joined or self._leaving) or self.lost.is_set() or self._left.is_set():
@@ -124,40 +148,68 @@ class Membership:
     def _again(self, pause: float = _PAUSE) -> None:
         self._runtime.call_at(self._runtime.now() + pause, self._worker.poke)
 
+    # -- what the servers make of the data
+
+    def _answered(self, data: bytes | None) -> None:
+        """Be told of an answer to a write of our data, and of what the znode has since."""
+        self._oversize.answered()
+        if data is not None:
+            self._kept = data
+            self._settled.set()
+
+    def _unanswered(self, data: bytes, error: StoreUnavailable) -> None:
+        """Be told that the data were written in vain; raise ``StoreRefused`` once they must be too large."""
+        refused = self._oversize.unanswered(data, error)
+        if refused is None:
+            return
+        if self.data != self._kept:
+            self.data, self._too_large = self._kept, refused
+            self._settled.set()
+        elif self._joined:
+            self._lose(refused.why)
+        raise refused
+
     async def _keep(self) -> None:
         """Bring our znode to what it should be, or find that a newer incarnation has it."""
         session = await self._session.connected(self.name, self._runtime.now())
         seen, mark = await self._znode.watch()
-        if isinstance(seen, NoNode):
-            if not await self._put(session, mark=mark):
-                self._again(0.0)
-            return
-        if isinstance(seen, Exception):
+        if isinstance(seen, Exception) and not isinstance(seen, NoNode):
             raise seen
-        data, stat = seen
-        if not self._znode.owns(stat):
-            if not self._znode.outranks(stat, mark):
-                self._lose()
-            elif not await self._put(session, replaced=stat, mark=mark):
-                self._again(0.0)
+        data, stat = (None, None) if isinstance(seen, NoNode) else seen
+        if stat is not None and not self._znode.owns(stat) and not self._znode.outranks(stat, mark):
+            self._lose(_NEWER)
             return
-        self._znode.is_ours(stat)
-        if stat.owner != session:
-            if not await self._put(session, replaced=stat, mark=mark):
-                self._again(0.0)
-        elif data != self.data:
-            answer = (await self._znode.ask(SetData(self._znode.node, self.data, stat.version)))[0]
-            if isinstance(answer, NodeError):
-                self._again(0.0)
-            elif isinstance(answer, Exception):
-                raise answer
-            else:
-                self._znode.version = answer.version
+        ours = stat is not None and self._znode.owns(stat)
+        if stat is not None and ours:
+            self._znode.is_ours(stat)
+            if stat.owner == session and data == self.data:
+                self._answered(data)
+                return
+        if (pause := self._oversize.pause()) > 0:
+            self._again(pause)
+        elif stat is not None and ours and stat.owner == session:
+            await self._rewrite(stat)
+        elif not await self._put(session, replaced=stat, mark=mark):
+            self._again(_MOMENT)
 
-    def _lose(self) -> None:
+    async def _rewrite(self, stat: Stat) -> None:
+        """Write the data to our znode, which has others."""
+        data = self.data
+        answer = (await self._znode.ask(SetData(self._znode.node, data, stat.version)))[0]
+        if isinstance(answer, StoreUnavailable):
+            self._unanswered(data, answer)
+        if isinstance(answer, NodeError):
+            self._again(_MOMENT)
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            self._znode.version = answer.version
+            self._answered(data)
+
+    def _lose(self, why: str) -> None:
         if self.lost.is_set():
             return
-        self._why = "another process joined under this identity later"
+        self._why = why
         _log.warning("%s: member %s is lost: %s", self.name, self.identity, self._why)
         self.lost.set()
         self._end()
@@ -165,20 +217,36 @@ class Membership:
     # -- changing and ending it
 
     async def update(self, data: bytes) -> None:
-        """Change the data; without an answer it is changed as soon as there is a connection."""
+        """Change the data; without an answer it is changed as soon as there is a connection.
+
+        Large data for which there is none are waited for, one session timeout: perhaps they are too large.
+        """
         self.ensure()
         self.data = data
-        until = self._runtime.now() + GRACE
+        self._too_large, self._settled = None, self._runtime.event()
+        until = self._session.soon()
         try:
             while not await self._write(data, until):
                 pass
+        except StoreUnavailable:
+            self._worker.poke()
+            if len(data) <= LARGE:
+                raise
+            await self._settled.wait(self._session.ensemble.session_timeout())
+            if self._too_large is not None:
+                raise self._too_large from None
+            if self._kept != data:
+                raise
         except BaseException:
             self._worker.poke()
             raise
 
     async def _write(self, data: bytes, until: float) -> bool:
         """Write the data to our own znode; return False if it has changed since we last heard of it."""
-        answer = (await self._znode.ask(SetData(self._znode.node, data, self._znode.version)))[0]
+        request = SetData(self._znode.node, data, self._znode.version)
+        answer = (await self._session.ask_soon(self.name, [request]))[0]
+        if isinstance(answer, StoreUnavailable):
+            self._unanswered(data, answer)
         if isinstance(answer, NoNode):
             self._worker.poke()  # it is being made anew, with these data
             return True
@@ -199,6 +267,7 @@ class Membership:
             # A newer incarnation writes its own data again.
             return self._is_not_ours(answer, (await self._znode.ask(self._znode.look()[1]))[0])
         self._znode.is_ours(answer)
+        self._answered(data)
         return True
 
     def _is_not_ours(self, stat: Stat, mark: Any) -> bool:
@@ -206,7 +275,7 @@ class Membership:
         if self._znode.owns(stat):
             return False
         if not self._znode.outranks(stat, mark):
-            self._lose()
+            self._lose(_NEWER)
             raise self.loss()
         self._worker.poke()
         return True
@@ -217,12 +286,15 @@ class Membership:
         if not self._znode.created and not self._znode.unsure:
             self._end()  # there is none
             return
+        if self._session.elsewhere() is not None:
+            self._session.remove_later(self.name, self.remove)
+            return
         self._session.subscribe(self._heard)
         self._worker.poke()
 
     async def gone(self) -> None:
-        """Wait until the znode is removed, at most ``GRACE`` seconds."""
-        await self._left.wait(GRACE)
+        """Wait until the znode is removed, for no longer than anything that nobody gave a time."""
+        await self._left.wait(self._session.soon() - self._runtime.now())
 
     async def leave(self) -> bool:
         """Leave; return whether the identity was ours to the end. Raises ``StoreUnavailable`` if no answer came."""
@@ -245,7 +317,7 @@ class Membership:
         if self._left.is_set():
             return
         if not await self._znode.remove(session):
-            self._lose()
+            self._lose(_NEWER)
         self._end()
 
     def _end(self) -> None:
@@ -257,6 +329,9 @@ class Membership:
 
 async def leave(membership: Membership, error: BaseException | None) -> None:
     """Leave at the end of a block that ended with ``error``; the block's own error always wins."""
+    if isinstance(error, GeneratorExit):
+        membership.abandon()  # nobody is left to wait for an answer
+        return
     try:
         stayed = await membership.leave()
     except CoordError as problem:

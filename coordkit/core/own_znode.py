@@ -28,6 +28,7 @@ from coordkit._ports_zookeeper import (
     NodeError,
     NodeExists,
     NoNode,
+    NotEmpty,
     Request,
     SetData,
     Stat,
@@ -125,7 +126,7 @@ class OwnZnode:
         self._changed()
 
     async def ask(self, *requests: Request) -> list[Any]:
-        return await self._session.ask(self.group, requests, self._session.runtime.now() + GRACE)
+        return await self._session.ask(self.group, requests)
 
     # -- making it
 
@@ -143,6 +144,8 @@ class OwnZnode:
             self._unanswered.add(session)
         elif isinstance(made, Exception):
             self.unsure = False
+        if isinstance(made, NotEmpty):
+            raise StoreRefused(self.group, f"{self.node} has children, so no member can take its place: delete them")
         if isinstance(made, NodeError):
             return False
         if isinstance(made, Exception):
@@ -187,8 +190,7 @@ class OwnZnode:
 
         Raises ``StoreUnavailable`` if the outcome is not sure.
         """
-        soon = session.runtime.now() + GRACE
-        synced, seen, mark = await session.ask(self.group, [Sync(self.group), *self.look()], soon)
+        synced, seen, mark = await session.ask_soon(self.group, [Sync(self.group), *self.look()])
         if isinstance(synced, StoreUnavailable):
             raise synced
         if isinstance(seen, NoNode):
@@ -199,7 +201,7 @@ class OwnZnode:
             return not self.created or self.outranks(seen[1], mark)
         ours = Delete(self.node, seen[1].version)
         both = ours if isinstance(mark, Exception) else Multi((ours, Delete(self.mark, mark[1].version)))
-        answer = (await session.ask(self.group, [both], soon))[0]
+        answer = (await session.ask_soon(self.group, [both]))[0]
         if isinstance(answer, BadVersion):
             raise StoreUnavailable(self.group, "an update overtook the removal, or another has joined")
         if isinstance(answer, Exception) and not isinstance(answer, NoNode):

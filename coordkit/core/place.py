@@ -23,7 +23,7 @@ from coordkit._ports_zookeeper import (
     Sync,
 )
 from coordkit.core import znodes
-from coordkit.core.session import GRACE, Session, Wake
+from coordkit.core.session import Session, Wake
 
 T = TypeVar("T")
 
@@ -187,10 +187,10 @@ class Place(Generic[T]):
     async def remove(self, session: Session) -> None:
         """Delete the znode, wherever it is; raises ``StoreUnavailable`` if that is not sure."""
         self.forget()
-        ask, soon = session.ask, session.runtime.now() + GRACE
+        ask = session.ask_soon
         nodes = [self.node]
         if not self.node:  # the answer to its creation was lost
-            synced, children = await ask(self.name, self.search(), soon)
+            synced, children = await ask(self.name, self.search())
             if isinstance(children, NoNode):
                 return
             for answer in (synced, children):
@@ -201,7 +201,7 @@ class Place(Generic[T]):
             if self.entering:
                 session.doubts.add(self.name, self.parent, self.guid, self.entering)
             return
-        for answer in await ask(self.name, [Delete(node) for node in nodes], soon):
+        for answer in await ask(self.name, [Delete(node) for node in nodes]):
             if isinstance(answer, Exception) and not isinstance(answer, NoNode):
                 raise answer
 

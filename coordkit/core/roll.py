@@ -9,6 +9,7 @@ connection was lost.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from coordkit._ports_zookeeper import (
@@ -24,7 +25,8 @@ from coordkit._ports_zookeeper import (
     WatchTree,
 )
 from coordkit.core import znodes
-from coordkit.core.session import GRACE, Session
+from coordkit.core.portions import Portions
+from coordkit.core.session import Session
 from coordkit.errors import StoreUnavailable
 
 _DOUBTS = 3  # unanswered requests for a recursive watch after which it is done without: some servers only hang up
@@ -51,6 +53,8 @@ class Roll:
         self._listed = False  # whether the list is known, and watched
         self._broken = False  # whether no watch is left
         self._changed: set[str] = set()
+        self._unread: set[str] = set()  # what changed and is not read yet; it belongs to whoever looks
+        self._portions = Portions(session)
         self._watches: dict[str, Watch] = {}
         session.subscribe(self._heard)
 
@@ -60,7 +64,6 @@ class Roll:
 
     async def look(self) -> bool:
         """Bring what is known up to date, and watch it; return False to look again. Raises ``StoreUnavailable``."""
-        soon = self._session.runtime.now() + GRACE
         if self._broken:
             self._broken = self._listed = False
             self.resynced = True
@@ -69,20 +72,25 @@ class Roll:
             self._listed = True  # before the look: a watch may say otherwise meanwhile, from another thread
             before, complete = self._take(), False
             try:
-                complete = await self._list(before, soon)
+                complete = await self._list(before)
             finally:
                 if not complete:
                     self._listed = False
-                    self._changed |= before
+                    self._unread |= before
             if not complete:
                 return False
-        await self._read(soon)
-        return self._listed and not self._broken
+        await self._read()
+        return self.whole and self._listed and not self._broken
 
-    async def _list(self, before: set[str], soon: float) -> bool:
+    @property
+    def whole(self) -> bool:
+        """Return whether ``members`` is a state, and not one that is half read."""
+        return not self._unread
+
+    async def _list(self, before: set[str]) -> bool:
         """Look at the list; what changed ``before`` is to be read only if it is there. Return False to look again."""
         watch: list[Request] = [self._all()] if self._tree else []
-        answers = await self._session.ask(self.name, [*watch, self._parent()], soon)
+        answers = await self._session.ask_soon(self.name, [*watch, self._parent()])
         lost = next((each for each in answers if isinstance(each, StoreUnavailable)), None)
         if lost is not None:
             self._doubts += 1
@@ -95,7 +103,7 @@ class Roll:
             return False
         names, stat = ([], None) if isinstance(answers[-1], NoNode) else answers[-1]
         if stat is None and not self._tree:
-            there = (await self._session.read(self.name, [self._birth()], soon))[0]
+            there = (await self._session.read(self.name, [self._birth()], self._session.soon()))[0]
             if there is not None:
                 return False
         self.epoch = max(self.epoch, stat.listed) if stat is not None else self.epoch
@@ -105,16 +113,20 @@ class Roll:
         self._changed |= (members - self._known) | (members & before)
         return True
 
-    async def _read(self, soon: float) -> None:
-        wanted = self._take()
+    async def _read(self) -> None:
+        """Read a portion of what changed; what got no answer stays unread. Raises ``StoreUnavailable`` if all did."""
+        self._unread = self._take()
+        wanted = list(islice(self._unread, self._portions.size))
         if not wanted:
             return
-        try:
-            answers = await self._session.read(self.name, [self._member(name) for name in wanted], soon)
-        except BaseException:
-            self._changed |= wanted
-            raise
+        answers = await self._portions.ask(self.name, [self._member(name) for name in wanted])
+        lost = [each for each in answers if isinstance(each, StoreUnavailable)]
+        if len(lost) == len(wanted):
+            raise lost[0]
         for name, answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, StoreUnavailable):
+                continue
+            self._unread.discard(name)
             if isinstance(answer, NodeError):
                 self._forget(name)  # left between the two looks; the watch tells us when it comes back
             else:
@@ -122,7 +134,7 @@ class Roll:
 
     def _take(self) -> set[str]:
         """Return what changed until now; what a watch tells of from now on, also of the same, is not in it."""
-        taken = set()
+        taken, self._unread = self._unread, set()
         while self._changed:  # a watch may add to it meanwhile, from another thread
             taken.add(self._changed.pop())
         return taken

@@ -108,10 +108,12 @@ class Session:
         self._listeners: set[Callable[[Link], None]] = set()
         self.guests: set[Guest] = set()
         self.mutex = runtime.mutex()
+        self._took = 0.0  # seconds until the last requests were answered, or given up
         self.joins: dict[
             tuple[int, str], int
         ] = {}  # by session and member: the last join, where some may be unanswered
         self.rolls: dict[str, SharedRoll] = {}  # by group
+        self.elsewhere: Callable[[], Session | None] = lambda: None  # who removes what is left, where nobody here can
         self._proofs = Proofs(self, grace=GRACE)
         self.removals = Removals(self)
         self.doubts = Doubts(self)
@@ -208,11 +210,21 @@ class Session:
         until = max(until, now + GRACE)
         await self.connected(name, until, stop)
         within = min(max(until - self.runtime.now(), GRACE), max(GRACE, self.ensemble.session_timeout()))
+        asked = self.runtime.now()
         answers = await self.ensemble.ask(name, requests, within=within)
+        self._took = self.runtime.now() - asked
         for answer in answers:
             if isinstance(answer, StoreRefused):
                 raise answer
         return answers
+
+    def soon(self) -> float:
+        """Return until when to wait where nobody gave a time: ``GRACE``, or four times what the last answers took."""
+        return self.runtime.now() + max(GRACE, 4 * self._took)
+
+    async def ask_soon(self, name: str, requests: Sequence[Request]) -> list[Any]:
+        """Ask where nobody gave a time; also where the ensemble is slow, some attempt has time enough."""
+        return await self.ask(name, requests, self.soon())
 
     async def read(
         self, name: str, requests: Sequence[Request], until: float = math.inf, stop: Stop | None = None
@@ -255,7 +267,8 @@ class Session:
 
     def remove_later(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:
         """Call ``remove`` in the background until it does not raise ``StoreUnavailable``, or the session has ended."""
-        self.removals.later(name, remove)
+        heir = self.elsewhere()
+        (self if heir is None else heir).removals.later(name, remove)
 
     async def remove(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:
         """Call ``remove`` now, and in the background if it got no answer or was interrupted."""

@@ -16,6 +16,7 @@ from coordkit._ports_zookeeper import GetChildren, GetData, NodeError, NoNode
 from coordkit.core import records, znodes
 from coordkit.core.claim import Claim
 from coordkit.core.group import Group
+from coordkit.core.portions import read_all
 from coordkit.core.shift import Begin, Shift
 from coordkit.core.token import Token
 from coordkit.core.weighing import Weigh
@@ -87,12 +88,12 @@ class Share:
         return [] if shift is None else [claim for claim in list(shift.held.values()) if not claim.ending.is_set()]
 
     async def owners(self) -> dict[str, Owner]:
-        """Return who works on what, by partition; two round trips."""
+        """Return who works on what, by partition; two round trips, and more for more than 500 partitions."""
         session, parent = self._group.session(), znodes.claims(self.path)
         names = (await session.read(self.path, [GetChildren(parent)]))[0]
         if isinstance(names, NoNode) or not names:
             return {}
-        seen = await session.read(self.path, [GetData(f"{parent}/{name}") for name in names])
+        seen = await read_all(session, self.path, [GetData(f"{parent}/{name}") for name in names])
         return {
             znodes.identity_of(name): Owner(
                 records.candidate_identity(answer[0]), Token(answer[1].created, records.claim_holder(answer[0]))

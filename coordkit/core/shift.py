@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from coordkit._ports_zookeeper import (
     Check,
@@ -22,8 +23,9 @@ from coordkit._ports_zookeeper import (
 from coordkit.core import znodes
 from coordkit.core.claim import Claim
 from coordkit.core.membership import Membership
+from coordkit.core.portions import Portions
 from coordkit.core.roll import Roll
-from coordkit.core.session import GRACE, Session, Wake
+from coordkit.core.session import Session, Wake
 from coordkit.core.weighing import Weigh, weight_of
 from coordkit.errors import CoordError, StoreUnavailable
 from coordkit.routing.shares import share_out
@@ -31,10 +33,26 @@ from coordkit.routing.shares import share_out
 _log = logging.getLogger("coordkit")
 
 _PAUSE = 0.2  # seconds before what got no answer, or could not be, is tried again
+_LOT, _LOT_BYTES = 500, 65_536  # claims that one transaction proves: well under the servers' jute.maxbuffer
 _GONE = "its znode was deleted by hand, or with the session"
 
 Begin = Callable[[Claim], None]
 """Begins the work on a claim, whose ``end`` is called once that has ended."""
+
+
+def _lots(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
+    """Cut into what one transaction can prove."""
+    lot: list[Claim] = []
+    length = 0
+    for claim in claims:
+        more = len(claim.node.encode()) + 32  # about what the protocol adds
+        if lot and (len(lot) == _LOT or length + more > _LOT_BYTES):
+            yield lot
+            lot, length = [], 0
+        lot.append(claim)
+        length += more
+    if lot:
+        yield lot
 
 
 class Shift:
@@ -55,6 +73,7 @@ class Shift:
         self._wake = Wake(session.runtime)
         self._roll = Roll(session, self.name, self._wake.ring, numbered=True)
         self._waiting: dict[str, Claim] = {}  # others have it
+        self._portions = Portions(session)
         self._shared: tuple[dict[str, bytes], frozenset[str]] = ({}, frozenset())
         self._proven = -math.inf  # when the last proof was asked for
         self._stopped = False
@@ -76,7 +95,11 @@ class Shift:
         while True:
             self._wake.reset()
             self._errors()
-            if self._stopped or self.error is not None or self._member.lost.is_set():
+            if self._stopped or self.error is not None:
+                return
+            if self._member.lost.is_set():
+                if self._session.ensemble.link() in (Link.CLOSED, Link.REFUSED):
+                    await self._session.connected(self.name)  # says so better
                 return
             try:
                 again = await self._step()
@@ -95,6 +118,8 @@ class Shift:
         """Do what is to be done now; return when to do it again at the latest."""
         await self._prove()
         complete = await self._roll.look()
+        if not self._roll.whole:
+            return self._runtime.now()
         part = self._part(self._roll.members)
         for partition in self.held.keys() - part:
             self.held[partition].ending.set()
@@ -103,9 +128,10 @@ class Shift:
             if claim.touched or partition not in part:
                 self._waiting.pop(partition).forget()
         free = sorted(part - self.held.keys() - self._waiting.keys())
-        if free and not await self._claim(free):
+        portion = free[: self._portions.size // 2]
+        if free and not await self._claim(portion):
             return self._runtime.now() + _PAUSE
-        return math.inf if complete else self._runtime.now()
+        return math.inf if complete and len(portion) == len(free) else self._runtime.now()
 
     def _part(self, members: dict[str, bytes]) -> frozenset[str]:
         """Return our part, by who is there, and by what their data say where they are weighed."""
@@ -130,7 +156,7 @@ class Shift:
         left = dict.fromkeys(claims)
         settled = True
         try:
-            answers = await self._session.ask(self.name, requests, asked + GRACE)
+            answers = await self._portions.ask(self.name, requests)
             for claim, made, seen in zip(claims, answers[::2], answers[1::2], strict=True):
                 if isinstance(made, list) and claim.is_ours(seen):
                     del left[claim]
@@ -171,49 +197,61 @@ class Shift:
         return self._proven + self._session.proven / 3 if held else math.inf
 
     async def _prove(self) -> None:
-        """Prove by one write that all claims are ours, when it is time, and look at those that changed."""
+        """Prove that all claims are ours, when it is time, by one write for each lot; look at those that changed."""
         asked = self._runtime.now()
         held = [claim for claim in self.held.values() if not claim.lost.is_set()]
-        touched = [claim for claim in held if claim.touched]
-        if not held or (asked < self._due() and not touched):
+        touched = [claim for claim in held if claim.touched][: self._portions.size]
+        due = asked >= self._due()
+        if not (due or touched):
             return
         session = await self._session.connected(self.name, asked)
         for claim in held:
             if claim.owner != session:
                 claim.lose("the session has ended")
-        requests: list[Request] = [Multi(tuple(Check(claim.node) for claim in held))]
+        lots = list(_lots(held if due else touched))
+        requests: list[Request] = [Multi(tuple(Check(claim.node) for claim in lot)) for lot in lots]
         for claim in touched:
             claim.touched = False
             requests.append(claim.look())
         try:
-            made, *seen = await self._session.ask(self.name, requests, asked + GRACE)
+            answers = await self._session.ask_soon(self.name, requests)
         except BaseException:
             for claim in touched:
                 claim.touched = True  # perhaps it was not asked for, and is not watched
             raise
-        for claim, answer in zip(touched, seen, strict=True):
+        for claim, answer in zip(touched, answers[len(lots) :], strict=True):
             claim.seen(answer)
-        if isinstance(made, StoreUnavailable):
-            raise made
-        if isinstance(made, NodeError):
-            next(claim for claim in held if claim.node == made.path).lose(_GONE)
-            self._wake.ring()  # for the others
-            return
-        self._proven = asked
-        for claim in held:
-            claim.expires = asked + self._session.proven
+        if self._are_proven(lots, answers[: len(lots)], asked) and due:
+            self._proven = asked
+
+    def _are_proven(self, lots: list[list[Claim]], answers: list[Any], asked: float) -> bool:
+        """Take in the answers; return whether all is proven. Raises ``StoreUnavailable`` if one is missing."""
+        for lot, answer in zip(lots, answers, strict=True):
+            if isinstance(answer, NodeError):
+                next(claim for claim in lot if claim.node == answer.path).lose(_GONE)
+                self._wake.ring()  # for the others
+            elif not isinstance(answer, StoreUnavailable):
+                for claim in lot:
+                    claim.expires = asked + self._session.proven
+        for answer in answers:
+            if isinstance(answer, StoreUnavailable):
+                raise answer
+        return not any(isinstance(answer, NodeError) for answer in answers)
 
     async def _give_back(self) -> None:
         """Delete the claims on which the work has ended, in the background where that takes long."""
         self._errors()
         over = [claim for claim in self.held.values() if claim.ended and claim.ending.is_set()]
+        if len(over) > self._portions.size:
+            over = over[: self._portions.size]
+            self._wake.ring()  # for the rest
         for claim in over:
             del self.held[claim.partition]
         sure = [claim for claim in over if self._session.alive_as(claim.owner) and not claim.lost.is_set()]
         left = dict.fromkeys(over)
         try:
             if sure:
-                answers = await self._session.ask(self.name, [Delete(claim.node) for claim in sure])
+                answers = await self._portions.ask(self.name, [Delete(claim.node) for claim in sure])
                 for claim, answer in zip(sure, answers, strict=True):
                     if not isinstance(answer, Exception):
                         del left[claim]

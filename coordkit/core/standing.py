@@ -40,11 +40,13 @@ async def stand(
     while True:
         await session.connected(name, max(deadline, runtime.now() + (GRACE if timeout == 0 else 0)), stop)
         candidate = place()
+        session.guests.add(candidate)
+        held = None
         if stop is not None:
             stop.listen(candidate.wake.ring)
         stood()
         try:
-            return await (standing or Standing)(candidate, deadline, timeout, stop).lead()
+            held = await (standing or Standing)(candidate, deadline, timeout, stop).lead()
         except Gone as reason:
             _log.info("%s: %s is in line again, at its end: %s", name, candidate.who(), reason)
             await session.remove(name, candidate.remove)
@@ -56,7 +58,11 @@ async def stand(
         except BaseException:
             await runtime.finish(session.remove(name, candidate.remove), within=GRACE)
             raise
+        else:
+            return held  # from now on it sees to its place
         finally:
+            if held is None:
+                session.guests.discard(candidate)
             if stop is not None:
                 stop.unlisten(candidate.wake.ring)
 

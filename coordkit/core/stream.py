@@ -60,7 +60,7 @@ class Stream(Generic[V]):
                 await self._wake.wait(min(until, deadline))
                 continue
             try:
-                view = await self._look(deadline)
+                view = await self._look(min(deadline, until))
             except StoreUnavailable:
                 if now() >= until or ensemble.link() is Link.CLOSED:
                     raise

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from coordkit._ports_zookeeper import GetData, GetStat, NoNode
 from coordkit.core import records
-from coordkit.core.session import GRACE, Session
+from coordkit.core.session import Session
 from coordkit.core.stream import Stream
 from coordkit.core.token import Token
 
@@ -40,7 +40,7 @@ class Views(Stream[View]):
     async def _look(self, deadline: float) -> View | None:
         """Return the present state, and watch it; None to look again."""
         session = self._session
-        soon = min(deadline, self._runtime.now() + GRACE)
+        soon = min(deadline, session.soon())
         epoch = (await session.read(self.name, [self._record()], soon))[0]
         if isinstance(epoch, NoNode):
             self._forget()

@@ -41,7 +41,10 @@ def check_identity(value: object) -> str:
 
 
 def check_data(value: object) -> bytes:
-    """Return ``value`` if it can be a member's data: bytes, under ZooKeeper's limit of 1 MiB."""
+    """Return ``value`` if it can be a member's data: bytes, under the servers' default limit.
+
+    That is ``jute.maxbuffer``, 1 MiB for the whole request; servers that were given a lower one refuse earlier.
+    """
     if not isinstance(value, bytes):
         raise TypeError(f"data must be bytes, got {value!r}")
     if len(value) > 1_000_000:
