@@ -132,6 +132,14 @@ def keeps_connections(client: Any) -> bool:
     return not (single or caching or few or isinstance(pool, bounded))
 
 
+def repeats(client: Any) -> bool:
+    """Whether what goes through the client itself may be sent again by it, unseen by us."""
+    retry = client.get_retry() if hasattr(client, "get_retry") else None
+    tries = 0 if retry is None else getattr(retry, "_retries", 1)  # get_retries() came with redis-py 6
+    kwargs = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    return tries != 0 or bool(kwargs.get("retry_on_timeout") or kwargs.get("retry_on_error")) or is_cluster(client)
+
+
 def is_cluster(client: Any) -> bool:
     """Whether this is redis-py's client of a Cluster, with its own way of asking."""
     ways = (redis.RedisCluster.execute_command, redis.asyncio.cluster.RedisCluster.execute_command)

@@ -31,7 +31,12 @@ class RedisStore:
         self._lines = Lines(client) if _redis.keeps_connections(client) else None
         self._nodes = Nodes(client) if _redis.is_cluster(client) else None
         self._way = self._lines or self._nodes  # None: through the client
-        self.keeper = Keepers(RUNTIME, self, self._nodes.name_of_node) if self._nodes else Keeper(RUNTIME, self)
+        # A keeper for each node, where the client is of several.
+        self.keeper = (
+            Keepers(RUNTIME, self, self._nodes.name_of_node)
+            if self._nodes
+            else Keeper(RUNTIME, self, repeats=self._way is None and _redis.repeats(client))
+        )
         self._where = _redis.where(client)
         self._told = Told()
         self._inboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Inbox] = WeakKeyDictionary()

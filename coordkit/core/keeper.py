@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from coordkit._ports import Call, Runtime
 from coordkit.core.grantor import Grantor
-from coordkit.errors import CoordError, StoreUnavailable
+from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.lease import Lease
@@ -37,6 +37,9 @@ LOOK_AFTER = 10.0
 """Seconds for which a claim that ended is asked about, if no answer comes; by then those who wait ask by themselves."""
 
 
+_FIRST = 0.01  # seconds before what was not given back is tried again; doubled each time
+
+
 class Unwanted(NamedTuple):
     """A holder id that may have been granted something that nobody will use."""
 
@@ -44,7 +47,7 @@ class Unwanted(NamedTuple):
     holder: str
     entry: str  # in the queue, or ""
     until: float
-    pause: float = 0.01
+    pause: float = _FIRST
     looked: int = 0
 
 
@@ -57,7 +60,8 @@ class Asked(Protocol):
 class Keeper:
     """Renews the leases of one client in batches, and gives back what was left."""
 
-    def __init__(self, runtime: Runtime, store: Asked) -> None:
+    def __init__(self, runtime: Runtime, store: Asked, *, repeats: bool = False) -> None:
+        self.repeats = repeats  # whether what is sent may be sent again by the client itself, unseen by us
         self._runtime = runtime
         self._store = store
         self._due: deque[Lease] = deque()
@@ -172,7 +176,11 @@ class Keeper:
             return  # its ttl has ended it
         try:
             await unwanted.grantor.revoke(unwanted.holder, unwanted.entry)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreRefused) as error:
+            if isinstance(error, StoreRefused) and unwanted.pause == _FIRST:  # most refusals pass: BUSY, READONLY
+                _log.warning(
+                    "%s: not given back yet, tried again until its ttl ends it: %s", unwanted.grantor.name, error
+                )
             self._later(unwanted._replace(pause=min(unwanted.pause * 2, 1.0)), unwanted.pause)
         except CoordError as error:
             _log.warning("%s: could not be given back, it ends with its ttl: %s", unwanted.grantor.name, error)

@@ -266,8 +266,8 @@ class Lease:
             self.grantor.keeper.give_back(self.grantor, self.holder, until=self._runtime.now() + self.ttl)
             raise
         given_back = said is _GIVEN_BACK
-        if not given_back and not sure:
-            # Before our deadline nothing but our own first request can have taken it away, or handed it on.
+        if not given_back and (self.grantor.keeper.repeats or not sure):
+            # Before our deadline nothing but a first request of ours can have taken it away, or handed it on.
             given_back = self._runtime.now() < self.expires
         if not given_back:
             self._why = "it was gone when it was given back: it expired early, or was taken away"

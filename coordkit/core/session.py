@@ -102,6 +102,8 @@ class Guest(Protocol):
 class Session:
     """The session of one client (under asyncio: of one client in one loop)."""
 
+    repeats = False  # see ``Keeper``
+
     def __init__(self, runtime: Runtime, ensemble: Ensemble) -> None:
         self.runtime = runtime
         self.ensemble = ensemble
