@@ -24,7 +24,7 @@ from coordkit.routing import (
 )
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_errors import Outdated
-from coordkit.routing.client_shards import RAW
+from coordkit.routing.replies import RAW
 from coordkit.routing.way_pool import PoolWay
 from coordkit.routing.way_pool_aio import PoolWay as AsyncPoolWay
 
