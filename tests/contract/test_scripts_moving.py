@@ -9,8 +9,9 @@ import pytest
 import redis
 
 from coordkit._ports import Script
-from coordkit.routing.leftovers import _CLEAR
-from coordkit.routing.moving import _BEGIN, _CLOSE, _LOOK, _TAKE
+from coordkit.scripts import load
+
+_BEGIN, _LOOK, _TAKE, _CLOSE, _CLEAR = (load(f"move_{what}") for what in ("begin", "look", "take", "close", "clear"))
 
 
 class Target:
@@ -32,9 +33,9 @@ class Target:
         args = [part for _, *parts in keys for part in parts]
         return self.run(_TAKE, number, *args, keys=tuple(self.key(name) for name, *_ in keys))
 
-    def clear(self, epoch: int, *names: str) -> Any:
+    def clear(self, epoch: int, *names: str, number: int = 7) -> Any:
         keys = [self.epoch, self.moves, *map(self.key, names)]
-        return self.client.eval(_CLEAR.source, len(keys), *keys, epoch)
+        return self.client.eval(_CLEAR.source, len(keys), *keys, epoch, number)
 
     def known(self) -> dict[bytes, bytes]:
         return dict(self.client.hgetall(self.moves))
@@ -145,5 +146,5 @@ def test_leftovers_are_dropped_before_the_move_begins_and_never_after(target: Ta
     target.client.set(target.epoch, 7)
     assert target.clear(7, "a", "none") == 1
     target.run(_BEGIN, 7)
-    assert target.clear(7, "b") == -2
+    assert target.clear(7, "b") == target.clear(9, "b") == -2  # fenced for it anew, by a later epoch
     assert target.client.mget(target.key("a"), target.key("b")) == [None, b"2"]

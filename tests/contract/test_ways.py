@@ -24,6 +24,7 @@ from coordkit.routing import (
 )
 from coordkit.routing.client_batch import Gathering
 from coordkit.routing.client_errors import Outdated
+from coordkit.routing.replies import RAW
 from coordkit.routing.way_pool import PoolWay
 from coordkit.routing.way_pool_aio import PoolWay as AsyncPoolWay
 
@@ -291,6 +292,61 @@ async def test_a_greeting_that_fails_is_not_said_to_have_sent_the_command(flavou
     way_ = way_of(flavour, url, greet=greet_async if flavour.is_async else greet)
     with pytest.raises(ShardDown, match=r"the epoch is gone.*not sent"):
         await flavour.maybe(way_.execute(("PING",), {}))
+
+
+async def test_replies_that_nobody_read_are_nobody_elses(flavour: Any, url: str) -> None:
+    """As where another shard of the same batch failed, or the caller was interrupted."""
+    maybe, way_ = flavour.maybe, way_of(flavour, url)
+    for command in (("GET", "nothing"), ("ECHO", "nobody's")):  # on a connection that tasks share, and on one's own
+        for _ in range(2):
+            delivery = way_.delivery([(command, RAW)], transaction=False)
+            if flavour.is_async:
+                if not delivery.take_now():
+                    await delivery.take()
+                delivery.begin()
+            else:
+                delivery.take()
+                delivery.send()
+            await maybe(delivery.give_back())
+            assert await maybe(way_.execute(("ECHO", "mine"), {})) == b"mine"
+            assert await maybe(way_.execute(("STRLEN", "nothing"), {})) == 0
+
+
+async def test_connections_that_broke_leave_room_for_others(flavour: Any, url: str, coordkit_namespace: str) -> None:
+    maybe, looks = flavour.maybe, flavour.redis(url)
+    way_ = way_of(flavour, url, max_connections=2, client_name=coordkit_namespace)
+
+    async def blocked() -> list[dict[str, str]]:
+        return [one for one in await ours(flavour, looks, coordkit_namespace) if "b" in one["flags"]]
+
+    async def wait() -> None:
+        await maybe(way_.execute(("BLPOP", coordkit_namespace, 0), {}))
+
+    for _ in range(3):
+        waiting = flavour.spawn(wait)
+        await flavour.until(blocked)
+        for one in await blocked():
+            await maybe(looks.client_kill(one["addr"]))
+        with pytest.raises(StoreUnavailable):
+            await waiting.result()
+    both = [flavour.spawn(wait) for _ in range(2)]
+
+    async def all_block() -> bool:
+        return len(await blocked()) == 2
+
+    await flavour.until(all_block)
+    with pytest.raises(StoreUnavailable, match=r"not sent \(Too many connections\)"):
+        await wait()
+    await maybe(looks.rpush(coordkit_namespace, 1, 2))
+    for each in both:
+        await each.result()
+
+
+async def test_connections_that_cannot_be_made_leave_room_for_others(flavour: Any) -> None:
+    way_ = way_of(flavour, "redis://127.0.0.1:1", max_connections=2)
+    for _ in range(4):
+        with pytest.raises(ShardDown, match=r"^(?!.*Too many)"):
+            await flavour.maybe(way_.execute(("BLPOP", "a", 0), {}))
 
 
 async def test_a_client_that_would_be_bypassed_is_used_itself(flavour: Any, url: str, coordkit_namespace: str) -> None:

@@ -10,6 +10,8 @@ EMPTIES = re.compile(r"\.(flushall|flushdb)\(|[\"']FLUSH(ALL|DB)[\"']\)|import r
 MARKED = re.compile(r"^pytestmark = pytest\.mark\.empties_servers$", re.MULTILINE)
 NEED_NO_MARKER = {
     "contract/test_epoch_fence.py": "starts its server",
+    "faults/test_abandon.py": "starts its servers",
+    "faults/test_epoch_on_disk.py": "starts its servers",
     "faults/test_quorum.py": "starts its servers",
     "regime/stateful.py": "starts its server",
     "reshard_cluster.py": "is searched for in those that import it",
