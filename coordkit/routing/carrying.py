@@ -6,7 +6,8 @@ Which order that has, and why it may end anywhere: see `reshard`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from coordkit._ports import Runtime
 from coordkit.errors import StoreUnavailable
@@ -111,7 +112,7 @@ class Carrying(Goals):
         if steps:
             after = topology.begin_move(*steps[0])
             await self._check_apart(topology, steps[0])
-            self._cleared = {after.epoch: await self._clear(topology, steps[0].slots, steps[0].target)}
+            self._cleared = {after.epoch: await self._clear(topology, after.moves[-1])}
             self._step("announce")
             await self._write(after)
             return True
@@ -171,13 +172,15 @@ class Carrying(Goals):
         ports = [self._port(name, topology.shards[name], topology) for name in (step.source, step.target)]
         await check_distinct(self._runtime, ports)
 
-    async def _clear(self, topology: Topology, slots: Sequence[int], name: str) -> str:
-        shard = topology.shards[name]
-        target = self._port(name, shard, topology)
+    async def _clear(self, topology: Topology, move: Move) -> str:
+        """Clear the target of a move that is not announced yet; return which data it had."""
+        shard = topology.shards[move.target]
+        target = self._port(move.target, shard, topology)
         if not shard.fenced:  # it never had other slots than now, so what it has of others is not left over
             await check_keys(self._runtime, target, topology)
+        clear, epoch, number = partial(self._step, "clear"), topology.epoch, move.number
         return await drop_leftovers(
-            self._runtime, target, topology.name, slots, epoch=topology.epoch, step=lambda: self._step("clear")
+            self._runtime, target, topology.name, move.slots, epoch=epoch, number=number, step=clear
         )
 
     def _replicas(self, topology: Topology, move: Move) -> dict[str, int]:

@@ -38,13 +38,13 @@ async def drop_leftovers(
     slots: Sequence[int],
     *,
     epoch: int,
-    number: int = 0,
+    number: int,
     step: Callable[[], object],
 ) -> str:
     """Drop the keys of ``slots`` that a shard has before they come to it; return which data it had (`data_of`).
 
-    ``epoch`` is that of the topology by which it does not own them, or that for which the move's shards are fenced;
-    then ``number`` is that of the move, which has not begun.
+    ``epoch`` is that of the topology by which it does not own them, or that for which the move's shards are fenced.
+    ``number`` is that of the move by which they will come, which has not begun, and perhaps is not announced yet.
     ``step`` is called before each page. Raise StoreUnavailable if the shard knows a later epoch.
     """
     data = await data_of(runtime, port)
@@ -55,9 +55,7 @@ async def drop_leftovers(
         keys = [key for key in await walk.page() if slot_of(key) in mine and not is_local(topology, key)]
         if not keys:
             continue
-        call = Call(
-            _CLEAR, (local_key(topology, "epoch"), local_key(topology, "moves"), *keys), (epoch, number or epoch)
-        )
+        call = Call(_CLEAR, (local_key(topology, "epoch"), local_key(topology, "moves"), *keys), (epoch, number))
         dropped = await answered(runtime, partial(port.run, call), runtime.now())
         if dropped == -1:
             raise StoreUnavailable(

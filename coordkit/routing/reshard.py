@@ -115,7 +115,7 @@ class Reshard(Carrying):
             began = self._runtime.now()
             for move in after.moves:
                 if move.slots[0] not in topology.moving:  # where it moves, its keys are in use
-                    self._cleared[move.number] = await self._clear(topology, move.slots, move.target)
+                    self._cleared[move.number] = await self._clear(topology, move)
             if self._runtime.now() - began > _RECENTLY:
                 await check_gone(self._runtime, self._port, topology, name)
             self._step("announce")

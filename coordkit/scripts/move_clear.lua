@@ -1,7 +1,7 @@
 -- Drop keys at the target of a move that has not begun there: they are left over from when it had these slots before.
 -- KEYS[1]  the epoch      KEYS[2]  the moves to this shard      KEYS[3 ...]  the keys
 -- ARGV[1]  the epoch by which that was decided: before the move is announced, or as its shards are fenced for it
--- ARGV[2]  the number of the move; before it is announced that epoch, which no move there has
+-- ARGV[2]  the number of the move, or that which it will have
 -- returns  how many were there; -1 if the shard knows a later epoch or none, -2 if the move has begun: nothing was done
 -- Who comes late drops nothing that is alive: a move raises the epoch here before it begins.
 local known = tonumber(redis.call('GET', KEYS[1]) or '')

@@ -256,7 +256,7 @@ async def test_who_comes_late_drops_nothing_that_is_alive(pair: Pair, maybe: Any
 
     async def drop(epoch: int) -> None:
         port, slots = pair.ports["b"], [slot_of(key)]
-        await drop_leftovers(runtime, port, pair.name, slots, epoch=epoch, step=lambda: None)
+        await drop_leftovers(runtime, port, pair.name, slots, epoch=epoch, number=epoch, step=lambda: None)
 
     await maybe(pair.b.set(key, "left"))
     await raise_epoch(pair.ports["b"], pair.name, 2, create=True)
