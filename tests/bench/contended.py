@@ -4,8 +4,9 @@
 
 The floor passes one element from process to process by BLPOP, over raw sockets and through redis-py: no lock, no token,
 no crash safety. "Our scripts, raw sockets" sends and hears what coordkit.Lock does, and nothing else: by this protocol
-no client can be quicker. Server on one core, all clients on the other. One round runs every row for some seconds;
-printed are medians of the rounds, and ratios to BLPOP through redis-py in the same round.
+no client can be quicker. Server on one core, all clients on the other. One round runs every row for some seconds, after
+each process has had one turn; printed are medians of the rounds, and ratios to BLPOP through redis-py in the same
+round.
 
     hand-off   from the call of release by one process to the return of acquire in another
     Jain       fairness of grants per process: 1 is perfectly fair
@@ -39,6 +40,7 @@ from coordkit.core import lock
 from coordkit.testing.processes import start_redis, start_zookeeper
 
 HOLD = 0.001
+REST = 0.4  # seconds in which all who wait at the end have their last turn
 FLOOR = "BLPOP, redis-py"
 LIMIT = "our scripts, raw sockets"
 Enter = Callable[[], AbstractContextManager[Any]]
@@ -112,7 +114,7 @@ def our_scripts(port: int, name: str) -> Enter:
     @contextmanager
     def held() -> Any:
         holder = f"{channel}:{next(turns)}"
-        entry = f"x 1000 PUBLISH {holder} {channel}"
+        entry = f"x 60000 PUBLISH {holder} {channel}"
         ask.sendall(_redis.packed(Call(lock._ACQUIRE, keys, (holder, 10_000, 60_000, entry, ""))))
         if not ask.recv(512).startswith(b"*2\r\n:1"):
             while b" grant " not in ear.recv(512):
@@ -208,9 +210,13 @@ def child(pipe: Any, make: Callable[[int, str], Enter], port: int, name: str, wh
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     held = make(port, name)
+    with held():  # connections are made by the first turn
+        time.sleep(HOLD)
     pipe.send("ready")
     start, end = pipe.recv()
-    pipe.send(work(held, who, start, end))
+    turns = work(held, who, start, end)
+    time.sleep(max(0.0, end + REST - time.monotonic()))  # to report and to end would keep those waiting who wait yet
+    pipe.send(turns)
     pipe.close()
 
 
@@ -219,16 +225,16 @@ def run_round(make: Callable[[int, str], Enter], server: Any, waiters: int, seco
     with redis.Redis(port=server.port) as client:
         if make in (blpop, blpop_raw):
             client.rpush(name, "x")
-        before = requests(client)
         children, pipes = [], []
         for who in range(waiters):
             ours_, theirs = context.Pipe()
-            children.append(context.Process(target=child, args=(theirs, make, server.port, name, who)))
+            children.append(context.Process(target=child, args=(theirs, make, server.port, name, who), daemon=True))
             children[-1].start()
             pipes.append(ours_)
             theirs.close()
         for pipe in pipes:
             pipe.recv()
+        before = requests(client)
         start = time.monotonic() + 0.05
         for pipe in pipes:
             pipe.send((start, start + seconds))

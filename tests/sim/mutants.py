@@ -172,7 +172,7 @@ def newcomers_barge_in(patch: Patch) -> None:
 
 def nobody_is_handed_anything(patch: Patch) -> None:
     """A release only frees, and those who wait find out when they look again."""
-    _edit(patch, lock, "_RELEASE", "local claim = queued", "local claim = false")
+    _edit(patch, lock, "_RELEASE", "if queued then", "if false then")
 
 
 def late_grants_are_kept(patch: Patch) -> None:
