@@ -51,6 +51,7 @@ class Weather:
         self.direct.start(30)
         self.agreement: Agreement | None = None  # asked for where faults of the ensemble are among the plan
         self.disagreed: list[str] = []
+        self._probed = 0.0  # when we did so last
         self.slack = 30.0  # seconds that a busy machine may take for what takes none
 
     def rage(
@@ -143,8 +144,8 @@ class Weather:
 
     def goes_on(self, going: Callable[[], bool]) -> bool:
         """Wait until work goes on; return whether it did, or whether a machine that is too slow keeps it from that."""
-        before = self.crew.connected
-        if self.crew.follow(going, self.patience):
+        before, late, asked = self.crew.connected, [0.0], now()
+        if self.crew.follow(lambda: going() or self._probe(late), self.patience):
             return True
         again = self.crew.connected - before
         slow = again > len(self.crew.members)  # nothing is done to them now, and their sessions end all the same
@@ -152,10 +153,20 @@ class Weather:
             self.ask(self.direct.exists_async("/"))
         except NO_ANSWER:
             slow = True
-        if slow:
-            why = f"the machine is too slow, or the ensemble stands still ({again} connections; {self.wired.says()})"
-            self.unhealthy.append(f"nothing goes on for {self.patience:.1f} s: {why}")
-        return slow
+        if slow or sum(each > self.timeout / 2 for each in late) >= 5:  # or they cannot even connect
+            why = f"{again} connections; answers took up to {max(late):.1f} s; {self.wired.says()}"
+            why = f"the machine is too slow, or the ensemble stands still ({why})"
+            self.unhealthy.append(f"nothing goes on for {now() - asked:.1f} s: {why}")
+            return True
+        return False
+
+    def _probe(self, late: list[float]) -> bool:
+        """Ask the servers for nothing, now and then, and write down how long that took."""
+        asked = now()
+        if asked >= self._probed + 0.2:
+            self._probed = asked
+            self.direct.exists_async("/").rawlink(lambda _: late.append(now() - asked))
+        return False
 
     def stuck(self) -> list[str]:
         """Return what does not go on within ``patience``."""
