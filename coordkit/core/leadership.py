@@ -72,10 +72,14 @@ class Leadership(Proven):
 
 async def leave(leadership: Leadership, error: BaseException | None) -> None:
     """End the term of a block that ended with ``error``: the work is over, so the znode may go."""
+    candidate = leadership.candidate
+    if isinstance(error, GeneratorExit) and candidate.session.elsewhere() is not None:
+        leadership.drop()  # nothing can be waited for: the loop has gone
+        candidate.remove_later()
+        return
     try:
         await lease.leave(leadership, error)
     finally:
-        candidate = leadership.candidate
         candidate.session.guests.discard(candidate)
         if isinstance(error, GeneratorExit):
             candidate.remove_later()  # nobody is left to wait for an answer

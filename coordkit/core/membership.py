@@ -280,13 +280,18 @@ class Membership:
         self._worker.poke()
         return True
 
+    @property
+    def alone(self) -> bool:
+        """Return whether nobody here can do anything more: the event loop has gone."""
+        return self._session.elsewhere() is not None
+
     def abandon(self) -> None:
         """Have the worker remove the znode, if there is one."""
         self._leaving = True
         if not self._znode.created and not self._znode.unsure:
             self._end()  # there is none
             return
-        if self._session.elsewhere() is not None:
+        if self.alone:
             self._session.remove_later(self.name, self.remove)
             return
         self._session.subscribe(self._heard)
@@ -329,8 +334,8 @@ class Membership:
 
 async def leave(membership: Membership, error: BaseException | None) -> None:
     """Leave at the end of a block that ended with ``error``; the block's own error always wins."""
-    if isinstance(error, GeneratorExit):
-        membership.abandon()  # nobody is left to wait for an answer
+    if isinstance(error, GeneratorExit) and membership.alone:
+        membership.abandon()  # nothing can be waited for
         return
     try:
         stayed = await membership.leave()

@@ -21,7 +21,7 @@ from kazoo.protocol.connection import _SESSION_EXPIRED, ConnectionHandler
 from zk_lines import meddle
 
 import coordkit.aio
-from coordkit._ports_zookeeper import Create, GetData, Link, Multi
+from coordkit._ports_zookeeper import Create, GetChildren, GetData, Link, Multi
 from coordkit.core import records, znodes
 from coordkit.core.session import PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
@@ -183,6 +183,33 @@ async def test_a_contender_watches_only_the_one_before_it(flavour: Any, zk_clien
         )
     for each in running:
         await each.result()
+
+
+async def test_a_hand_over_lists_nothing_anew(flavour: Any, zk_client: Any, path: str) -> None:
+    """Who watched the head of the line is next, whatever came in behind it: it takes over by one burst."""
+    second, asked = zk_client(), []
+
+    async def stand() -> None:
+        async with flavour.within(flavour.Election(second, path, identity="second")):
+            pass
+
+    async with flavour.within(flavour.Election(zk_client(), path, identity="first")):
+        running = flavour.spawn(stand)
+        await flavour.until(lambda: any(second._data_watchers.values()))
+        await flavour.until(lambda: not (second._pending or second._queue))
+        wire = second._coordkit_wire
+        submit = wire.submit
+
+        def recorded(request: Any, deliver: Any) -> Any:
+            asked.append(request)
+            return submit(request, deliver)
+
+        wire.submit = recorded
+    await running.result()
+    assert [each for each in asked if isinstance(each, GetChildren)] == []
+    writes = [each for each in asked if isinstance(each, Multi)]
+    assert len(writes) == 2, "one takes over, one resigns"
+    assert asked.index(writes[1]) <= 3, "our own znode is looked at along with it, and that is all"
 
 
 async def test_the_blocks_own_error_wins_and_the_leader_resigns(flavour: Any, zk_client: Any, path: str) -> None:

@@ -21,7 +21,7 @@ from coordkit._ports_zookeeper import GetData, Multi, SetData
 from coordkit.core import own_znode
 from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session
-from coordkit.testing.servers import ZooKeeperEnsemble
+from coordkit.testing.servers import ZooKeeperEnsemble, scaled
 
 
 @pytest.fixture(params=["one", "three"])
@@ -495,6 +495,74 @@ async def test_a_refused_join_leaves_nothing_that_tries_again(flavour: Any, zk_c
     assert session.guests == set()
     assert session._listeners == set()
     assert session.joins == {}
+
+
+async def test_a_znode_with_children_is_in_nobodys_place(flavour: Any, zk_client: Any, path: str) -> None:
+    """It cannot be replaced, however often that is tried."""
+    zk = zk_client()
+    zk.ensure_path(f"{path}/a/child")
+    sent = [0]
+    group = flavour.Group(zk, path)
+    wire = zk._coordkit_wire
+    submit = wire.submit
+
+    def counted(request: Any, deliver: Any) -> Any:
+        sent[0] += 1
+        return submit(request, deliver)
+
+    wire.submit = counted
+    with pytest.raises(StoreRefused, match="children"):
+        async with flavour.within(group.join("a")):
+            pytest.fail("it is another's")
+    assert sent[0] < 20
+
+
+async def test_a_join_that_is_always_overtaken_ends(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    async def overtaken(*_: Any, **__: Any) -> bool:
+        tries.append(time.monotonic())
+        return False
+
+    monkeypatch.setattr(own_znode.OwnZnode, "put", overtaken)
+    zk = zk_client(timeout=2.0)
+    with pytest.raises(StoreUnavailable, match="changed by others"):
+        async with flavour.within(flavour.Group(zk, path).join("a")):
+            pytest.fail("it is another's")
+    assert len(tries) < 500
+    assert 1.9 < tries[-1] - tries[0] < scaled(5.0)
+
+
+async def test_a_member_is_told_that_its_client_is_stopped(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
+    told: list[Any] = []
+
+    async def be_a_member() -> None:
+        async with flavour.within(flavour.Group(zk, path).join("a")) as member:
+            told.append(member)
+            await flavour.until(lambda: member.lost, 20)
+
+    running = flavour.spawn(be_a_member)
+    await flavour.until(lambda: told)
+    assert told[0].ensure()
+    zk.stop()
+    with pytest.raises(LeaseLost, match="stopped"):
+        await running.result()
+    with pytest.raises(LeaseLost, match="stopped"):
+        told[0].ensure()
+    zk.start()
+    assert told[0].lost, "what was lost stays lost"
+    assert await flavour.maybe(flavour.Group(zk, path).members()) == {}
+
+
+async def test_a_block_that_was_not_entered_says_so(flavour: Any, zk_client: Any, path: str) -> None:
+    zk = zk_client()
+    with pytest.raises(AttributeError, match=r"update: enter it \("):
+        flavour.Group(zk, path).join("a").update(b"1")
+    with pytest.raises(AttributeError, match=r"token: enter it \("):
+        _ = flavour.Election(zk, path, identity="a").lead().token
 
 
 async def _hold(flavour: Any, group: Any, data: bytes, got: list[Any], end: threading.Event) -> None:

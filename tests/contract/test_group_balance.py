@@ -10,6 +10,12 @@ import pytest
 import coordkit
 from coordkit.errors import CoordError, NoNodes, StoreUnavailable
 from coordkit.testing.faults import kill_session
+from coordkit.testing.servers import ZooKeeperEnsemble
+
+
+@pytest.fixture(params=["one", "three"])
+def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
+    return request.getfixturevalue("coordkit_zk_server" if request.param == "one" else "coordkit_zk_ensemble")
 
 
 @pytest.fixture
@@ -138,3 +144,18 @@ def test_data_as_json() -> None:
         coordkit.from_json(b"nonsense")
     with pytest.raises(ValueError, match="JSON compliant"):
         coordkit.to_json(float("nan"))
+
+
+async def test_nobody_is_picked_once_the_client_is_stopped(flavour: Any, zk_client: Any, path: str) -> None:
+    """The list would stay as it is for good."""
+    zk = zk_client()
+    async with (
+        flavour.within(flavour.Group(zk_client(), path).join("a")),
+        flavour.within(flavour.Group(zk, path).balance()) as balance,
+    ):
+        await flavour.until(lambda: balance.members())  # by another node, it may be a moment later
+        zk.stop()
+        with pytest.raises(StoreUnavailable, match="stopped"), balance.pick():
+            pytest.fail("perhaps it left long ago")
+        zk.start()
+        assert _use(balance)[0] == "a"

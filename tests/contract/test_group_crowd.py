@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
+from coordkit.testing.servers import ZooKeeperEnsemble
+
 MEMBERS = 200
 WATCHERS = 20
 SESSIONS = 5
 """The members, and the watchers, are spread over so many."""
+
+
+@pytest.fixture(params=["one", "three"])
+def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
+    return request.getfixturevalue("coordkit_zk_server" if request.param == "one" else "coordkit_zk_ensemble")
 
 
 @pytest.mark.timeout(180)
