@@ -68,7 +68,8 @@ class Member:
 
         Raises ``LeaseLost`` if the identity is another's, ``StoreUnavailable`` if no answer came: the data are then
         changed as soon as there is a connection. Raises ``StoreRefused`` if the data are too large for the servers,
-        which is known once the connection was lost over them three times: the former ones stand.
+        which is known once the connection was lost over them three times: the former ones stand. For that, the answer
+        to more than 16 KiB is waited for one session timeout longer.
         """
         await self._core.update(zk_checks.check_data(data))
 

@@ -31,7 +31,6 @@ class Membership:
     def __init__(self, session: Session, group: str, identity: str, data: bytes) -> None:
         self.name = group
         self.identity = identity
-        self.data = data
         self.lost = session.runtime.event()
         self._session = session
         self._runtime = session.runtime
@@ -41,15 +40,17 @@ class Membership:
         self._joined = False
         self._leaving = False
         self._why = ""
-        self._kept = data  # what the servers were last known to take
-        self._oversize = Oversize(group, session.runtime)
-        self._too_large: CoordError | None = None  # what became of the last update
-        self._settled = session.runtime.event()  # that is known
+        self._content = Oversize(session, group, data)
         self._left = session.runtime.event()
         self._worker = session.runtime.worker(self._tend)
         self._znode = OwnZnode(session, group, identity, self._worker.poke)
 
     # -- looking at it
+
+    @property
+    def data(self) -> bytes:
+        """What the znode is to have."""
+        return self._content.data
 
     @property
     def token(self) -> Token:
@@ -89,7 +90,7 @@ class Membership:
                 error = unanswered
             if self._runtime.now() >= until:
                 raise error
-            await self._runtime.sleep(max(_MOMENT, self._oversize.pause()))
+            await self._runtime.sleep(max(_MOMENT, self._content.pause()))
         self._joined, self._znode.since = True, self._znode.created
         self._session.subscribe(self._heard)
         self._worker.poke()  # the session may have ended between the answer and the subscription
@@ -105,13 +106,14 @@ class Membership:
 
     async def _put(self, session: int, replaced: Stat | None = None, mark: Any = None) -> bool:
         self._session.guests.add(self)
-        data = self.data
+        await self._content.before()
+        data, sent = self.data, self._runtime.now()
         try:
             made = await self._znode.put(session, data, replaced, mark)
         except StoreUnavailable as error:
-            self._unanswered(data, error)
+            self._unanswered(data, sent, error)
             raise
-        self._answered(data if made else None)
+        self._content.answered(data if made else None)
         return made
 
     # -- tending it, by the worker
@@ -148,25 +150,13 @@ class Membership:
     def _again(self, pause: float = _PAUSE) -> None:
         self._runtime.call_at(self._runtime.now() + pause, self._worker.poke)
 
-    # -- what the servers make of the data
-
-    def _answered(self, data: bytes | None) -> None:
-        """Be told of an answer to a write of our data, and of what the znode has since."""
-        self._oversize.answered()
-        if data is not None:
-            self._kept = data
-            self._settled.set()
-
-    def _unanswered(self, data: bytes, error: StoreUnavailable) -> None:
+    def _unanswered(self, data: bytes, sent: float, error: StoreUnavailable) -> None:
         """Be told that the data were written in vain; raise ``StoreRefused`` once they must be too large."""
-        refused = self._oversize.unanswered(data, error)
+        refused = self._content.unanswered(data, sent, error)
         if refused is None:
             return
-        if self.data != self._kept:
-            self.data, self._too_large = self._kept, refused
-            self._settled.set()
-        elif self._joined:
-            self._lose(refused.why)
+        if self._joined and refused is not self._content.refused:
+            self._lose(refused.why)  # these are the former ones
         raise refused
 
     async def _keep(self) -> None:
@@ -183,9 +173,9 @@ class Membership:
         if stat is not None and ours:
             self._znode.is_ours(stat)
             if stat.owner == session and data == self.data:
-                self._answered(data)
+                self._content.answered(data)
                 return
-        if (pause := self._oversize.pause()) > 0:
+        if (pause := self._content.pause()) > 0:
             self._again(pause)
         elif stat is not None and ours and stat.owner == session:
             await self._rewrite(stat)
@@ -194,17 +184,18 @@ class Membership:
 
     async def _rewrite(self, stat: Stat) -> None:
         """Write the data to our znode, which has others."""
-        data = self.data
+        await self._content.before()
+        data, sent = self.data, self._runtime.now()
         answer = (await self._znode.ask(SetData(self._znode.node, data, stat.version)))[0]
         if isinstance(answer, StoreUnavailable):
-            self._unanswered(data, answer)
+            self._unanswered(data, sent, answer)
         if isinstance(answer, NodeError):
             self._again(_MOMENT)
         elif isinstance(answer, Exception):
             raise answer
         else:
             self._znode.version = answer.version
-            self._answered(data)
+            self._content.answered(data)
 
     def _lose(self, why: str) -> None:
         if self.lost.is_set():
@@ -222,8 +213,7 @@ class Membership:
         Large data for which there is none are waited for, one session timeout: perhaps they are too large.
         """
         self.ensure()
-        self.data = data
-        self._too_large, self._settled = None, self._runtime.event()
+        self._content.change(data)
         until = self._session.soon()
         try:
             while not await self._write(data, until):
@@ -232,10 +222,10 @@ class Membership:
             self._worker.poke()
             if len(data) <= LARGE:
                 raise
-            await self._settled.wait(self._session.ensemble.session_timeout())
-            if self._too_large is not None:
-                raise self._too_large from None
-            if self._kept != data:
+            await self._content.settled.wait(self._session.ensemble.session_timeout())
+            if self._content.refused is not None:
+                raise self._content.refused from None
+            if self._content.kept != data:
                 raise
         except BaseException:
             self._worker.poke()
@@ -243,10 +233,10 @@ class Membership:
 
     async def _write(self, data: bytes, until: float) -> bool:
         """Write the data to our own znode; return False if it has changed since we last heard of it."""
-        request = SetData(self._znode.node, data, self._znode.version)
+        request, sent = SetData(self._znode.node, data, self._znode.version), self._runtime.now()
         answer = (await self._session.ask_soon(self.name, [request]))[0]
         if isinstance(answer, StoreUnavailable):
-            self._unanswered(data, answer)
+            self._unanswered(data, sent, answer)
         if isinstance(answer, NoNode):
             self._worker.poke()  # it is being made anew, with these data
             return True
@@ -267,7 +257,7 @@ class Membership:
             # A newer incarnation writes its own data again.
             return self._is_not_ours(answer, (await self._znode.ask(self._znode.look()[1]))[0])
         self._znode.is_ours(answer)
-        self._answered(data)
+        self._content.answered(data)
         return True
 
     def _is_not_ours(self, stat: Stat, mark: Any) -> bool:

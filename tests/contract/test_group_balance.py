@@ -153,7 +153,7 @@ async def test_nobody_is_picked_once_the_client_is_stopped(flavour: Any, zk_clie
         flavour.within(flavour.Group(zk_client(), path).join("a")),
         flavour.within(flavour.Group(zk, path).balance()) as balance,
     ):
-        await flavour.until(lambda: balance.members())  # by another node, it may be a moment later
+        await flavour.until(balance.members)  # by another node, it may be a moment later
         zk.stop()
         with pytest.raises(StoreUnavailable, match="stopped"), balance.pick():
             pytest.fail("perhaps it left long ago")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coordkit._ports_zookeeper import GetData
+from coordkit._threads.runtime import RUNTIME
 from coordkit.core.oversize import LARGE, Oversize
 from coordkit.core.portions import Portions, read_all
 from coordkit.errors import StoreUnavailable
@@ -28,6 +29,9 @@ class Line:
         self.asked: list[list[str]] = []
         self.clock = 0.0
         self._losing, self._took = losing, took
+
+    def event(self) -> Any:
+        return RUNTIME.event()
 
     def now(self) -> float:
         return self.clock
@@ -82,26 +86,43 @@ def test_portions_are_as_large_as_is_answered_soon() -> None:
     assert portions.size == 1000, "a few say nothing of many"
 
 
+def writing(line: Any, oversize: Oversize, error: StoreUnavailable) -> Any:
+    """Return what writes data in vain, each time on a new connection."""
+
+    def unanswered(data: bytes) -> Any:
+        line.clock += 0.1
+        sent, line.clock = line.clock, line.clock + 0.1
+        said = oversize.unanswered(data, sent, error)
+        assert oversize.unanswered(data, sent, error) is None, "the same connection, lost once"
+        return said
+
+    return unanswered
+
+
 def test_data_are_too_large_if_the_connection_is_lost_over_them_three_times_in_a_row() -> None:
     line: Any = Line(losing=0)
-    oversize, error = Oversize("/g", line), StoreUnavailable("/g", "gone")
+    oversize, error = Oversize(line, "/g", b"small"), StoreUnavailable("/g", "gone")
     large = bytes(LARGE + 1)
-    assert oversize.unanswered(large, error) is None
+    oversize.change(large)
+    unanswered = writing(line, oversize, error)
+    assert unanswered(large) is None
     assert oversize.pause() == 0
-    assert oversize.unanswered(large, error) is None
+    assert unanswered(large) is None
     assert oversize.pause() > 0
-    oversize.answered()
+    oversize.answered(None)
     assert oversize.pause() == 0
-    assert oversize.unanswered(large, error) is None
-    assert oversize.unanswered(large, error) is None
-    refused = oversize.unanswered(large, error)
+    assert unanswered(large) is None
+    assert unanswered(large) is None
+    refused = unanswered(large)
     assert refused is not None
     assert "jute.maxbuffer" in refused.why
     assert refused.__cause__ is error
+    assert (oversize.data, oversize.refused) == (b"small", refused)
 
 
 def test_small_data_are_never_too_large() -> None:
     line: Any = Line(losing=0)
-    oversize, error = Oversize("/g", line), StoreUnavailable("/g", "gone")
-    assert [oversize.unanswered(bytes(LARGE), error) for _ in range(20)] == [None] * 20
+    oversize, error = Oversize(line, "/g", b""), StoreUnavailable("/g", "gone")
+    unanswered = writing(line, oversize, error)
+    assert [unanswered(bytes(LARGE)) for _ in range(20)] == [None] * 20
     assert 4.0 < oversize.pause() <= 5.0
