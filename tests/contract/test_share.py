@@ -170,7 +170,7 @@ async def test_parts_are_by_weight(
     assert "member three has weight 1" in caplog.text
     await three.stop()
     await flavour.until(lambda: parts() == {"one": 9, "two": 3})
-    two.share._core._shift._member.data = b"9"  # as an update of the member does; no share updates its own
+    two.share._core._shift._member._content.change(b"9")  # as an update of the member does; no share updates its own
     by_hand.set(f"{path}/two", b"9")
     await flavour.until(lambda: parts() == {"one": 3, "two": 9})
     await one.stop()
