@@ -187,7 +187,7 @@ class Place(Generic[T]):
     async def remove(self, session: Session) -> None:
         """Delete the znode, wherever it is; raises ``StoreUnavailable`` if that is not sure."""
         self.forget()
-        ask = session.ask_soon
+        ask = session.ask_briefly
         nodes = [self.node]
         if not self.node:  # the answer to its creation was lost
             synced, children = await ask(self.name, self.search())

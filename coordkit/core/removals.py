@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordkit._ports_zookeeper import Link
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from coordkit.core.session import Session
 
 _log = logging.getLogger("coordkit")
+
+in_background: ContextVar[bool] = ContextVar("coordkit_in_background", default=False)
+"""Whether nobody waits for what is being removed, so that it may take its time."""
 
 _PAUSE = 0.2  # seconds before an unanswered removal is tried again
 
@@ -76,6 +80,7 @@ class Removals:
 
     async def _remove(self) -> None:
         runtime, ensemble = self._session.runtime, self._session.ensemble
+        in_background.set(True)  # in the worker's own context
         for unwanted in list(self._unwanted):
             link = ensemble.link()
             if link is Link.CONNECTING:

@@ -17,7 +17,7 @@ from coordkit._ports import Runtime
 from coordkit._ports_zookeeper import Ensemble, Link, Request
 from coordkit.core.doubts import Doubts
 from coordkit.core.proofs import Proofs
-from coordkit.core.removals import Removals
+from coordkit.core.removals import Removals, in_background
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -227,6 +227,12 @@ class Session:
     async def ask_soon(self, name: str, requests: Sequence[Request]) -> list[Any]:
         """Ask where nobody gave a time; also where the ensemble is slow, some attempt has time enough."""
         return await self.ask(name, requests, self.soon())
+
+    async def ask_briefly(self, name: str, requests: Sequence[Request]) -> list[Any]:
+        """Ask for ``GRACE``, as somebody waits who may have given a time; in the background as ``ask_soon`` does."""
+        if in_background.get():
+            return await self.ask_soon(name, requests)
+        return await self.ask(name, requests, self.runtime.now() + GRACE)
 
     async def read(
         self, name: str, requests: Sequence[Request], until: float = math.inf, stop: Stop | None = None

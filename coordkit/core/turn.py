@@ -26,7 +26,7 @@ from coordkit.core.holder import Holder, read
 from coordkit.core.lease import DRIFT, State
 from coordkit.core.place import Entry, Place, containers
 from coordkit.core.proven import Proven
-from coordkit.core.session import Session
+from coordkit.core.session import GRACE, Session
 from coordkit.core.standing import Standing, stand
 from coordkit.errors import NotAcquired
 
@@ -138,7 +138,7 @@ class Ticket(Place[Turn]):
     async def revoke(self, holder: str) -> Returned:  # noqa: ARG002  one ticket, one holder
         """Leave the line."""
         self.forget()
-        answer = (await self.session.ask_soon(self.name, [Delete(self.node)]))[0]
+        answer = (await self.session.ask_briefly(self.name, [Delete(self.node)]))[0]
         if isinstance(answer, NoNode):
             return Returned.GONE
         if isinstance(answer, Exception):
@@ -201,7 +201,7 @@ class Turns:
 
     async def _look(self, session: Session) -> None:
         ticket = self._ticket(session)
-        seen = await session.read(self.name, ticket.look(), session.soon())
+        seen = await session.read(self.name, ticket.look(), session.runtime.now() + GRACE)
         if (why := ticket.busy(seen)) is not None:
             raise NotAcquired(self.name, why)
 

@@ -94,13 +94,13 @@ class Permit(Ticket):
         await super().remove(session)  # from the line first: from now on no slot can become ours
         if self.slot is None:
             return
-        names = (await session.ask_soon(self.name, [GetChildren(self.slots)]))[0]
+        names = (await session.ask_briefly(self.name, [GetChildren(self.slots)]))[0]
         if isinstance(names, NoNode):
             return
         if isinstance(names, Exception):
             raise names
         ours = [Delete(f"{self.slots}/{name}") for name in names if name.endswith(self.guid)]
-        for answer in await session.ask_soon(self.name, ours) if ours else ():
+        for answer in await session.ask_briefly(self.name, ours) if ours else ():
             if isinstance(answer, Exception) and not isinstance(answer, NoNode):
                 raise answer
 
