@@ -132,6 +132,17 @@ def keeps_connections(client: Any) -> bool:
     return not (single or caching or few or isinstance(pool, bounded))
 
 
+def has_pipeline(client: Any) -> bool:
+    """Whether the client's own pipeline asks the same server in the same way, over a connection of its pool."""
+    plain = (redis.Redis, redis.asyncio.Redis)
+    single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
+    return not single and any(
+        getattr(type(client), "execute_command", None) is each.execute_command
+        and getattr(type(client), "pipeline", None) is each.pipeline
+        for each in plain
+    )
+
+
 def repeats(client: Any) -> bool:
     """Whether what goes through the client itself may be sent again by it, unseen by us."""
     retry = client.get_retry() if hasattr(client, "get_retry") else None
