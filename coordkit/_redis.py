@@ -181,6 +181,16 @@ def recipe(pool: Any, retry: Any, network: type, within: float | None = None) ->
     return kwargs
 
 
+def doubtful(used: float, within: float, silent: tuple[float, float]) -> bool:
+    """Whether who waits ``within`` seconds should rather make a connection than take one that answered at ``used``.
+
+    One whose wait was as long, ``silent`` since when and for how long, may have met a line that went dead, and with it
+    went all that were idle; whoever waits longer may only have a slow server, to which connecting is slow, too.
+    """
+    since, waited = silent
+    return used < since and within <= waited
+
+
 def patience(client: Any) -> float:
     """Return how long the client (or a node of an asyncio Cluster) waits for an answer, in seconds."""
     kwargs = getattr(getattr(client, "connection_pool", client), "connection_kwargs", {})
