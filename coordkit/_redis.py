@@ -132,6 +132,17 @@ def keeps_connections(client: Any) -> bool:
     return not (single or caching or few or isinstance(pool, bounded))
 
 
+def has_pipeline(client: Any) -> bool:
+    """Whether the client's own pipeline asks the same server in the same way, over a connection of its pool."""
+    plain = (redis.Redis, redis.asyncio.Redis)
+    single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
+    return not single and any(
+        getattr(type(client), "execute_command", None) is each.execute_command
+        and getattr(type(client), "pipeline", None) is each.pipeline
+        for each in plain
+    )
+
+
 def repeats(client: Any) -> bool:
     """Whether what goes through the client itself may be sent again by it, unseen by us."""
     retry = client.get_retry() if hasattr(client, "get_retry") else None
@@ -168,6 +179,16 @@ def recipe(pool: Any, retry: Any, network: type, within: float | None = None) ->
     for bound in bounds:
         kwargs[bound] = min(kwargs.get(bound) or PATIENCE, within or math.inf)
     return kwargs
+
+
+def doubtful(used: float, within: float, silent: tuple[float, float]) -> bool:
+    """Whether who waits ``within`` seconds should rather make a connection than take one that answered at ``used``.
+
+    One whose wait was as long, ``silent`` since when and for how long, may have met a line that went dead, and with it
+    went all that were idle; whoever waits longer may only have a slow server, to which connecting is slow, too.
+    """
+    since, waited = silent
+    return used < since and within <= waited
 
 
 def patience(client: Any) -> float:

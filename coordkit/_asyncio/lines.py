@@ -36,6 +36,7 @@ class Home:
         self.connecting: asyncio.Task[None] | None = None
         self.alone = False  # whether each request needs a connection to itself
         self.used = 0.0
+        self.silent = (0.0, 0.0)  # since when a wait went on that ended without an answer, and how long it was
         self.watch = Watch()
         self.free = _AT_ONCE
         self.busy = 0  # connections that somebody has to himself
@@ -251,14 +252,18 @@ class Lines:
             home.done()
 
     async def _do(self, home: Home, work: Work, patience: float) -> list[Any]:
-        wire = self._usable(home) or await self._connected(home, patience)
+        began = now()
+        wire = self._usable(home, patience) or await self._connected(home, patience)
         home.watch.begin(wire, now() + patience)
         try:
             replies = await work(wire)
         except BaseException as error:
+            if wire.late:
+                home.silent = began, patience
             await _broken(home, wire, error)
             raise
         home.watch.end(wire)
+        wire.used = began
         home.keep(wire)
         return replies
 
@@ -269,11 +274,14 @@ class Lines:
             home = self._homes[loop] = Home()
         return home
 
-    def _usable(self, home: Home) -> Wire | None:
-        """Return a connection that is kept, if one is young enough and open."""
+    def _usable(self, home: Home, patience: float = math.inf) -> Wire | None:
+        """Return a connection that is kept, if one is young enough and open, and not dead for all we know."""
         home.used = present = now()
         while home.idle:
             wire = home.idle.pop()
+            if _redis.doubtful(wire.used, patience, home.silent):
+                home.idle.append(wire)
+                break
             if present - wire.made < _redis.MAX_AGE and wire.usable:
                 return wire
             life().spawn(wire.close())

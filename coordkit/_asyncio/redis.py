@@ -114,6 +114,9 @@ class RedisStore:
     # -- through the client, where it must be
 
     async def _ask(self, calls: list[Call]) -> list[Any]:
+        if len(calls) > 1 and _redis.has_pipeline(self._client):
+            return await self._ask_in_a_pipeline(calls)
+
         async def ask(call: Call) -> Any:
             try:
                 return await self._client.execute_command(*_redis.evalsha(call))
@@ -128,6 +131,19 @@ class RedisStore:
 
         # Each call may go to another server: its error is its own.
         return list(await asyncio.gather(*(ask(call) for call in calls), return_exceptions=True))
+
+    async def _ask_in_a_pipeline(self, calls: list[Call]) -> list[Any]:
+        async def answered(commands: list[tuple[Any, ...]]) -> list[Any]:
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return cast("list[Any]", await pipeline.execute(raise_on_error=False))
+
+        replies = await answered([_redis.evalsha(call) for call in calls])
+        if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+            for i, reply in zip(unknown, await answered(_redis.evals([calls[i] for i in unknown])), strict=True):
+                replies[i] = reply
+        return replies
 
 
 def store_for(client: Any) -> RedisStore | ShardedStore:

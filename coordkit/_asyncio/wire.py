@@ -47,7 +47,7 @@ class Wire:
         self.connection = connection
         self.epoch = 0  # of the sharding topology that it saw when it was made
         self.number = 0  # how many had been made by its way, with it
-        self.made = made
+        self.made = self.used = made  # and when it was asked last what it answered
         self.until = math.inf  # when whoever waits for an answer has waited long enough
         self.late = False
         self._replies: list[Any] = []  # to the request under way

@@ -36,6 +36,7 @@ class Lines:
         self._end = weakref.finalize(self, _close_all, self._idle)
         self._end.atexit = False
         self._used = 0.0
+        self._silent = (0.0, 0.0)  # since when a bounded wait went on that ended without an answer, and how long it was
         self._sweeping = False
 
     def ask(self, call: Call, *, yielding: bool = False) -> Any:
@@ -71,6 +72,7 @@ class Lines:
         except BaseException as error:
             self._broken(wire, error)
             raise
+        wire.used = present
         self._idle.append(wire)
         if not self._sweeping:
             self._sweep_later()
@@ -91,7 +93,7 @@ class Lines:
     def ask_many(self, calls: Sequence[Call], within: float | None, ahead: bytes = b"") -> list[Any]:
         """Run scripts in one pipeline, each after the command ``ahead``; a reply that is an error is in the list."""
         data = [ahead + _redis.packed(call) for call in calls]
-        wire = self._take(within)
+        began, wire = now(), self._take(within)
         try:
             replies = _answered(wire, data, ahead)
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
@@ -99,6 +101,8 @@ class Lines:
                 for i, reply in zip(unknown, taught, strict=True):
                     replies[i] = reply
         except BaseException as error:
+            if within is not None:
+                self._silent = began, within
             self._broken(wire, error)
             raise
         self._keep(wire, bounded=within is not None)
@@ -128,6 +132,9 @@ class Lines:
                 wire = self._idle.pop()
             except IndexError:
                 break
+            if within is not None and _redis.doubtful(wire.used, within, self._silent):
+                self._idle.append(wire)
+                break
             if began - wire.made < _redis.MAX_AGE:
                 if within is not None:
                     wire.bound(min(within, wire.patience))
@@ -147,6 +154,7 @@ class Lines:
     def _keep(self, wire: Wire, *, bounded: bool) -> None:
         if bounded:
             wire.bound(wire.patience)
+        wire.used = self._used
         self._idle.append(wire)
         if not self._sweeping:
             self._sweep_later()

@@ -104,6 +104,9 @@ class RedisStore:
     # -- through the client, where it must be
 
     def _ask(self, calls: list[Call]) -> list[Any]:
+        if len(calls) > 1 and _redis.has_pipeline(self._client):
+            return self._ask_in_a_pipeline(calls)
+
         def ask(call: Call) -> Any:
             try:
                 return self._client.execute_command(*_redis.evalsha(call))
@@ -116,6 +119,19 @@ class RedisStore:
                 replies.append(ask(call))
             except Exception as error:  # noqa: BLE001  each call may go to another server: its error is its own
                 replies.append(error)
+        return replies
+
+    def _ask_in_a_pipeline(self, calls: list[Call]) -> list[Any]:
+        def answered(commands: list[tuple[Any, ...]]) -> list[Any]:
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return cast("list[Any]", pipeline.execute(raise_on_error=False))
+
+        replies = answered([_redis.evalsha(call) for call in calls])
+        if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
+            for i, reply in zip(unknown, answered(_redis.evals([calls[i] for i in unknown])), strict=True):
+                replies[i] = reply
         return replies
 
 

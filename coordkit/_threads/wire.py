@@ -35,13 +35,13 @@ def wire_on(connection: Any, made: float, patience: float) -> Wire:
 class Wire:
     """A connection, spoken to as redis-py speaks."""
 
-    __slots__ = ("connection", "epoch", "made", "number", "patience")
+    __slots__ = ("connection", "epoch", "made", "number", "patience", "used")
 
     def __init__(self, connection: Any, made: float, patience: float) -> None:
         self.connection = connection
         self.epoch = 0  # of the sharding topology that it saw when it was made
         self.number = 0  # how many had been made by its way, with it
-        self.made = made
+        self.made = self.used = made  # and when it was asked last what it answered
         self.patience = patience  # seconds it waits for an answer, unless it is bound to another time
 
     def bound(self, seconds: float) -> None:

@@ -1,30 +1,29 @@
 """Renew what is held, and give back what is no longer wanted: the background work of one client.
 
-One keeper per client; its worker (a thread, or a task) lives only while something is due. What is due together goes to
+One keeper per client; its workers (threads, or tasks) live only while something is due. What is due together goes to
 the server in one pipeline, so that a thousand leases cost a few round trips, and a stalled server delays no other's.
+
+A worker waits for one answer at a time, so leases share one only if they may wait about equally long, within a factor
+of two. Else those with a long ttl would keep one with a short ttl waiting for the answer of a dead connection, or that
+one would have their pipeline given up before its answer can come.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import random
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from coordkit._ports import Call, Runtime
+from coordkit._ports import Runtime
 from coordkit.core.grantor import Grantor
+from coordkit.core.rounds import Asked, Rounds, urgency
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from coordkit.core.lease import Lease
 
 _log = logging.getLogger("coordkit")
-
-BATCH = 2000
-"""Renewals in one pipeline. A server reads 16 KiB of it at a time, so that its other clients wait for some 70."""
-
 
 LOOK_AGAIN = (0.1, 1.0)
 """Seconds after which what was not there is looked for again: a request that its sender gave up may overtake nothing,
@@ -36,6 +35,12 @@ _LOST = 1.0  # seconds: a timer as late as this went with its event loop, or was
 LOOK_AFTER = 10.0
 """Seconds for which a claim that ended is asked about, if no answer comes; by then those who wait ask by themselves."""
 
+
+_PATIENT = 0.4
+"""The part of its urgency for which a lease waits for a round that is under way: more than such a round's own third,
+lest equals that fall due with it go apart."""
+
+_LEAST = 0.01  # seconds; there are no rounds for what is more urgent than that
 
 _FIRST = 0.01  # seconds before what was not given back is tried again; doubled each time
 
@@ -51,12 +56,6 @@ class Unwanted(NamedTuple):
     looked: int = 0
 
 
-class Asked(Protocol):
-    """Where renewals are sent: one store, or a set that answers by majority."""
-
-    async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]: ...
-
-
 class Keeper:
     """Renews the leases of one client in batches, and gives back what was left."""
 
@@ -64,19 +63,26 @@ class Keeper:
         self.repeats = repeats  # whether what is sent may be sent again by the client itself, unseen by us
         self._runtime = runtime
         self._store = store
-        self._due: deque[Lease] = deque()
+        self._rounds: dict[int, Rounds] = {}  # by the power of two that their urgency is below
         self._unwanted: deque[Unwanted] = deque()
         self.claimed: dict[
             str, tuple[float, float]
         ] = {}  # by key: when the last claim that we handed on ends, and when a timer looks
-        # Two workers: a server that does not answer a give-back must not keep leases from being renewed.
-        self._renewing = runtime.worker(self._renew)
+        # A worker of its own: a server that does not answer a give-back must not keep leases from being renewed.
         self._returning = runtime.worker(self._return)
 
     def renew(self, lease: Lease) -> None:
-        """Renew ``lease`` in the next round."""
-        self._due.append(lease)
-        self._renewing.poke()
+        """Renew ``lease`` in the next round of what is as urgent, or of what is more so, if that one comes too late."""
+        urgent = urgency(lease)
+        _, place = math.frexp(max(urgent, _LEAST))
+        latest = self._runtime.now() + urgent * _PATIENT
+        while (rounds := self._rounds_at(place)).until > latest:
+            place -= 1
+        rounds.renew(lease)
+
+    def _rounds_at(self, place: int) -> Rounds:
+        rounds = self._rounds.get(place)
+        return rounds or self._rounds.setdefault(place, Rounds(self._runtime, self._store, self.renew))
 
     def give_back(self, grantor: Grantor, holder: str, entry: str = "", *, until: float) -> None:
         """Revoke whatever ``holder`` may have got, until an answer comes or the ttl has ended it (at ``until``)."""
@@ -106,54 +112,6 @@ class Keeper:
             return
         del self.claimed[grantor.key]
         self._later(Unwanted(grantor, "-", "", present + LOOK_AFTER, looked=len(LOOK_AGAIN)), 0.0)
-
-    # -- renewing
-
-    async def _renew(self) -> None:
-        while self._due:
-            batch = [self._due.popleft() for _ in range(min(BATCH, len(self._due)))]
-            rounds = [(lease, lease.next_ttl()) for lease in batch if lease.held]
-            if rounds:
-                await self._renew_batch(rounds)
-
-    async def _renew_batch(self, rounds: list[tuple[Lease, float]]) -> None:
-        asked = self._runtime.now()
-        calls = [(lease.name, lease.grantor.renewal(lease.holder, ttl)) for lease, ttl in rounds]
-        # An answer that does not come must leave time to ask again; a claim ends long before its ttl would.
-        within = min(min(ttl, 2 * lease.remaining()) for lease, ttl in rounds) / 3 + 0.001
-        failed: list[tuple[Lease, BaseException]] = []
-        try:
-            replies = await self._store.run_many(calls, within=within)
-        except Exception as error:  # noqa: BLE001  also what a user's credential provider raises: renewal goes on
-            replies = [error] * len(rounds)
-        except BaseException as error:  # cancelled from outside: who still holds then is renewed later
-            for lease, _ in rounds:
-                self._again(lease, error)
-            raise
-        for (lease, ttl), reply in zip(rounds, replies, strict=True):
-            if isinstance(reply, Exception):
-                failed.append((lease, reply))
-                self._again(lease, reply)
-            elif reply == 1:
-                lease.renewed(asked, ttl)
-            else:
-                lease.lose("the server no longer has it: it expired early, or was taken away")
-        if failed:
-            lease, problem = min(failed, key=lambda one: one[0].remaining())
-            _log.warning(
-                "%d of %d renewals failed; the most urgent is %s, with %.1f s left: %s",
-                *(len(failed), len(rounds), lease.name, lease.remaining(), problem),
-            )
-
-    def _again(self, lease: Lease, error: BaseException) -> None:
-        """Ask again soon; the lease's own timer says when it is too late."""
-        if not lease.held:
-            return
-        if isinstance(error, Exception):
-            lease.not_renewed(error)
-        pause = min(lease.ttl / 10, lease.remaining() / 4, 1.0)
-        pause *= random.uniform(0.5, 1.0)  # noqa: S311  spreads retries, guards nothing
-        self._runtime.call_at(self._runtime.now() + pause, lambda: self.renew(lease))
 
     # -- giving back
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from coordkit._ports import Runtime
 from coordkit.core.grantor import Grantor
-from coordkit.core.keeper import Asked, Keeper
+from coordkit.core.keeper import Keeper
+from coordkit.core.rounds import Asked
 
 if TYPE_CHECKING:
     from coordkit.core.lease import Lease

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from coordkit._threads.runtime import now
+from coordkit.core.lease import Lease
 from coordkit.testing import FaultProxy
 from coordkit.testing.processes import start_redis
 
@@ -125,3 +126,70 @@ async def test_a_server_that_is_gone_costs_each_lease_at_its_own_deadline(
             late = [told[i] - lease._core.expires for i, lease in enumerate(leases)]
         assert min(late) >= 0, "a lease that could still be saved was given up"
         assert max(late) < 2.0, "told, though late: the margin is for a busy machine"
+
+
+async def test_a_line_that_goes_dead_costs_no_lease_that_can_be_renewed_over_another(
+    flavour: Any, maybe: Any, coordkit_faults: Any
+) -> None:
+    """A NAT entry that expired: what is connected is dead without a word, new connections are well.
+
+    Leases with a long ttl wait long for an answer, and keep none with a short one waiting; nor is that one tried on
+    each of the other dead connections.
+    """
+    with start_redis() as server:
+        proxy: FaultProxy = coordkit_faults.proxy(server)
+        client = flavour.redis(proxy.url, socket_timeout=5)
+        longs = [await maybe(flavour.Lock(client, f"long-{i}", ttl=15 * 2**i).acquire()) for i in range(5)]
+        keeper = client._coordkit_store.keeper
+        proxy.latency = 0.05
+        before = [lease._core.expires for lease in longs]
+        for lease in longs:
+            keeper.renew(lease._core)  # all at once: as many connections, idle after that
+        await flavour.until(lambda: all(lease._core.expires > was for lease, was in zip(longs, before, strict=True)))
+        proxy.latency = 0.0
+        urgent = await maybe(flavour.Lock(client, "urgent", ttl=3).acquire())
+        client.connection_pool.connection_kwargs["port"] = server.port
+        proxy.hold = True
+        keeper.renew(longs[0]._core)
+        await flavour.renewed(urgent)
+        proxy.hold = False
+        await give_back(maybe, [urgent, *longs])
+
+
+async def test_leases_that_a_slow_line_costs_take_no_others_with_them(
+    flavour: Any, maybe: Any, coordkit_faults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that comes too late for a short ttl is in time for a long one."""
+    failed: list[str] = []
+    monkeypatch.setattr(Lease, "not_renewed", lambda lease, _: failed.append(lease.name))
+    with start_redis() as server:
+        proxy: FaultProxy = coordkit_faults.proxy(server)
+        client = flavour.redis(proxy.url, socket_timeout=10)
+        long = await maybe(flavour.Lock(client, "long", ttl=30).acquire())
+        shorts = [await maybe(flavour.Lock(client, f"short-{i}", ttl=3).acquire()) for i in range(10)]
+        proxy.latency = 0.7  # there and back: more than a third of 3
+        before = long._core.expires
+        for lease in (*shorts, long):
+            client._coordkit_store.keeper.renew(lease._core)
+        await flavour.until(lambda: long._core.expires > before)
+        assert "short-0" in failed
+        assert "long" not in failed
+        proxy.latency = 0.0
+        await give_back(maybe, [long, *shorts])
+
+
+async def test_a_bounded_pool_renews_in_pipelines_too(flavour: Any, maybe: Any) -> None:
+    many = 300
+    with start_redis() as server:
+        client = flavour.redis(server.url, socket_timeout=5, max_connections=50)
+        other = flavour.redis(server.url, socket_timeout=5)
+        leases = [await maybe(flavour.Lock(client, f"job-{i}", ttl=30).acquire()) for i in range(many)]
+        await maybe(other.script_flush())  # as after a restart: each is answered that it is unknown
+        before = [lease._core.expires for lease in leases]
+        reads = (await maybe(other.info("stats")))["total_reads_processed"]
+        for lease in leases:
+            client._coordkit_store.keeper.renew(lease._core)
+        await flavour.until(lambda: all(lease._core.expires > was for lease, was in zip(leases, before, strict=True)))
+        reads = (await maybe(other.info("stats")))["total_reads_processed"] - reads
+        assert reads < many / 2
+        await give_back(maybe, leases)

@@ -14,7 +14,7 @@ from sim.histories import CALM, Settings
 from sim.inbox import SimInbox
 
 from coordkit._ports import BROKEN, Script
-from coordkit.core import contend, fence, keeper, lock, waiting
+from coordkit.core import contend, fence, lock, rounds, waiting
 from coordkit.core.grantor import Granted
 from coordkit.core.lease import Lease
 
@@ -197,7 +197,7 @@ def fence_compares_on_write_only(patch: Patch) -> None:
 
 def renewal_failure_is_final(patch: Patch) -> None:
     """python-redis-lock: one ConnectionError ends renewal, and nobody is told (here: the deadline timer is off too)."""
-    patch.setattr(keeper.Keeper, "_again", _nothing)
+    patch.setattr(rounds.Rounds, "_later", _nothing)
     patch.setattr(Lease, "over", _nothing)
 
 
