@@ -171,6 +171,8 @@ class Lines:
             if isinstance(reply, exceptions.NoScriptError):
                 home.watch.begin(wire, min(until, wire.until))
                 [reply] = await wire.send(_packed(wire, _redis.evals([call()])), 1, until)
+            if isinstance(reply, Exception):
+                _redis.check_primary([reply], fresh=wire.made >= present)
         except Exception as error:
             if home.shared is wire:
                 home.shared = None
@@ -251,10 +253,12 @@ class Lines:
             home.done()
 
     async def _do(self, home: Home, work: Work, patience: float) -> list[Any]:
+        began = now()
         wire = self._usable(home) or await self._connected(home, patience)
         home.watch.begin(wire, now() + patience)
         try:
             replies = await work(wire)
+            _redis.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             await _broken(home, wire, error)
             raise

@@ -46,9 +46,11 @@ class Lines:
 
     def teach(self, call: Call) -> Any:
         """Run a script that the server does not know; a reply that is an error is returned."""
+        began = now()
         wire = self._take()
         try:
             [reply] = _taught(wire, [call], b"")
+            _redis.check_primary([reply], fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -68,6 +70,8 @@ class Lines:
                 wire = self._take()
         try:
             reply = wire.ask(data)
+            if isinstance(reply, Exception):
+                _redis.check_primary([reply], fresh=wire.made >= present)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -78,10 +82,13 @@ class Lines:
 
     def answer_last(self, data: bytes) -> Any:
         """Return the same, after whoever is told something by the command has heard of it."""
+        began = now()
         wire = self._take()
         try:
             wire.send(_redis.PING + data)
             _, reply = wire.replies(2)
+            if isinstance(reply, Exception):
+                _redis.check_primary([reply], fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -91,6 +98,7 @@ class Lines:
     def ask_many(self, calls: Sequence[Call], within: float | None, ahead: bytes = b"") -> list[Any]:
         """Run scripts in one pipeline, each after the command ``ahead``; a reply that is an error is in the list."""
         data = [ahead + _redis.packed(call) for call in calls]
+        began = now()
         wire = self._take(within)
         try:
             replies = _answered(wire, data, ahead)
@@ -98,6 +106,7 @@ class Lines:
                 taught = _taught(wire, [calls[i] for i in unknown], ahead)
                 for i, reply in zip(unknown, taught, strict=True):
                     replies[i] = reply
+            _redis.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -106,6 +115,7 @@ class Lines:
 
     def ask_confirmed(self, call: Call, confirm: Confirm, ahead: bytes = b"") -> list[Any]:
         """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
+        began = now()
         wire = self._take()
         replies: list[Any] = []
         try:
@@ -115,6 +125,7 @@ class Lines:
                 replies = wire.replies(2 + bool(ahead))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
+            _redis.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
