@@ -362,6 +362,22 @@ def is_silence(error: BaseException) -> bool:
     return isinstance(error, _NO_ANSWER) or _HALF_DONE.search(str(error)) is not None
 
 
+def check_primary(replies: Sequence[Any], *, fresh: bool) -> None:
+    """Raise redis-py's ConnectionError if a server says it is no primary, and the connection is not a ``fresh`` one.
+
+    A name, an address or a Sentinel may lead to another server by now. So that counts as no answer, once: whoever asks
+    again does so over a connection made after that, and is told what that server says.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception) and not fresh and _is_no_primary(reply):
+            raise exceptions.ConnectionError(f"the server is a primary no longer: {reply}") from reply
+
+
+def _is_no_primary(error: Exception) -> bool:
+    # Redis 6.2 says it inside of a message about the script.
+    return isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError) or "-READONLY " in str(error)
+
+
 def is_no(error: BaseException) -> bool:
     """Whether an error means that the server refused, and will again."""
     return isinstance(error, exceptions.ResponseError | StoreRefused) and not is_silence(error)

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from concurrent.futures import Future
+from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 from urllib.parse import quote, unquote
+from weakref import ref
 
 from coordkit.core.fence import stale
 from coordkit.core.token import Token, check_token
+
+_LOOK = 1.0  # seconds after which who waits looks by himself
 
 
 class TokenGate:
@@ -54,7 +57,7 @@ class TokenGate:
         """Forget a resource, once no holder of an earlier token can be alive; False, and not done, if one is inside."""
         with self._mutex:
             known = self._resources.get(resource)
-            if known is not None and known.inside:
+            if known is not None and known.first() is not None:
                 return False
             self._resources.pop(resource, None)
             return True
@@ -81,25 +84,28 @@ class Entry:
         self._gate = gate
         self._name = resource
         self._token = token
+        self._action: _Action | None = None
+        self._resource: _Resource | None = None
 
     def __enter__(self) -> Token:
-        turn = self._arrive()
         try:
-            turn.result()
-        except BaseException:  # a signal's handler raised while we waited
-            self._give_up(turn)
+            action = self._arrive(bell := _ThreadBell())
+            while self._first() is not action:
+                bell.wait()
+            return self._admitted()
+        except BaseException:  # refused, or a signal's handler raised
+            self._leave()
             raise
-        return self._admitted()
 
     async def __aenter__(self) -> Token:
-        turn = self._arrive()
         try:
-            if not turn.done():
-                await asyncio.wrap_future(turn)
+            action = self._arrive(bell := _TaskBell())
+            while self._first() is not action:
+                await bell.wait()
+            return self._admitted()
         except BaseException:
-            self._give_up(turn)
+            self._leave()
             raise
-        return self._admitted()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,54 +117,106 @@ class Entry:
     ) -> None:
         self._leave()
 
-    def _arrive(self) -> Future[None]:
-        """Return our turn, which is done once we are inside."""
-        turn: Future[None] = Future()
+    def _arrive(self, bell: _Bell) -> _Action:
+        """Stand in line."""
+        self._action = action = _Action(bell)
         with self._gate._mutex:  # noqa: SLF001  the two are one
-            resource = self._resource = self._gate._resource(self._name)  # noqa: SLF001  see above
-            resource.see(self._name, self._token)
-            if resource.inside:
-                resource.waiting.append(turn)
-            else:
-                resource.inside = True
-                turn.set_result(None)
-        return turn
+            self._resource = self._gate._resource(self._name)  # noqa: SLF001  see above
+            self._resource.see(self._name, self._token)
+            self._resource.line.append(ref(action))
+        return action
 
-    def _give_up(self, turn: Future[None]) -> None:
-        if not turn.cancel():  # it was our turn already
-            self._leave()
+    def _first(self) -> _Action | None:
+        with self._gate._mutex:  # noqa: SLF001  as in `_arrive`
+            return None if self._resource is None else self._resource.first()
 
     def _admitted(self) -> Token:
-        try:
-            with self._gate._mutex:  # noqa: SLF001  as in `_arrive`
-                self._resource.see(self._name, self._token)  # a later one may have arrived while we waited
-        except BaseException:
-            self._leave()
-            raise
+        with self._gate._mutex:  # noqa: SLF001  as in `_arrive`
+            self._gate._resource(self._name).see(self._name, self._token)  # noqa: SLF001  a later one may be here
         return self._token
 
     def _leave(self) -> None:
-        with self._gate._mutex:  # noqa: SLF001  as in `_arrive`
-            while self._resource.waiting:
-                turn = self._resource.waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    break
-            else:
-                self._resource.inside = False
-                return
-        turn.set_result(None)  # outside of the mutex: it wakes a thread, or pokes an event loop
+        if self._action is not None:
+            self._action.over = True  # first: who is next would find it by himself
+        # Outside of the mutex: it wakes a thread, or pokes an event loop.
+        while (first := self._first()) is not None and not first.bell.ring():
+            first.over = True
+
+
+class _Action:
+    """What waits or is inside. Its entry alone has it: it is over once nobody has that any more.
+
+    An exception of a signal's handler may come at any moment, also in front of the first line of ``__exit__``.
+    """
+
+    __slots__ = ("__weakref__", "bell", "over")
+
+    def __init__(self, bell: _Bell) -> None:
+        self.bell = bell
+        self.over = False
+
+
+class _ThreadBell:
+    """Wakes a thread; it also wakes by itself, because who should ring may have been interrupted."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def ring(self) -> bool:
+        """Ring; False if nobody can hear it any more."""
+        with suppress(RuntimeError):  # it rings already
+            self._lock.release()
+        return True
+
+    def wait(self) -> None:
+        self._lock.acquire(timeout=_LOOK)
+
+
+class _TaskBell:
+    """Wakes a task of any event loop, as above."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rung = asyncio.Event()
+
+    def ring(self) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(self._rung.set)
+        except RuntimeError:  # the loop was closed
+            return False
+        return True
+
+    async def wait(self) -> None:
+        timer = self._loop.call_later(_LOOK, self._rung.set)
+        try:
+            await self._rung.wait()
+        finally:
+            timer.cancel()
+        self._rung.clear()
+
+
+_Bell = _ThreadBell | _TaskBell
 
 
 class _Resource:
-    """The highest token of one resource, who is inside, and who waits."""
+    """The highest token of one resource, and the line in front of it: the first is inside."""
 
-    __slots__ = ("by", "inside", "seen", "waiting")
+    __slots__ = ("by", "line", "seen")
 
     def __init__(self) -> None:
         self.seen = 0
         self.by = ""
-        self.inside = False
-        self.waiting: deque[Future[None]] = deque()
+        self.line: deque[ref[_Action]] = deque()
+
+    def first(self) -> _Action | None:
+        """Return who is inside."""
+        while self.line:
+            action = self.line[0]()
+            if action is not None and not action.over:
+                return action
+            self.line.popleft()
+        return None
 
     def see(self, name: str, token: Token) -> None:
         if token < self.seen or (token == self.seen and "" not in (self.by, token.holder) and self.by != token.holder):

@@ -172,6 +172,8 @@ class Lines:
             if isinstance(reply, exceptions.NoScriptError):
                 home.watch.begin(wire, min(until, wire.until))
                 [reply] = await wire.send(_packed(wire, _redis.evals([call()])), 1, until)
+            if isinstance(reply, Exception):
+                _redis.check_primary([reply], fresh=wire.made >= present)
         except Exception as error:
             if home.shared is wire:
                 home.shared = None
@@ -257,6 +259,7 @@ class Lines:
         home.watch.begin(wire, now() + patience)
         try:
             replies = await work(wire)
+            _redis.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             if wire.late:
                 home.silent = began, patience

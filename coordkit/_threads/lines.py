@@ -47,9 +47,11 @@ class Lines:
 
     def teach(self, call: Call) -> Any:
         """Run a script that the server does not know; a reply that is an error is returned."""
+        began = now()
         wire = self._take()
         try:
             [reply] = _taught(wire, [call], b"")
+            _redis.check_primary([reply], fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -69,6 +71,8 @@ class Lines:
                 wire = self._take()
         try:
             reply = wire.ask(data)
+            if isinstance(reply, Exception):
+                _redis.check_primary([reply], fresh=wire.made >= present)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -80,10 +84,13 @@ class Lines:
 
     def answer_last(self, data: bytes) -> Any:
         """Return the same, after whoever is told something by the command has heard of it."""
+        began = now()
         wire = self._take()
         try:
             wire.send(_redis.PING + data)
             _, reply = wire.replies(2)
+            if isinstance(reply, Exception):
+                _redis.check_primary([reply], fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -93,13 +100,15 @@ class Lines:
     def ask_many(self, calls: Sequence[Call], within: float | None, ahead: bytes = b"") -> list[Any]:
         """Run scripts in one pipeline, each after the command ``ahead``; a reply that is an error is in the list."""
         data = [ahead + _redis.packed(call) for call in calls]
-        began, wire = now(), self._take(within)
+        began = now()
+        wire = self._take(within)
         try:
             replies = _answered(wire, data, ahead)
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
                 taught = _taught(wire, [calls[i] for i in unknown], ahead)
                 for i, reply in zip(unknown, taught, strict=True):
                     replies[i] = reply
+            _redis.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             if within is not None:
                 self._silent = began, within
@@ -110,6 +119,7 @@ class Lines:
 
     def ask_confirmed(self, call: Call, confirm: Confirm, ahead: bytes = b"") -> list[Any]:
         """Run one script, and wait for the copies of what it wrote; return the reply and the answer to the wait."""
+        began = now()
         wire = self._take()
         replies: list[Any] = []
         try:
@@ -119,6 +129,7 @@ class Lines:
                 replies = wire.replies(2 + bool(ahead))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
+            _redis.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise

@@ -112,10 +112,13 @@ class MultiLease:
                         self._first_lost = self._first_lost or lease
                 except CoordError as error:
                     trouble = trouble or error
+                    if isinstance(error, StoreUnavailable):
+                        break  # one wait for a server that is silent is enough
         except BaseException:  # interrupted, or what a credential provider raised: the rest must not be held on
             drop(self._leases)
             raise
         if trouble is not None:
+            drop(self._leases)
             raise trouble
         return all(said)
 
@@ -169,6 +172,9 @@ class Several:
         except GeneratorExit:  # nobody is left to wait for an answer
             drop(held)
             raise
+        except StoreUnavailable:
+            drop(held)  # the caller has waited for the server once
+            raise
         except BaseException as error:
             await self._runtime.finish(self._give_back(held), within=_GIVE_BACK)
             if isinstance(error, NotAcquired) and timeout:
@@ -184,6 +190,7 @@ class Several:
                     await lease.release()
                 except CoordError as error:  # it is seen to in the background
                     _log.warning("%s: not given back yet: %s", lease.name, error)
-        except BaseException:
+                    if isinstance(error, StoreUnavailable):
+                        break
+        finally:
             drop(held)
-            raise

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
+import linecache
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import coordkit
 import coordkit.aio
+import coordkit.gate
 from coordkit import StaleToken, Token, TokenGate
 
 A = "ledger:42"
@@ -23,7 +30,8 @@ def gate() -> TokenGate:
 
 
 def waiting(gate: TokenGate, resource: str = A) -> int:
-    return sum(not turn.cancelled() for turn in gate._resources[resource].waiting)
+    line = [each() for each in gate._resources[resource].line]
+    return max(0, sum(action is not None and not action.over for action in line) - 1)  # the first is inside
 
 
 async def until(check: Callable[[], bool]) -> None:
@@ -240,3 +248,98 @@ def test_many_threads_lose_nothing(gate: TokenGate) -> None:
 
     assert most == 1
     assert value == acknowledged >= 10
+
+
+# -- exceptions of a signal's handler, which may come anywhere
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def interrupted(act: Callable[[], object], at: int) -> bool:
+    """Run ``act`` with an exception at the line ``at`` of those of the gate that it comes to; False if it has fewer."""
+    lines = itertools.count(1)
+
+    def look(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != coordkit.gate.__file__:
+            return None
+        if linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+            return look  # a tracer, and nothing else, can come between the end of a `with` and its __exit__
+        if next(lines) == at:
+            sys.settrace(before)
+            raise Interrupted
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        act()
+    except Interrupted:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def by_thread(gate: TokenGate, resource: str) -> None:
+    with gate.enter(resource, 5):
+        pass
+
+
+async def by_task(gate: TokenGate, resource: str) -> None:
+    async with gate.enter(resource, 5):
+        pass
+
+
+def run_in(loop: asyncio.AbstractEventLoop, gate: TokenGate, resource: str) -> None:
+    loop.run_until_complete(by_task(gate, resource))
+
+
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_one_that_is_interrupted_anywhere_is_not_inside(
+    request: pytest.FixtureRequest, gate: TokenGate, kind: str
+) -> None:
+    loop = asyncio.new_event_loop()
+    request.addfinalizer(loop.close)
+    for at in itertools.count(1):
+        resource = f"r{at}"
+        if kind == "thread":
+            went_wrong = interrupted(partial(by_thread, gate, resource), at)
+        else:
+            went_wrong = interrupted(partial(run_in, loop, gate, resource), at)
+        if not went_wrong:
+            break
+        if not gate.forget(resource):
+            gc.collect()  # a task and its exception have each other
+            assert gate.forget(resource), f"somebody is inside for ever after line {at}"
+    assert at > 20
+
+
+@pytest.mark.parametrize("kind", ["thread", "task"])
+async def test_who_waits_looks_by_himself(gate: TokenGate, kind: str) -> None:
+    entry = gate.enter(A, 5)
+    entry.__enter__()
+    act = asyncio.to_thread(by_thread, gate, A) if kind == "thread" else by_task(gate, A)
+    second = asyncio.create_task(act)
+    await until(lambda: waiting(gate) == 1)
+
+    del entry  # as one that was interrupted in front of the first line of its __exit__
+
+    await asyncio.wait_for(second, 20)
+
+
+async def test_a_task_of_a_loop_that_was_closed_keeps_nobody_out(gate: TokenGate) -> None:
+    def leave_one_waiting() -> Any:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(by_task(gate, A))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # on purpose
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        return task
+
+    async with gate.enter(A, 5):
+        left = await asyncio.to_thread(leave_one_waiting)
+        assert waiting(gate) == 1
+    await asyncio.wait_for(by_task(gate, A), 20)
+    assert not left.done()
