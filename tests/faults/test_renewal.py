@@ -139,7 +139,7 @@ async def test_a_line_that_goes_dead_costs_no_lease_that_can_be_renewed_over_ano
     with start_redis() as server:
         proxy: FaultProxy = coordkit_faults.proxy(server)
         client = flavour.redis(proxy.url, socket_timeout=5)
-        longs = [await maybe(flavour.Lock(client, f"long-{i}", ttl=15 * 2**i).acquire()) for i in range(5)]
+        longs = [await maybe(flavour.Lock(client, f"long-{i}", ttl=15 * 2**i).acquire()) for i in range(9)]
         keeper = client._coordkit_store.keeper
         proxy.latency = 0.05
         before = [lease._core.expires for lease in longs]
