@@ -122,16 +122,18 @@ class FastWire(Wire):
         try:
             return bool(self._poll(0))
         except TypeError:  # the first look
+            return bool(self._polling()(0))
+
+    def _polling(self) -> Any:
+        if self._poll is None:
             poll = select.poll()
             poll.register(self.connection._sock, select.POLLIN)  # noqa: SLF001  see above
             self._poll = poll.poll
-            return bool(poll.poll(0))
+        return self._poll
 
     def _late(self, most: int) -> bytes:
         """Receive what took longer than a moment; BlockingIOError if it takes too long."""
-        if self._poll is None:
-            self.is_stale()
-        if not self._poll(self._within):
+        if not self._polling()(self._within):
             raise BlockingIOError("no answer in time")
         return bytes(self._recv(most))
 
