@@ -95,7 +95,9 @@ def check_client(client: Any, *, flavour: str) -> None:
     """Raise ``TypeError`` unless ``client`` is a redis-py client of the flavour, "blocking" or "asyncio"."""
     execute = getattr(client, "execute_command", None)
     if not callable(execute) or hasattr(client, "command_stack"):  # a pipeline does nothing until it is executed
-        raise TypeError(f"redis must be a redis-py client (and no pipeline), got {client!r}")
+        # A URL is for from_url, and has the password in it.
+        found = f"a {type(client).__name__}" if isinstance(client, str | bytes) else repr(client)
+        raise TypeError(f"redis must be a redis-py client (and no pipeline), got {found}")
     found = "asyncio" if inspect.iscoroutinefunction(execute) else "blocking"
     if found != flavour:
         home = {"asyncio": "coordkit.aio", "blocking": "coordkit"}[found]
@@ -232,6 +234,9 @@ def translated(error: BaseException, name: str, server: str) -> CoordError | Non
         return CrossShardError(name, f"{server} answered no: {said}; let the keys share a {{hash tag}}", shards={})
     if is_silence(error):
         return StoreUnavailable(name, f"no answer from {server}: {said}; whether it was carried out is unknown")
+    if isinstance(error, UnicodeDecodeError):
+        why = f"{server} has what is no text in the client's encoding, {error.encoding}"
+        return StoreRefused(name, f"{why}; give a client without decode_responses")
     if isinstance(error, exceptions.RedisError):
         advice = next(
             (text for kind, mark, text in _ADVICE if mark in said or (kind and isinstance(error, kind))),

@@ -84,8 +84,9 @@ class Lock(Inspected, Holdable):
             label=holder.check_label(label),
         )
         self._inspector = Inspector(RUNTIME, grantor)
-        self._reentrant = Reentrant(self._asks, here) if reentrant else None
-        super().__init__(name, ttl, self._reentrant or self._asks, nests=reentrant)
+        nests = checks.check_bool("reentrant", reentrant)
+        self._reentrant = Reentrant(self._asks, here) if nests else None
+        super().__init__(name, ttl, self._reentrant or self._asks, nests=nests)
 
     async def adopt(self, text: str) -> Lease:
         """Take over the lease that another process handed over, with a token of its own, under this lock's ttl.

@@ -90,7 +90,7 @@ class QuorumLock(Holdable):
         wait: wait_base = PAUSES,
     ) -> None:
         if not isinstance(quorum, Quorum):
-            raise TypeError(f"quorum must be a Quorum of coordkit.aio, got {quorum!r}")
+            raise TypeError(f"quorum must be a Quorum of coordkit.aio, got a {type(quorum).__name__}")
         name, ttl = checks.check_name("name", name), checks.check_ttl(ttl)
         self.quorum = quorum
         grantor = QuorumMutex(quorum._core, name)  # noqa: SLF001  one facade, two classes

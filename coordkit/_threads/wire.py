@@ -1,8 +1,9 @@
 """One connection to Redis, of the blocking flavour: bytes go out, replies come in.
 
 redis-py makes it, with TLS, password and handshake, and then it is spoken to as directly as its parts allow: redis-py's
-own layers take as long as the network. A plain socket is bounded in time by the kernel (``SO_RCVTIMEO``), because a
-timeout of Python's costs a ``poll`` before each read and each write.
+own layers take as long as the network. A timeout of Python's costs a ``poll`` before each read and each write. So the
+kernel bounds each read of a plain socket (``SO_RCVTIMEO``) to a moment, in which nearly all replies come, and only what
+takes longer is polled for. A ``poll`` keeps its deadline also where signals interrupt it, a read begins anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from coordkit import _reader
 
 _READ, _LITTLE = 65536, 4096
 _REPLY = 400  # bytes; nearly all replies are shorter, and Python has memory for so many at hand
+_MOMENT = 0.01
 _PLAIN = _reader.PLAIN
 
 
@@ -97,7 +99,7 @@ class Wire:
 class FastWire(Wire):
     """A plain socket, and a parser of our own."""
 
-    __slots__ = ("_empty", "_feed", "_gets", "_poll", "_recv", "_send")
+    __slots__ = ("_empty", "_feed", "_gets", "_poll", "_recv", "_send", "_within")
 
     def __init__(self, connection: Any, made: float, patience: float, reader: Any, sock: socket.socket) -> None:
         super().__init__(connection, made, patience)
@@ -108,31 +110,43 @@ class FastWire(Wire):
         self._empty = reader.gets()  # what it says while there is nothing
         self._poll: Any = None
         sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _span(_MOMENT))
         self.bound(self.patience)
 
     def bound(self, seconds: float) -> None:
-        # 0 is for ever
-        whole, part = (0, 0) if seconds == math.inf else divmod(max(1, round(seconds * 1e6)), 1_000_000)
-        span = struct.pack("@ll", whole, part)
+        self._within = None if seconds == math.inf else seconds * 1000  # in ms, as poll has it
         sock = self.connection._sock  # noqa: SLF001  see above
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _span(seconds))
 
     def is_stale(self) -> bool:
         try:
             return bool(self._poll(0))
         except TypeError:  # the first look
+            return bool(self._polling()(0))
+
+    def _polling(self) -> Any:
+        if self._poll is None:
             poll = select.poll()
             poll.register(self.connection._sock, select.POLLIN)  # noqa: SLF001  see above
             self._poll = poll.poll
-            return bool(poll.poll(0))
+        return self._poll
+
+    def _late(self, most: int) -> bytes:
+        """Receive what took longer than a moment; BlockingIOError if it takes too long."""
+        if not self._polling()(self._within):
+            raise BlockingIOError("no answer in time")
+        return bytes(self._recv(most))
 
     def send(self, data: bytes) -> None:
         self._send(data)
 
     def ask(self, data: bytes) -> Any:
         self._send(data)
-        self._feed(self._recv(_REPLY))
+        try:
+            came = self._recv(_REPLY)
+        except BlockingIOError:
+            came = self._late(_REPLY)
+        self._feed(came)
         reply = self._gets()
         if type(reply) in _PLAIN:
             return reply
@@ -178,7 +192,10 @@ class FastWire(Wire):
 
     def _looked_at(self, reply: Any) -> Any:
         while reply is self._empty:
-            data = self._recv(_READ)
+            try:
+                data = self._recv(_READ)
+            except BlockingIOError:
+                data = self._late(_READ)
             if not data:
                 raise exceptions.ConnectionError("the server closed the connection")
             self._feed(data)
@@ -189,3 +206,9 @@ class FastWire(Wire):
         elif _reader.is_push(reply):
             return self.reply()
         return reply
+
+
+def _span(seconds: float) -> bytes:
+    # 0 is for ever
+    whole, part = (0, 0) if seconds == math.inf else divmod(max(1, round(seconds * 1e6)), 1_000_000)
+    return struct.pack("@ll", whole, part)

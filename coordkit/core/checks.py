@@ -54,6 +54,13 @@ def _number(argument: str, value: object) -> float:
     return float(value)
 
 
+def check_bool(argument: str, value: object) -> bool:
+    """Return ``value`` if it says yes or no; "no" would say yes."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be a bool, got {value!r}")
+    return value
+
+
 def check_ttl(value: object) -> float:
     """Return ``value`` if a server can keep a lease so long: finite, and long enough for a round trip and a pause."""
     ttl = _number("ttl", value)
@@ -191,13 +198,12 @@ def check_copies(min_replicas: object, fsync: object, ttl: float, cannot: str | 
         raise TypeError(f"min_replicas must be an int, got {min_replicas!r}")
     if min_replicas < 0:
         raise ValueError(f"min_replicas must be 0 or more, got {min_replicas!r}")
-    if not isinstance(fsync, bool):
-        raise TypeError(f"fsync must be a bool, got {fsync!r}")
-    if not min_replicas and not fsync:
+    disk = check_bool("fsync", fsync)
+    if not min_replicas and not disk:
         return None
     if cannot is not None:
         raise ValueError(f"min_replicas={min_replicas} and fsync={fsync} are not to be had with this client: {cannot}")
-    return Confirm(min_replicas, fsync, min(ttl / 3, COPIED))
+    return Confirm(min_replicas, disk, min(ttl / 3, COPIED))
 
 
 def check_wait(value: object) -> wait_base:

@@ -16,6 +16,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 
 from coordkit._ports import Runtime
 from coordkit.core.answer import answered, attempts
+from coordkit.core.checks import check_bool
 from coordkit.core.grantor import Granted, Grantor, Refused
 from coordkit.core.lease import DRIFT, Lease, Terms
 from coordkit.core.waiting import HandedOn, Waiting
@@ -47,7 +48,7 @@ class Contender:
         self.runtime = runtime
         self.grantor = grantor
         self.ttl = ttl
-        self.renew = renew
+        self.renew = check_bool("renew", renew)
         self.terms = Terms(runtime, grantor, ttl, renew, max_hold)
         self.wait = wait
         self._label = label  # the end of every holder id, as core/holder.py makes it

@@ -13,6 +13,7 @@ from typing import Literal, NoReturn
 from weakref import WeakMethod
 
 from coordkit._ports import Runtime
+from coordkit.core.checks import check_bool
 from coordkit.core.contend import Contender
 from coordkit.core.lease import Lease
 from coordkit.core.pulse import Kept
@@ -131,7 +132,7 @@ class Several:
     ) -> None:
         self._runtime = runtime
         self._contenders = contenders  # in the one order
-        self._renew = renew
+        self._renew = check_bool("renew", renew)
         self._max_hold = max_hold
         self.name = ", ".join(contender.name for contender in contenders)
 

@@ -29,7 +29,10 @@ def check_clients(shards: Mapping[str, Any], kind: type[Any], other: tuple[type[
     ways: dict[tuple[Any, ...], str] = {}
     for name, client in shards.items():
         if not isinstance(client, kind) or isinstance(client, other):
-            raise TypeError(f"{name}={client!r}; a {named_kind(kind)} client is allowed")
+            found = (
+                f"a {type(client).__name__}" if isinstance(client, str | bytes) else repr(client)
+            )  # a URL's password
+            raise TypeError(f"{name}={found}; a {named_kind(kind)} client is allowed")
         for method in ("execute_command", "parse_response"):
             if has_its_own(client, kind, method):
                 raise TypeError(

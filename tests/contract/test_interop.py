@@ -12,7 +12,7 @@ import redis.lock
 from deployed import UNSHARDED
 from redis.exceptions import LockError, LockNotOwnedError
 
-from coordkit import AcquireTimeout, CrossShardError, LeaseLost
+from coordkit import AcquireTimeout, CrossShardError, LeaseLost, StoreRefused
 from coordkit.testing import expire
 from coordkit.testing.processes import start_redis
 
@@ -239,3 +239,23 @@ def test_threads_of_one_process_share_it(coordkit_redis: Any, coordkit_namespace
     for thread in threads:
         thread.join(30)
     assert count == [40]
+
+
+@standalone
+@pytest.mark.parametrize("single", [False, True])
+async def test_a_token_of_theirs_that_is_no_text(
+    flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str, single: bool
+) -> None:
+    """redis-py takes bytes as a token; a client that decodes has no text for them. That is an error of ours, too."""
+    theirs = deployment.redis().lock(f"{coordkit_namespace}:job", timeout=10)
+    assert await maybe(theirs.acquire(token=b"\xff\xfe\x01owner"))
+    client = deployment.redis(decode_responses=True, single_connection_client=single)
+    ours = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=10, compatible_with="redis-py")
+    for act in (ours.try_acquire, ours.holder, lambda: ours.acquire(timeout=0.2)):
+        with pytest.raises(StoreRefused, match="no text in the client's encoding, utf-8; give a client without"):
+            await maybe(act())
+    plain = flavour.Lock(deployment.redis(), f"{coordkit_namespace}:job", ttl=10, compatible_with="redis-py")
+    assert await maybe(plain.try_acquire()) is None
+    await maybe(theirs.release())
+    async with flavour.within(ours):
+        pass

@@ -93,3 +93,35 @@ def test_an_odd_host_name_does_not_break_the_id() -> None:
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     assert said == "'odd host:1\\n' 0\n"
+
+
+@flavours
+@pytest.mark.parametrize("value", ["no", 0, None])
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda module, client, **said: module.Lock(client, "job", ttl=10, **said), "renew"),
+        (lambda module, client, **said: module.Lock(client, "job", ttl=10, **said), "reentrant"),
+        (lambda module, client, **said: module.Lock(client, "job", ttl=10, **said), "fsync"),
+        (lambda module, client, **said: module.MultiLock(client, ["job"], ttl=10, **said), "renew"),
+        (lambda module, client, **said: module.ReadWriteLock(client, "job", ttl=10, **said), "renew"),
+        (lambda module, client, **said: module.Semaphore(client, "job", permits=2, ttl=10, **said), "renew"),
+    ],
+)
+def test_what_is_neither_yes_nor_no(module: Any, client: Any, make: Any, argument: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{argument} must be a bool, got {value!r}"):
+        make(module, client, **{argument: value})
+
+
+@flavours
+@pytest.mark.parametrize("url", ["redis://:secret@localhost", b"redis://:secret@localhost"])
+def test_a_password_in_a_url_is_not_shown(module: Any, client: Any, url: Any) -> None:
+    for make in (
+        lambda: module.Lock(url, "job", ttl=10),
+        lambda: module.Quorum([url] * 3),
+        lambda: module.QuorumLock([url], "job", ttl=10),
+        lambda: module.ShardedRedis({"a": url}),
+    ):
+        with pytest.raises(TypeError, match=r"got a |\]=a ") as caught:
+            make()
+        assert "secret" not in str(caught.value)
