@@ -11,12 +11,16 @@ from regime.shard_locks import run
 from regime.shard_mutants import OF_LOCKS
 
 SEED = 0
-TRIES = 3  # seeds that a mutant has to show itself
+TRIES = 3  # seeds that a mutant has to show itself, and a run that is right to see enough
 
 
 @pytest.mark.timeout(300)
 def test_no_lock_is_on_two_shards_and_no_token_falls() -> None:
     verdict = run(SEED, 5.0)
+    for seed in range(SEED + 1, SEED + TRIES):
+        if verdict.found or not verdict.void:
+            break
+        verdict = run(seed, 5.0)
 
     assert verdict.passed, str(verdict)
 
