@@ -27,7 +27,7 @@ def lease(ttl: float, max_hold: float | None = None, said: list[Any] | None = No
     def give_back(_: Any, holder: str, *, until: float) -> None:
         said.append(("give back", holder, until))
 
-    keeper = SimpleNamespace(give_back=give_back, renew=lambda _: said.append("renew"))
+    keeper = SimpleNamespace(give_back=give_back, renew=lambda _: said.append("renew"), repeats=False)
     grantor: Any = SimpleNamespace(name="a", keeper=keeper)
     return Lease(Terms(RUNTIME, grantor, ttl, max_hold=max_hold), "me", 1, RUNTIME.now())
 
