@@ -304,7 +304,7 @@ async def test_what_is_no_text_is_the_matter_of_one_request(
     coordkit_redis.set(strange.key, b"\xff\xfe", px=60_000)
 
     async def refused() -> None:
-        with pytest.raises(UnicodeDecodeError):
+        with pytest.raises(coordkit.StoreRefused, match="no text"):
             await maybe(strange.acquire(timeout=0))
 
     async def granted(other: Any) -> None:

@@ -85,10 +85,9 @@ def read(paths: Iterable[Path]) -> list[Op]:
     ops: list[Op] = []
     for path in paths:
         begun: dict[int, dict[str, Any]] = {}
-        for line in path.read_bytes().split(b"\n"):
-            if line:
-                facts = json.loads(line)
-                begun.setdefault(facts["id"], {}).update(facts)
+        for line in path.read_bytes().split(b"\n")[:-1]:  # the last one is being written, where there is any
+            facts = json.loads(line)
+            begun.setdefault(facts["id"], {}).update(facts)
         for facts in begun.values():
             del facts["id"]
             call, end = facts.pop("call"), facts.pop("end", math.inf)
