@@ -13,8 +13,8 @@ from redis.exceptions import ConnectionError, ExecAbortError, ResponseError, Wat
 from coordkit._reader import PLAIN
 from coordkit.errors import CrossShardError, StoreRefused
 from coordkit.routing.client_errors import answered, unanswered
+from coordkit.routing.copying import Copying
 from coordkit.routing.plan import Plan, listed
-from coordkit.routing.replication import Copying
 from coordkit.routing.replies import callback_of, called, decoded, parsed
 
 Command = tuple[tuple[Any, ...], dict[str, Any]]
