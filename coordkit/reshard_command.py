@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -118,12 +117,15 @@ def add(commands: Any) -> None:
 
 def main(chosen: argparse.Namespace) -> int:
     """Do what was chosen; return the exit status."""
-    from coordkit import CoordError, LeadershipLost, NotAcquired, TopologyStore
+    from coordkit import CoordError, LeadershipLost, NotAcquired, TopologyStore, reshard_status
 
     try:
         with _zookeeper(chosen.zookeeper) as zk:
             store = TopologyStore(zk, chosen.path)
-            return _status(store, as_json=chosen.json) if chosen.action == "status" else _change(store, chosen)
+            if chosen.action == "status":
+                reshard_status.show(store.read(), store.clients(), as_json=chosen.json)
+                return 0
+            return _change(store, chosen)
     except (ValueError, TypeError) as error:
         return _said(error, 2)
     except CoordError as error:
@@ -288,49 +290,6 @@ def _named(text: str) -> tuple[str, Shard]:
     if not name or not primary:
         raise ValueError(f"shard={text!r}; {_SHARD}, as a=redis://10.0.0.1:6379/0, is allowed")
     return name, Shard(primary, tuple(replicas))
-
-
-def _status(store: TopologyStore, *, as_json: bool) -> int:
-    topology, clients = store.read(), store.clients()
-    if as_json:
-        print(json.dumps(_said_of(topology, clients)))
-        return 0
-    print(f"{topology.name}: {'a cache, ' * topology.cache}epoch {topology.epoch}, checksum {topology.checksum()}")
-    for name, owned in topology.owners.counts().items():
-        shard = topology.shards[name]
-        state = "" if shard.state == "up" else f", {shard.state}"
-        replicas = "".join(f", {replica}" for replica in shard.replicas)
-        print(f"  {name}: {owned} slots, weight {shard.weight:g}, {shard.primary}{replicas}{state}")
-    for move in topology.moves:
-        print(f"  {move.state}: {len(move.slots)} slots from {move.source} to {move.target} (move {move.number})")
-    for (source, target), slots in topology.serving.moves(topology.goal()).items():
-        print(f"  planned: {len(slots)} slots from {source} to {target}")
-    behind = sorted(name for name, epoch in clients.items() if epoch < topology.epoch)
-    print(f"  clients: {len(clients)}, of which {len(behind)} have not adopted it yet {' '.join(behind)}".rstrip())
-    return 0
-
-
-def _said_of(topology: Topology, clients: dict[str, int]) -> dict[str, Any]:
-    planned = topology.serving.moves(topology.goal())
-    return {
-        "name": topology.name,
-        "epoch": topology.epoch,
-        "cache": topology.cache,
-        "checksum": topology.checksum(),
-        "shards": {
-            name: {
-                "slots": slots,
-                **{part: getattr(topology.shards[name], part) for part in ("weight", "state", "primary", "replicas")},
-            }
-            for name, slots in topology.owners.counts().items()
-        },
-        "moves": [
-            {"number": m.number, "slots": len(m.slots), "source": m.source, "target": m.target, "state": m.state}
-            for m in topology.moves
-        ],
-        "planned": [{"slots": len(slots), "source": a, "target": b} for (a, b), slots in planned.items()],
-        "clients": clients,
-    }
 
 
 def _said(what: object, status: int) -> int:
