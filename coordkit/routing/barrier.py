@@ -12,11 +12,11 @@ that write is lost:
   ``lease`` seconds.
 - A client that is cut off from ZooKeeper for longer, and serves on with connections that it has. A new connection tells
   it: the epoch on the shards is raised all the same, and compared.
-- A transaction that has watched a key for longer, if no such key was there.
 - A former rebalancer that was stopped for longer.
 
-And what the fence would drop stays: who waits at the old owner, in a BLPOP or for messages of a channel, hears nothing
-more there, until its own time is over or it asks anew.
+What the fence would drop, each client drops itself, once it has adopted the change: who waits at the old owner, in a
+BLPOP, is told to ask anew (`way_waits`); who listens to a channel listens at the new one; and a transaction that has
+watched a key there is not sent, as nothing there would say that the key has come to be elsewhere.
 
 While it waits, commands on keys of the slots that are to move wait too (`Carrier`, up to ten seconds), and then fail
 unsent: ``StoreUnavailable``. Others go on.

@@ -53,11 +53,12 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
         await self._let_go()
 
     async def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        self._check_still_there()
         with outdated_is_lost(held):
             plan = await self._plan(args, options)
-        self._check_watched(plan)
-        await self._bring(plan.keys())
-        return plan.settle([await _only(held, part.args, part.options) for part in plan.parts])
+            self._check_watched(plan)
+            await self._bring(plan.keys())
+            return plan.settle([await _only(held, part.args, part.options) for part in plan.parts])
 
     async def _bring(self, keys: Sequence[Any]) -> Mapping[str, int]:
         """Bring those of ``keys`` that are of slots that move, before anything is sent about them.
@@ -68,6 +69,7 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
             return await self._shards._bring(keys)  # noqa: SLF001  its own client's
 
     async def _execute_watched(self, held: Held, gathering: Gathering) -> list[Any]:
+        self._check_still_there()
         delivery, replies = await held.run(gathering.batches.get(held.shard, []), transaction=True)
         if delivery.discarded:
             held.watching = False
@@ -132,7 +134,7 @@ class _OfWay:
         self._way = way
         self._wire: Any = None
         self._client = way._client  # noqa: SLF001  they are one
-        self.name = way.name
+        self.name, self.waits = way.name, way.waits
         self.broken = False
 
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:

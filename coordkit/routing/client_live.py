@@ -20,6 +20,7 @@ from coordkit.routing.client import ShardedRedis
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.client_live_parts import (
     LiveDirectory,
+    check_still_there,
     checked_source,
     connected,
     greeting,
@@ -134,7 +135,7 @@ class LivePipeline(ShardedPipeline):
     """A pipeline over a live topology: routed as a whole when it is executed, by one epoch.
 
     While it watches keys it belongs to the moment at which it began to: if the keys' owner changes meanwhile, the
-    connection is lost, and the WATCH with it.
+    connection is lost or used no more, and the WATCH with it.
     """
 
     def __init__(self, client: LiveShardedRedis, live: Live[ShardedRedis], *, transaction: bool) -> None:
@@ -189,6 +190,9 @@ class LivePipeline(ShardedPipeline):
         """Forget the queued commands and what is watched."""
         super().reset()
         self._is_of(self._client)
+
+    def _check_still_there(self) -> None:
+        check_still_there(self._live, self._moment, self._watched)
 
     def _is_of(self, shards: ShardedRedis) -> None:
         self._moment = None

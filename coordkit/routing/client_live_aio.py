@@ -21,6 +21,7 @@ from coordkit.routing.client_aio import ShardedRedis
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.client_live_parts import (
     LiveDirectory,
+    check_still_there,
     checked_source,
     connected,
     greeting,
@@ -190,6 +191,9 @@ class LivePipeline(ShardedPipeline):
         """Forget the queued commands and what is watched."""
         await super().reset()
         self._is_of(self._client)
+
+    def _check_still_there(self) -> None:
+        check_still_there(self._live, self._moment, self._watched)
 
     def _is_of(self, shards: ShardedRedis) -> None:
         self._moment = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from coordkit.core import checks
+from coordkit.errors import StoreUnavailable
 from coordkit.routing.client_shards import Directory
 from coordkit.routing.fence import Greeting
 from coordkit.routing.live import Live
@@ -54,6 +55,21 @@ def connected(topology: Topology, before: Directory[C] | None, connect: Callable
             clients = had.named if isinstance(had, ReplicaSet) else {known.primary: had}
             given[name] = _connected(name, shard, clients, connect)
     return given
+
+
+def check_still_there(live: Live[Any], moment: Any, watched: Mapping[Any, str]) -> None:
+    """Raise StoreUnavailable if a key that was watched in a moment is served by another shard now.
+
+    The fence drops the connection, and the WATCH with it; where it could not, a change at the new owner, or that a key
+    came to be there, would else not be noticed.
+    """
+    now = live.now
+    if now is moment:
+        return
+    for key, shard in watched.items():
+        if (other := now.shard_for(key)) != shard:
+            why = f"{key!r} is watched there, and is served by {other!r} now; nothing was sent: reset(), watch anew"
+            raise StoreUnavailable(shard, why)
 
 
 def _connected(name: str, shard: Shard, clients: Mapping[str, Any], connect: Callable[[str, str], Any]) -> Any:

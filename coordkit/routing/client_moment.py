@@ -54,6 +54,8 @@ class Moment(Directory[C]):
         servers = None if before is None else before._servers  # noqa: SLF001  it is one of us
         self._servers.take_over(ways, servers, fence_of or without_fence)
         self._router = TopologyRouter.of(topology, self._encoder)
+        if before is not None and before.topology is not None:
+            _end_waits(before.topology, topology, before._servers.primaries)  # noqa: SLF001  it is one of us
         self._ways = self._at_primaries = self._servers.ways(self._options, self._router.kind_of)
         if fence_of is not None and topology.moves:
             self._bring_keys()
@@ -125,3 +127,11 @@ class Moment(Directory[C]):
                 "customised pool, a cache, a tracer); a plain client is allowed: only so the epoch is compared"
             )
         return self._way_type(name, client, greet=greet, breaker=self._servers.primaries[name].breaker)
+
+
+def _end_waits(before: Topology, after: Topology, ways: Mapping[str, Any]) -> None:
+    """Have nobody wait where what is waited for will not come: at shards from which slots have moved."""
+    were, are = before.serving.table, after.serving.table
+    for shard in {old for old, new in zip(were, are, strict=True) if old != new}:
+        if (waits := getattr(ways.get(shard), "waits", None)) is not None:  # only a way of our own has them
+            waits.end(after.epoch)

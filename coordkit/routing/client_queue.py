@@ -77,6 +77,9 @@ class Queue(Modules, Generic[P]):
             why = f"it is not on the shard of the keys that are watched: {said}. Send it through the client itself"
             raise CrossShardError(plan.command.replace("|", " "), why, shards=where)
 
+    def _check_still_there(self) -> None:
+        """Raise StoreUnavailable if what is watched is served elsewhere by now: no change there would end the WATCH."""
+
     def _forget(self) -> None:
         self.command_stack, self.explicit_transaction, self._watched = [], False, {}
 

@@ -21,6 +21,7 @@ from coordkit.routing.decision import is_too_new
 from coordkit.routing.replies import QUICK, callback_of, parsed
 from coordkit.routing.way_connections import Connections
 from coordkit.routing.way_sending import Sending
+from coordkit.routing.way_waits import WAITING
 
 
 class Way(Connections):
@@ -45,7 +46,8 @@ class Way(Connections):
             if too_new or present - wire.made >= _redis.MAX_AGE or wire.is_stale():
                 wire = self._instead(wire, decided)
         try:
-            reply = self._undecoded(wire, data) if "NEVER_DECODE" in options else wire.ask(data)
+            plain = args[0] not in WAITING and "NEVER_DECODE" not in options
+            reply = wire.ask(data) if plain else self._asked(wire, data, args, options, decided)
         except BaseException as error:
             meant = self.lost(wire, error, quick=args[0] in QUICK)
             if meant is error:
@@ -90,6 +92,15 @@ class Way(Connections):
             self._checked(wire, decided)
         self._close(wire)
         return self._taken(decided)
+
+    def _asked(self, wire: Wire, data: bytes, args: tuple[Any, ...], options: Mapping[str, Any], decided: int) -> Any:
+        """Return the reply to a command that may wait for it, or wants it as bytes."""
+        if args[0] in WAITING:
+            self.waits.begin(wire, decided)
+        try:
+            return self._undecoded(wire, data) if "NEVER_DECODE" in options else wire.ask(data)
+        finally:
+            self.waits.over(wire)
 
     def _undecoded(self, wire: Wire, data: bytes) -> Any:
         replies: list[Any] = []

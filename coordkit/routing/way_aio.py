@@ -8,12 +8,14 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from coordkit._asyncio.wire import Wire
 from coordkit._reader import PLAIN
 from coordkit.routing.client_batch import Batch
-from coordkit.routing.client_errors import NO_ANSWER, answered, unanswered
+from coordkit.routing.client_errors import NO_ANSWER, Outdated, answered, unanswered
 from coordkit.routing.replies import QUICK, callback_of, parsed
 from coordkit.routing.way_connections_aio import Connections
 from coordkit.routing.way_sending_aio import Sending
+from coordkit.routing.way_waits import WAITING
 
 
 class Way(Connections):
@@ -33,7 +35,11 @@ class Way(Connections):
             if wire is not None:
                 asking = self.end(wire, self.begin(wire, data, 1))
             else:
-                asking = self.ask_alone(await self.take(decided), data, 1, undecoded=undecoded, quick=quick)
+                own = await self.take(decided)
+                if args[0] in WAITING:
+                    asking = self._waited_for(own, data, decided, undecoded=undecoded)
+                else:
+                    asking = self.ask_alone(own, data, 1, undecoded=undecoded, quick=quick)
         except ResponseError as error:  # in the handshake
             raise answered(self.name, error) from error
         except NO_ANSWER as error:
@@ -54,6 +60,17 @@ class Way(Connections):
             if meant is error:
                 raise
             raise meant from error
+
+    async def _waited_for(self, own: Wire, data: bytes, decided: int, *, undecoded: bool) -> list[Any]:
+        try:
+            self.waits.begin(own, decided)
+        except Outdated:
+            self.give_back(own)
+            raise
+        try:
+            return await self.ask_alone(own, data, 1, undecoded=undecoded)
+        finally:
+            self.waits.over(own)
 
     def delivery(self, batch: Batch, *, transaction: bool, decided: int = 0) -> Sending:
         """Return what sends a batch over one connection and reads the replies."""

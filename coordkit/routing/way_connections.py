@@ -7,6 +7,7 @@ while it was idle is replaced before anything is sent.
 from __future__ import annotations
 
 import math
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from coordkit.routing.client_errors import NO_ANSWER, Outdated, is_unreached, tr
 from coordkit.routing.decision import is_too_new
 from coordkit.routing.replies import Packer, speaks_plainly
 from coordkit.routing.way_greeting import Asking, Greet
+from coordkit.routing.way_waits import Waits, ended
 
 
 class Connections(Lines):
@@ -47,6 +49,7 @@ class Connections(Lines):
         self._most: float = getattr(pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(pool, "sentinel_manager")
         self._packer: Packer | None = None
+        self.waits = Waits(name, _end_half_of)
         super().__init__(client)
 
     def reset(self) -> None:
@@ -94,6 +97,7 @@ class Connections(Lines):
             self._broken(wire, error)
         except redis.TimeoutError as late:
             error = late
+        error = ended(self.name, wire, error)
         if is_unreached(error, sent=True, quick=quick):
             self.breaker.failed(str(error))
         return unanswered(self.name, error, sent=True) if isinstance(error, NO_ANSWER) else error
@@ -180,6 +184,11 @@ class Connections(Lines):
     def _first_packer(self) -> Packer:
         self._packer = Packer(self._connection())
         return self._packer
+
+
+def _end_half_of(wire: Wire) -> None:
+    # Of TLS, too: not its own shutdown, which would keep what is being read from being read.
+    socket.socket.shutdown(wire.connection._sock, socket.SHUT_WR)  # noqa: SLF001  redis-py has no other name for it
 
 
 def begin_probe(breaker: Breaker, probe: Callable[[], None]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import socket
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +31,7 @@ from coordkit.routing.client_errors import Outdated, is_unreached, tripped
 from coordkit.routing.decision import is_too_new
 from coordkit.routing.replies import Packer, speaks_plainly
 from coordkit.routing.way_greeting_aio import Asking, Greet
+from coordkit.routing.way_waits import Waits, ended
 
 
 class Connections(Lines):
@@ -52,6 +55,7 @@ class Connections(Lines):
         self._most: float = getattr(client.connection_pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(client.connection_pool, "sentinel_manager")
         self._packer: Packer | None = None
+        self.waits = Waits(name, _end_half_of)
         self._recent: tuple[weakref.ref[asyncio.AbstractEventLoop], Home] | None = None
 
     async def close(self) -> None:
@@ -180,6 +184,8 @@ class Connections(Lines):
             except exceptions.TimeoutError as late:
                 self._count(late, sent=True, quick=quick)
                 raise
+            if (meant := ended(self.name, wire, error)) is not error:
+                raise meant from error
             raise
         home.watch.end(wire)
         if self.breaker.failures:
@@ -278,6 +284,13 @@ class Connections(Lines):
         recipe = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         self._packer = Packer(pool.connection_class(**recipe))
         return self._packer
+
+
+def _end_half_of(wire: Wire) -> None:
+    # By another name for the same socket, as the loop's own has no such thing for TLS, or from another thread.
+    stream = wire.connection._writer  # noqa: SLF001  redis-py has no other name for it
+    with socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno())) as twin:
+        twin.shutdown(socket.SHUT_WR)
 
 
 async def _lost(home: Home, wire: Wire, error: BaseException) -> None:

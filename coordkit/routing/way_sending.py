@@ -14,6 +14,7 @@ from coordkit.routing.client_batch import Batch, Delivery
 from coordkit.routing.client_errors import NO_ANSWER
 from coordkit.routing.replies import QUICK
 from coordkit.routing.way_connections import Connections
+from coordkit.routing.way_waits import waits
 
 _PROMPT = 0.05  # seconds within which a reply that is there is read for certain
 
@@ -26,12 +27,15 @@ class Sending(Delivery):
         self._connections = connections
         self._decided = decided
         self._wire: Wire | None = None
+        self._waits = not transaction and waits(batch)
 
     def take(self) -> None:
         """Pack the batch, so that nothing is sent anywhere if an argument cannot be; then take a connection."""
         self._packed = self._connections.packed(self._words())
         try:
             self._wire = self._connections.take(self._decided)
+            if self._waits:
+                self._connections.waits.begin(self._wire, self._decided)
         except CoordError as error:
             self._stands(error)
         except (ResponseError, *NO_ANSWER) as error:
@@ -75,6 +79,8 @@ class Sending(Delivery):
         wire, self._wire = self._wire, None
         if wire is None:
             return
+        if self._waits:
+            self._connections.waits.over(wire)
         if self._in_step:
             self._connections.give_back(wire, bounded=bool(self._longer))
         else:  # replies that nobody will read must not be taken for those of the next command
@@ -82,6 +88,7 @@ class Sending(Delivery):
 
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
+        self._connections.waits.over(wire)
         quick = not self._behind and all(args[0] in QUICK for args, _ in self._batch)
         self._stands(self._connections.lost(wire, error, quick=quick))
 

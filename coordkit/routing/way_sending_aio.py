@@ -14,6 +14,7 @@ from coordkit.routing.client_batch import Batch, Delivery
 from coordkit.routing.client_errors import NO_ANSWER
 from coordkit.routing.replies import QUICK
 from coordkit.routing.way_connections_aio import Connections
+from coordkit.routing.way_waits import waits
 
 _FEW = 128  # commands of a batch, and
 _LITTLE = 65536  # bytes of it, that others on a shared connection can wait for
@@ -30,6 +31,7 @@ class Sending(Delivery):
         self._shared: FastWire | None = None
         self._request: asyncio.Future[list[Any]] | None = None
         self._own: Wire | None = None
+        self._waits = not transaction and waits(batch)
 
     def take_now(self) -> bool:
         """Pack the batch, so that nothing is sent anywhere if an argument cannot be; return whether `take` is done."""
@@ -53,6 +55,8 @@ class Sending(Delivery):
                 self._shared = await connections.shared(self._decided)
             if self._shared is None:
                 self._own = await connections.take(self._decided)
+                if self._waits:
+                    connections.waits.begin(self._own, self._decided)
         except CoordError as error:
             self._stands(error)
         except (ResponseError, *NO_ANSWER) as error:
@@ -89,6 +93,9 @@ class Sending(Delivery):
             self._parse(self._decoded(came) if self._undecoded else came)
             self._fail(error)
             return
+        finally:
+            if own is not None:
+                self._connections.waits.over(own)
         self._parse(self._decoded(replies) if self._undecoded else replies)
 
     async def awaited_replies(self) -> list[Any]:
@@ -100,6 +107,7 @@ class Sending(Delivery):
     async def give_back(self) -> None:
         own, self._own = self._own, None
         if own is not None:
+            self._connections.waits.over(own)
             self._connections.give_back(own)
         if self._request is not None and not self._request.cancel() and not self._request.cancelled():
             self._request.exception()  # seen, by nobody who cares

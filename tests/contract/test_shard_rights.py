@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from coordkit.routing import Topology
 pytestmark = pytest.mark.empties_servers
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+NOBODY = "redis://127.0.0.1:1/0"  # where nothing listens
 ROWS = {"app": "clients of a topology", "mover": "whoever reshards"}
 
 
@@ -37,11 +39,12 @@ def cluster(flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str) -
         for user, row in ROWS.items():
             client.execute_command("ACL", "SETUSER", user, "reset", "on", "nopass", *rights(row, coordkit_namespace))
         client.execute_command("ACL", "SETUSER", "app", "~n*", "+incr")  # its own
+    plain = list(made.plain.values())
     yield made
-    for client in made.plain.values():
+    for client in plain:
         client.acl_deluser(*ROWS)
         client.flushdb()
-    made.close()
+        client.close()
 
 
 def by(user: str, url: str) -> str:
@@ -79,6 +82,34 @@ async def test_the_rights_in_the_readme_are_enough_for_a_move(cluster: Cluster, 
     cluster.check()
     told = [record.message for record in caplog.records if "pauses" not in record.message]
     assert [message for message in told if "renewals failed" not in message] == []  # of leases of other tests
+
+
+async def test_the_rights_in_the_readme_are_enough_to_give_up_a_dead_shard(cluster: Cluster, caplog: Any) -> None:
+    """Which one who reshards does, and clients go on."""
+    urls = {shard: by("mover", url) for shard, url in cluster.urls.items()}
+    cluster.ledger.now = Topology.first(cluster.ledger.now.name, urls)
+    cluster.urls = {shard: by("app", url) for shard, url in cluster.urls.items()}
+    await cluster.reshard().initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    now = cluster.ledger.now
+    lost = [key for key in cluster.keys(60) if now.serving.lookup(key) == "c"]
+    cluster.ledger.now = replace(now, shards={**now.shards, "c": replace(now.shards["c"], primary=NOBODY)})
+    cluster.urls["c"] = NOBODY
+    cluster.plain["c"].delete(*lost)
+    for key in lost:
+        del cluster.expected[key]
+    caplog.clear()
+    progress = await cluster.reshard(lease=0.1).abandon("c", lose_keys_and_locks=True)
+    assert (progress.phase, progress.slots_lost, progress.weaker) == ("done", now.owners.counts()["c"], False)
+    for each in (client, Client(cluster)):
+        for key in cluster.keys(60):
+            await each.incr(key)
+    cluster.plain.pop("c").close()
+    cluster.check()
+    told = [record.message for record in caplog.records if "renewals failed" not in record.message]
+    assert ["was given up" in message for message in told] == [True]
 
 
 async def test_one_right_less_is_told_by_name(cluster: Cluster) -> None:

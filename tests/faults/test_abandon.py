@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +16,41 @@ import redis
 
 from coordkit.errors import CoordError, ShardDown, StoreUnavailable, TopologyOutdated
 from coordkit.routing import Topology
+from coordkit.testing.faults import kill_session
 from coordkit.testing.processes import start_redis
 
 KEYS = [f"n{i}" for i in range(120)]
+
+# Gives up shard "c", or goes on with that, and kills itself in front of a step, when it comes to it for the nth time.
+ABANDONING = """
+import redis, redis.asyncio
+
+kind = redis.asyncio.Redis if flavour.is_async else redis.Redis
+
+async def work():
+    store = flavour.TopologyStore(zk, path)
+    wanted, times, seen = heard(), int(heard()), []
+
+    def on_step(step):
+        still_leading(step)
+        seen.append(step)
+        if step == wanted and seen.count(step) == times:
+            session, password = zk.client_id
+            say(json.dumps([session, password.hex()]))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async with flavour.within(store.rebalancer("killed")) as leadership:
+        async with flavour.within(flavour.Reshard(
+            store, leadership, lambda _, url: kind.from_url(url, socket_timeout=5), batch=16384, lease=0.3,
+        )) as reshard:
+            still_leading, reshard._core._on_step = reshard._core._on_step, on_step
+            await flavour.maybe(reshard.abandon("c", lose_keys_and_locks=True))
+    say("done")
+
+flavour.run(work())
+"""
+# Of all its steps, which tests/contract/test_abandon.py has, those that leave most to who goes on.
+KILLED_AT = [("announce", 1), ("raise a", 1), ("drop b", 1), ("barrier", 2), ("close", 2), ("finish", 1)]
 
 
 @pytest.fixture
@@ -27,7 +64,7 @@ class Place:
     def __init__(self, flavour: Any, zk_client: Any, name: str, stack: ExitStack) -> None:
         self.flavour, self.zk_client, self.name = flavour, zk_client, name
         self.servers = {shard: stack.enter_context(start_redis(appendonly="always")) for shard in "abc"}
-        self.store = flavour.TopologyStore(zk_client(), f"/{name}/users")
+        self.store = flavour.TopologyStore(zk_client(), f"/{name}/x")  # as programs have it
         self.first: Any = None
 
     def connect(self, _shard: str, address: str) -> Any:
@@ -168,3 +205,90 @@ async def test_shard_down_is_what_everybody_hears_until_an_operator_says_so(plac
     assert ShardDown in kinds
     assert (await place.resharding("run")).phase == "done"
     assert await maybe(place.store.read()) == place.first
+
+
+class Ledger:
+    """Counts on keys, each number of which is to be given out once in the life of its key; that of some ends once."""
+
+    def __init__(self, flavour: Any, keys: list[str], lost: set[str]) -> None:
+        self._flavour, self._keys, self._lost = flavour, keys, lost
+        self.killed = self.ended = False
+        self.told: Counter[tuple[str, int]] = Counter()
+        self.acknowledged: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
+
+    async def work(self, shards: Any, keys: set[str]) -> None:
+        for key in itertools.cycle(sorted(keys)):
+            if self.ended:
+                return
+            former = key in self._lost and not self.killed  # begun when the dead shard was there: in its other life
+            try:
+                value = int(await self._flavour.maybe(shards.incr(key)))
+            except StoreUnavailable:
+                self.unknown[key] += 1
+            else:
+                if former and self.killed:
+                    self.unknown[key] += 1  # may have been either's
+                elif not former:
+                    self.told[key, value] += 1
+                    self.acknowledged[key] += 1
+            await self._flavour.sleep(0.001)
+
+    async def more(self, keys: set[str]) -> None:
+        """Wait until each of ``keys`` was counted on once more."""
+        before = dict(self.acknowledged)
+        await self._flavour.until(lambda: all(self.acknowledged[key] > before.get(key, 0) for key in keys), 30)
+
+    def check(self, servers: dict[str, Any], owner: Any) -> None:
+        assert {told: times for told, times in self.told.items() if times > 1} == {}, "given out twice"
+        plain = {shard: redis.Redis.from_url(server.url) for shard, server in servers.items()}
+        for key in self._keys:
+            there = int(plain[owner(key)].get(key) or 0)
+            assert self.acknowledged[key] <= there <= self.acknowledged[key] + self.unknown[key], key
+        for client in plain.values():
+            client.close()
+
+
+async def aside(flavour: Any, work: Any) -> Any:
+    """Wait for something that blocks, with what runs beside us going on."""
+    return await asyncio.to_thread(work) if flavour.is_async else work()
+
+
+async def test_clients_count_while_one_after_the_other_is_killed_in_it(
+    place: Place, flavour: Any, maybe: Any, program: Any, coordkit_zk_server: Any
+) -> None:
+    """In front of some steps, in processes of their own; what was acknowledged, before and meanwhile, is there."""
+    await place.start()
+    hosts = [(host, int(port)) for host, port in (each.split(":") for each in coordkit_zk_server.hosts.split(","))]
+    clients = [await place.client(poll=0.2, patience=1.0) for _ in range(3)]
+    lost = {key for key in KEYS if clients[0].shard_for(key) == "c"}
+    steady = set(KEYS) - lost
+    ledger = Ledger(flavour, KEYS, lost)
+    theirs = zip(clients, (steady, steady, lost), strict=True)
+    working = [flavour.spawn(ledger.work, shards, keys) for shards, keys in theirs]
+    try:
+        await ledger.more(steady)
+        place.servers["c"].kill()
+        ledger.killed = True
+        for step, times in KILLED_AT:
+            killed = program(ABANDONING)
+            killed.tell(step)
+            killed.tell(str(times))
+            session, password = json.loads(await aside(flavour, killed.line))
+            gone = SimpleNamespace(client_id=(session, bytes.fromhex(password)), hosts=hosts)
+            await aside(flavour, lambda gone=gone: kill_session(gone))  # as it would end by itself, but sooner
+            leaving = (await maybe(place.store.read())).leaving
+            assert bool(leaving) is (step != "announce")
+        await ledger.more(steady)
+        following = program(ABANDONING)
+        following.tell("")
+        following.tell("0")
+        assert await aside(flavour, following.line) == "done"
+        await ledger.more(set(KEYS))
+    finally:
+        ledger.ended = True
+        for running in working:
+            await running.result()
+    after = await maybe(place.store.read())
+    assert (sorted(after.shards), after.moves) == (["a", "b"], ())
+    ledger.check({shard: place.servers[shard] for shard in "ab"}, after.owners.lookup)

@@ -251,3 +251,55 @@ async def test_who_is_stopped_for_longer_may_lose_a_write(
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("forbidden", ["", "kill"])
+async def test_who_waits_listens_or_watches_at_the_old_owner(
+    service: Service, flavour: Any, zk_client: Any, forbidden: str
+) -> None:
+    """Under the fence it is dropped; else its own client sees to it. Nobody waits for ever, and no item is lost."""
+    await service.start(forbidden)
+    maybe = flavour.maybe
+
+    def connect(_shard: str, address: str) -> Any:
+        return flavour.redis(address, username=USER, password="any", socket_timeout=None)
+
+    store = flavour.TopologyStore(zk_client(), service.store.path)
+    shards = await maybe(flavour.ShardedRedis.from_topology(store, connect, poll=0.2))
+    flavour.on_exit(getattr(shards, "aclose", None) or shards.close)
+    goal = (await maybe(service.store.read())).with_shard("c", service.urls["c"]).goal()
+    queue, absent, channel = [key for key in map("n{}".format, range(1000)) if goal.lookup(key) == "c"][:3]
+    old = shards.shard_for(queue)
+
+    waiting = flavour.spawn(lambda: maybe(shards.blpop(queue, timeout=0)))
+    pipe = shards.pipeline(transaction=True)
+    await maybe(pipe.watch(absent))
+    pipe.multi()
+    pipe.set(absent, "mine")
+    pubsub = shards.pubsub(ignore_subscribe_messages=True)
+    flavour.on_exit(pubsub.aclose if flavour.is_async else pubsub.close)
+    await maybe(pubsub.subscribe(channel))
+    await flavour.until(lambda: service.plain[old].info("clients")["blocked_clients"] == 1)
+
+    progress = await service.resharding(("add", "c", service.urls["c"]), "run")
+
+    assert progress.weaker is bool(forbidden)
+    with pytest.raises(StoreUnavailable):
+        await waiting.result()
+    assert await maybe(shards.rpush(queue, "item")) == 1
+    assert (await maybe(shards.blpop(queue, timeout=0)))[1] == b"item"
+    assert service.plain[old].info("clients")["blocked_clients"] == 0
+    assert await maybe(shards.set(absent, "theirs")) is True
+    with pytest.raises(StoreUnavailable):
+        await maybe(pipe.execute())
+    assert service.plain["c"].get(absent) == b"theirs"
+    assert [service.plain[shard].exists(absent) for shard in "ab"] == [0, 0]
+
+    async def heard() -> bool:
+        await maybe(shards.publish(channel, "word"))
+        try:
+            return (await maybe(pubsub.get_message(timeout=0.2)) or {}).get("data") == b"word"
+        except StoreUnavailable:  # of the connection that was dropped
+            return False
+
+    await flavour.until(heard)
