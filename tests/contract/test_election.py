@@ -18,10 +18,10 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import CancelledError as KazooCancelled
 from kazoo.exceptions import ConnectionLoss, SessionExpiredError
 from kazoo.protocol.connection import _SESSION_EXPIRED, ConnectionHandler
-from zk_lines import meddle
+from zk_lines import meddle, record
 
 import coordkit.aio
-from coordkit._ports_zookeeper import Create, GetChildren, GetData, Link, Multi
+from coordkit._ports_zookeeper import Check, Create, GetChildren, GetData, Link, Multi
 from coordkit.core import records, znodes
 from coordkit.core.session import PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
@@ -210,6 +210,28 @@ async def test_a_hand_over_lists_nothing_anew(flavour: Any, zk_client: Any, path
     writes = [each for each in asked if isinstance(each, Multi)]
     assert len(writes) == 2, "one takes over, one resigns"
     assert asked.index(writes[1]) <= 3, "our own znode is looked at along with it, and that is all"
+
+
+async def test_a_leader_costs_one_write_for_each_third_of_its_lease(flavour: Any, zk_client: Any, path: str) -> None:
+    """Three lead over one session: each is proven by one check, however often it is asked whether it leads."""
+    zk, asked = zk_client(timeout=2.0), []
+    elections = [flavour.Election(zk, f"{path}{i}", identity="one") for i in range(3)]
+    async with contextlib.AsyncExitStack() as stack:
+        leading = [await stack.enter_async_context(flavour.within(each)) for each in elections]
+        began, ends, renewed = time.monotonic(), [0.0] * 3, [0] * 3
+        record(zk, asked)
+        while min(renewed) < 8:
+            for i, leadership in enumerate(leading):
+                assert leadership.ensure()
+                if leadership._core.expires > ends[i]:
+                    ends[i], renewed[i] = leadership._core.expires, renewed[i] + 1
+            await flavour.sleep(0.001)
+        writes, passed = [each for each in asked if not isinstance(each, GetData)], time.monotonic() - began
+    proofs = [Multi((Check(each._core.place.node),)) for each in leading]
+    assert [each for each in writes if each not in proofs] == []
+    most = passed / (leading[0]._core.ttl / 3)  # fewer where the machine is busy
+    for proof in proofs:
+        assert 3 <= writes.count(proof) <= 1.3 * most + 2, "they are rounded, to be sent together"
 
 
 async def test_the_blocks_own_error_wins_and_the_leader_resigns(flavour: Any, zk_client: Any, path: str) -> None:
