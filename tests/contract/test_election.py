@@ -11,12 +11,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import CancelledError as KazooCancelled
-from kazoo.exceptions import ConnectionLoss, SessionExpiredError
+from kazoo.exceptions import (
+    ConnectionLoss,
+    InvalidACLError,
+    NoAuthError,
+    NotReadOnlyCallError,
+    QuotaExceededError,
+    RequestTimeoutError,
+    SessionExpiredError,
+    SessionMovedError,
+    ThrottledOpError,
+)
 from kazoo.protocol.connection import _SESSION_EXPIRED, ConnectionHandler
 from zk_lines import meddle, record
 
@@ -428,6 +439,80 @@ async def test_run_leads_again_after_a_loss(flavour: Any, zk_client: Any, path: 
     assert await flavour.maybe(election.run(_fit(flavour, serve))) == "served"
     assert len(tokens) == 3
     assert tokens == sorted(tokens)
+
+
+_PASSING = [ThrottledOpError, SessionMovedError, NotReadOnlyCallError, RequestTimeoutError, QuotaExceededError]
+
+
+@pytest.mark.parametrize("answer", _PASSING, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("nth", [1, 2], ids=["standing", "taking over"])
+async def test_run_rides_over_an_answer_that_passes(
+    flavour: Any, zk_client: Any, path: str, answer: Any, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server says that is busy, cut off from the others, or as full as its quota allows."""
+    zk = zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass  # what it stands on is there
+    refused = _answer_with(monkeypatch, zk, answer, lambda request: isinstance(request, Create | Multi), nth)
+
+    async def serve(leadership: Any) -> Any:
+        return leadership.token
+
+    token = await flavour.maybe(election.run(_fit(flavour, serve)))
+    assert refused == [answer]
+    assert token > 0
+    assert candidates(zk, path) == []
+
+
+@pytest.mark.parametrize("answer", [NoAuthError, InvalidACLError], ids=lambda each: each.__name__)
+async def test_run_ends_with_a_refusal_that_lasts(
+    flavour: Any, zk_client: Any, path: str, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No right to stand, or to write the epoch: asked again, the servers would say no again."""
+    zk = zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass
+    _answer_with(monkeypatch, zk, answer, lambda request: isinstance(request, Multi), 1)
+    with pytest.raises(StoreRefused) as refused:
+        await flavour.maybe(election.run(_fit(flavour, _nobody)))
+    assert isinstance(refused.value.__cause__, answer)
+    await flavour.until(lambda: candidates(zk, path) == [])
+
+
+async def test_run_once_raises_a_quota_that_is_used_up(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zk = zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass
+    _answer_with(monkeypatch, zk, QuotaExceededError, lambda request: isinstance(request, Multi), 1)
+    with pytest.raises(StoreRefused, match="quota"):
+        await flavour.maybe(election.run(_fit(flavour, _nobody), again=False))
+
+
+async def _nobody(leadership: Any) -> None:
+    raise AssertionError(f"it leads: {leadership}")
+
+
+def _answer_with(
+    monkeypatch: pytest.MonkeyPatch, zk: Any, error: Any, which: Callable[[Any], bool], nth: int
+) -> list[Any]:
+    """Have the ``nth`` request of one kind answered with an error, once, though the server has done it."""
+    wire, said, seen = zk._coordkit_wire, [], [0]
+    answer = wire.answer
+
+    def answering(name: str, request: Any, result: Any, within: float) -> Any:
+        seen[0] += which(request)
+        if which(request) and seen[0] == nth and result.ready():
+            said.append(error)
+            result = SimpleNamespace(ready=lambda: True, exception=error(), value=None)
+        return answer(name, request, result, within)
+
+    monkeypatch.setattr(wire, "answer", answering)
+    return said
 
 
 async def test_run_once_raises_the_loss(flavour: Any, zk_client: Any, path: str) -> None:
