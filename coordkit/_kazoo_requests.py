@@ -11,6 +11,7 @@ from kazoo.exceptions import (
     NoNodeError,
     NotEmptyError,
     OperationTimeoutError,
+    QuotaExceededError,
     RolledBackError,
     RuntimeInconsistency,
     UnimplementedError,
@@ -38,6 +39,7 @@ from coordkit._ports_zookeeper import (
     NodeExists,
     NoNode,
     NotEmpty,
+    OverQuota,
     Request,
     SetData,
     Stat,
@@ -47,9 +49,10 @@ from coordkit._ports_zookeeper import (
 from coordkit.core.session import REFUSED
 from coordkit.errors import StoreRefused, StoreUnavailable
 
-_NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -112, -118, -122, -127})
+_NO_ANSWER = frozenset({-1, -2, -3, -4, -7, -12, -112, -118, -119, -122, -127})
 """Error codes after which the outcome is unknown or the request may be sent again: the connection or the session was
-lost or moved, a time ran out, a server failed inside, or it throttled us."""
+lost or moved, a time ran out, a server failed inside, it throttled us, or it is cut off from the others and reads only.
+"""
 
 
 class CreateContainer(serialization.Create2):  # type: ignore[misc]  # kazoo ships no types
@@ -143,10 +146,12 @@ def _problem(where: object, name: str, path: str, problem: Exception, step: int)
         error = StoreUnavailable(name, f"{where} was not asked, or did not answer: {said}")
     elif getattr(problem, "code", None) in _NO_ANSWER:
         error = StoreUnavailable(name, f"no answer from {where}: {said}")
+    elif isinstance(problem, QuotaExceededError):
+        error = OverQuota(name, f"{where}: a quota allows no more at {path}; raise it, or have others leave")
     elif isinstance(problem, AuthFailedError):
         error = StoreRefused(name, f"{where}: {REFUSED}")
     else:
-        error = StoreRefused(name, f"{where} refused at {path}: {said}; check its ACLs, quotas and authentication")
+        error = StoreRefused(name, f"{where} refused at {path}: {said}; check its ACLs and authentication")
     error.__cause__ = problem
     return error
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from coordkit.errors import StoreRefused
+
 
 class Link(Enum):
     """What a client is to its ensemble."""
@@ -150,6 +152,10 @@ class BadVersion(NodeError):
 
 class NotEmpty(NodeError):
     """The znode has children, so it cannot be deleted."""
+
+
+class OverQuota(StoreRefused):
+    """The znodes here are as many, or as large, as a quota allows: the one refusal that passes when others leave."""
 
 
 class Companion(Protocol):

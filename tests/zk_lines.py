@@ -50,6 +50,18 @@ def meddle(
     wire.submit = meddling
 
 
+def record(zk: Any, asked: list[Any]) -> None:
+    """Have whatever a client asks for from now on put into ``asked`` as well."""
+    wire = zk._coordkit_wire
+    submit = wire.submit
+
+    def recording(request: Any, deliver: Any) -> Any:
+        asked.append(request)
+        return submit(request, deliver)
+
+    wire.submit = recording
+
+
 def watched(zk: Any) -> set[str]:
     """Return the znodes that a client watches."""
     return {path for table in (zk._data_watchers, zk._child_watchers) for path in list(table) if table[path]}

@@ -191,8 +191,10 @@ class Election:
         """Wait until elected, await ``serve(leadership)``, resign, and return what it returned.
 
         ``serve`` is cancelled when the leadership is lost. After a loss, and after an outage once it has stood, it
-        stands again, with growing pauses; with ``again=False`` it raises ``LeadershipLost`` or ``StoreUnavailable``.
-        What ``serve`` raises by itself is raised. Returns None if ``stop()`` was called before it led.
+        stands again, with growing pauses; with ``again=False`` it raises ``LeadershipLost`` or ``StoreUnavailable``. A
+        quota that is used up counts as an outage; any other ``StoreRefused`` (rights, credentials, a chroot that is not
+        there) is raised, as it lasts until somebody mends the set-up. What ``serve`` raises by itself is raised.
+        Returns None if ``stop()`` was called before it led.
         """
 
         async def served(core: leadership.Leadership) -> R:

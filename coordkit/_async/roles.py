@@ -167,7 +167,8 @@ class Roles(Generic[R]):
 
         After a loss, and after an outage, it stands again, with growing pauses. What one of the callbacks raises is
         raised, after we have left the line. Returns None if ``stop()`` was called before we became the primary.
-        Raises ``StoreUnavailable`` if there never was a connection, ``CoordError`` if it runs already.
+        Raises ``StoreUnavailable`` if there never was a connection, ``StoreRefused`` if the servers refuse what only
+        another set-up can mend (rights, credentials), ``CoordError`` if it runs already.
         """
         return await self._core.run()
 

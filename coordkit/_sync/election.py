@@ -188,8 +188,9 @@ class Election:
         """Wait until elected, call ``serve(leadership)``, resign, and return what it returned.
 
         After a loss, and after an outage once it has stood, it stands again, with growing pauses; with ``again=False``
-        it raises ``LeadershipLost`` or ``StoreUnavailable``. What ``serve`` raises by itself is raised. Returns None if
-        ``stop()`` was called before it led.
+        it raises ``LeadershipLost`` or ``StoreUnavailable``. A quota that is used up counts as an outage; any other
+        ``StoreRefused`` (rights, credentials, a chroot that is not there) is raised, as it lasts until somebody mends
+        the set-up. What ``serve`` raises by itself is raised. Returns None if ``stop()`` was called before it led.
 
         Nothing interrupts ``serve`` when the leadership is lost: it must look at ``lost`` or ``ensure()`` by itself.
         While it goes on, nobody else leads unless the session has ended.

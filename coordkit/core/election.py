@@ -17,7 +17,7 @@ from typing import TypeVar
 from tenacity.wait import wait_random_exponential
 
 from coordkit._ports import Runtime
-from coordkit._ports_zookeeper import Delete, GetChildren, GetData, Link, NoNode, SetData
+from coordkit._ports_zookeeper import Delete, GetChildren, GetData, Link, NoNode, OverQuota, SetData
 from coordkit.core import records
 from coordkit.core.answer import attempts
 from coordkit.core.candidate import Candidate, Terms
@@ -114,6 +114,8 @@ class Election:
             if attempt.stop.is_set():
                 raise Stopped from error
             raise _Failed(error) from error
+        except OverQuota as error:
+            raise _Failed(error) from error  # any other refusal lasts until somebody mends the set-up
         attempt.served()
         try:
             result = await serve(leadership)
@@ -171,8 +173,8 @@ class Election:
 
 
 class _Failed(Exception):
-    """A term ended by a loss or an outage, after which ``run`` may stand again; not by what ``serve`` raised itself."""
+    """What may be otherwise the next time ended a term, or a standing; it is not what ``serve`` raised itself."""
 
-    def __init__(self, error: LeadershipLost | StoreUnavailable) -> None:
+    def __init__(self, error: LeadershipLost | StoreUnavailable | OverQuota) -> None:
         super().__init__(error)
         self.error = error

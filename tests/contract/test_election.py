@@ -11,17 +11,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import CancelledError as KazooCancelled
-from kazoo.exceptions import ConnectionLoss, SessionExpiredError
+from kazoo.exceptions import (
+    ConnectionLoss,
+    InvalidACLError,
+    NoAuthError,
+    NotReadOnlyCallError,
+    QuotaExceededError,
+    RequestTimeoutError,
+    SessionExpiredError,
+    SessionMovedError,
+    ThrottledOpError,
+)
 from kazoo.protocol.connection import _SESSION_EXPIRED, ConnectionHandler
-from zk_lines import meddle
+from zk_lines import meddle, record
 
 import coordkit.aio
-from coordkit._ports_zookeeper import Create, GetChildren, GetData, Link, Multi
+from coordkit._ports_zookeeper import Check, Create, GetChildren, GetData, Link, Multi
 from coordkit.core import records, znodes
 from coordkit.core.session import PROVEN
 from coordkit.errors import AcquireTimeout, CoordError, LeadershipLost, NotAcquired, StoreRefused, StoreUnavailable
@@ -210,6 +221,28 @@ async def test_a_hand_over_lists_nothing_anew(flavour: Any, zk_client: Any, path
     writes = [each for each in asked if isinstance(each, Multi)]
     assert len(writes) == 2, "one takes over, one resigns"
     assert asked.index(writes[1]) <= 3, "our own znode is looked at along with it, and that is all"
+
+
+async def test_a_leader_costs_one_write_for_each_third_of_its_lease(flavour: Any, zk_client: Any, path: str) -> None:
+    """Three lead over one session: each is proven by one check, however often it is asked whether it leads."""
+    zk, asked = zk_client(timeout=2.0), []
+    elections = [flavour.Election(zk, f"{path}{i}", identity="one") for i in range(3)]
+    async with contextlib.AsyncExitStack() as stack:
+        leading = [await stack.enter_async_context(flavour.within(each)) for each in elections]
+        began, ends, renewed = time.monotonic(), [0.0] * 3, [0] * 3
+        record(zk, asked)
+        while min(renewed) < 8:
+            for i, leadership in enumerate(leading):
+                assert leadership.ensure()
+                if leadership._core.expires > ends[i]:
+                    ends[i], renewed[i] = leadership._core.expires, renewed[i] + 1
+            await flavour.sleep(0.001)
+        writes, passed = [each for each in asked if not isinstance(each, GetData)], time.monotonic() - began
+    proofs = [Multi((Check(each._core.place.node),)) for each in leading]
+    assert [each for each in writes if each not in proofs] == []
+    most = passed / (leading[0]._core.ttl / 3)  # fewer where the machine is busy
+    for proof in proofs:
+        assert 3 <= writes.count(proof) <= 1.3 * most + 2, "they are rounded, to be sent together"
 
 
 async def test_the_blocks_own_error_wins_and_the_leader_resigns(flavour: Any, zk_client: Any, path: str) -> None:
@@ -406,6 +439,80 @@ async def test_run_leads_again_after_a_loss(flavour: Any, zk_client: Any, path: 
     assert await flavour.maybe(election.run(_fit(flavour, serve))) == "served"
     assert len(tokens) == 3
     assert tokens == sorted(tokens)
+
+
+_PASSING = [ThrottledOpError, SessionMovedError, NotReadOnlyCallError, RequestTimeoutError, QuotaExceededError]
+
+
+@pytest.mark.parametrize("answer", _PASSING, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("nth", [1, 2], ids=["standing", "taking over"])
+async def test_run_rides_over_an_answer_that_passes(
+    flavour: Any, zk_client: Any, path: str, answer: Any, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server says that is busy, cut off from the others, or as full as its quota allows."""
+    zk = zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass  # what it stands on is there
+    refused = _answer_with(monkeypatch, zk, answer, lambda request: isinstance(request, Create | Multi), nth)
+
+    async def serve(leadership: Any) -> Any:
+        return leadership.token
+
+    token = await flavour.maybe(election.run(_fit(flavour, serve)))
+    assert refused == [answer]
+    assert token > 0
+    assert candidates(zk, path) == []
+
+
+@pytest.mark.parametrize("answer", [NoAuthError, InvalidACLError], ids=lambda each: each.__name__)
+async def test_run_ends_with_a_refusal_that_lasts(
+    flavour: Any, zk_client: Any, path: str, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No right to stand, or to write the epoch: asked again, the servers would say no again."""
+    zk = zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass
+    _answer_with(monkeypatch, zk, answer, lambda request: isinstance(request, Multi), 1)
+    with pytest.raises(StoreRefused) as refused:
+        await flavour.maybe(election.run(_fit(flavour, _nobody)))
+    assert isinstance(refused.value.__cause__, answer)
+    await flavour.until(lambda: candidates(zk, path) == [])
+
+
+async def test_run_once_raises_a_quota_that_is_used_up(
+    flavour: Any, zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zk = zk_client()
+    election = flavour.Election(zk, path, identity="one")
+    async with flavour.within(election):
+        pass
+    _answer_with(monkeypatch, zk, QuotaExceededError, lambda request: isinstance(request, Multi), 1)
+    with pytest.raises(StoreRefused, match="quota"):
+        await flavour.maybe(election.run(_fit(flavour, _nobody), again=False))
+
+
+async def _nobody(leadership: Any) -> None:
+    raise AssertionError(f"it leads: {leadership}")
+
+
+def _answer_with(
+    monkeypatch: pytest.MonkeyPatch, zk: Any, error: Any, which: Callable[[Any], bool], nth: int
+) -> list[Any]:
+    """Have the ``nth`` request of one kind answered with an error, once, though the server has done it."""
+    wire, said, seen = zk._coordkit_wire, [], [0]
+    answer = wire.answer
+
+    def answering(name: str, request: Any, result: Any, within: float) -> Any:
+        seen[0] += which(request)
+        if which(request) and seen[0] == nth and result.ready():
+            said.append(error)
+            result = SimpleNamespace(ready=lambda: True, exception=error(), value=None)
+        return answer(name, request, result, within)
+
+    monkeypatch.setattr(wire, "answer", answering)
+    return said
 
 
 async def test_run_once_raises_the_loss(flavour: Any, zk_client: Any, path: str) -> None:

@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from zk_lines import record
 
+from coordkit._ports_zookeeper import GetChildren, GetData
 from coordkit.testing.servers import ZooKeeperEnsemble
 
-MEMBERS = 200
+MEMBERS = 1000
 WATCHERS = 20
 SESSIONS = 5
 """The members, and the watchers, are spread over so many."""
@@ -22,13 +24,15 @@ def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
 
 @pytest.mark.timeout(180)
 async def test_every_watcher_sees_every_member(flavour: Any, zk_client: Any, coordkit_namespace: str) -> None:
+    """A thousand members where they are tasks, and two hundred where they are joined by threads."""
+    members = MEMBERS if flavour.is_async else MEMBERS // 5
     path = f"/{coordkit_namespace}/crowd"
     joining = [flavour.Group(zk_client(timeout=20.0), path) for _ in range(SESSIONS)]
     watching = [flavour.Group(zk_client(timeout=20.0), path) for _ in range(SESSIONS)]
     views: list[dict[str, bytes]] = [{} for _ in range(WATCHERS)]
     counted: list[set[str]] = [set() for _ in range(WATCHERS)]
     streams = [watching[i % SESSIONS].watch() for i in range(WATCHERS)]
-    there = {f"m{i}": b"%d" % i for i in range(MEMBERS)}
+    there = {f"m{i}": b"%d" % i for i in range(members)}
     seen: list[int] = []
 
     async def watch(i: int) -> None:
@@ -58,3 +62,29 @@ async def test_every_watcher_sees_every_member(flavour: Any, zk_client: Any, coo
     for each in (*members, *running):
         await each.result(60)
     assert not any(counted)
+
+
+async def test_a_join_is_seen_by_a_hundred_watchers(flavour: Any, zk_client: Any, coordkit_namespace: str) -> None:
+    """With its data, by one question of each of ten clients, however many of its streams watch."""
+    path, asked = f"/{coordkit_namespace}/watched", []
+    watching, member = [zk_client(timeout=20.0) for _ in range(10)], flavour.Group(zk_client(timeout=20.0), path)
+    async with flavour.within(member.join("first", data=b"1")):
+        streams = [flavour.Group(watching[i % 10], path).watch() for i in range(100)]
+        for stream in streams:
+            assert await _next(flavour, stream) == {"first": b"1"}
+        for zk in watching:
+            record(zk, asked)
+        async with flavour.within(member.join("second", data=b"2")):
+            for stream in streams:
+                assert await _next(flavour, stream) == {"first": b"1", "second": b"2"}
+        for stream in streams:
+            stream.close()
+    seconds = [each for each in asked if isinstance(each, GetData) and each.path == f"{path}/second"]
+    assert len(seconds) == 10
+    assert [each for each in asked if isinstance(each, GetChildren)] == []
+
+
+async def _next(flavour: Any, stream: Any) -> dict[str, bytes]:
+    async for change in flavour.each(stream):
+        return dict(change.members)
+    raise AssertionError("the stream ended")
