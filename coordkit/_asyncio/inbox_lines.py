@@ -1,10 +1,15 @@
-"""The subscribed connections of an inbox, asyncio: each is read by one task."""
+"""The subscribed connections of an inbox, asyncio: each is read by one task.
+
+The tasks know the inbox weakly: what only waits for a server keeps no client. When nobody has the inbox any more, its
+connections end, and the tasks with them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from typing import Any
+from weakref import finalize, ref
 
 import redis.asyncio
 from redis import exceptions
@@ -14,11 +19,52 @@ from redis.backoff import NoBackoff
 from coordkit import _redis
 from coordkit._asyncio.line import Box, Line
 from coordkit._asyncio.lines import connect
-from coordkit._asyncio.runtime import life
-from coordkit._asyncio.wire import hang_up
+from coordkit._asyncio.runtime import end_in, life
 from coordkit._inbox import MANY, QUIET, Boxes, Ear, leaving, refuse, understood
 from coordkit._ports import BROKEN
 from coordkit._threads.runtime import now
+
+
+class _Left:
+    """The lines that an inbox had."""
+
+    def __init__(self, by_node: dict[str, Line]) -> None:
+        self._by_node = by_node
+
+    async def close(self) -> None:
+        for line in list(self._by_node.values()):
+            await line.close()
+
+
+async def _read(known: ref[InboxLines], line: Line) -> None:
+    try:
+        while True:
+            try:
+                reply = await line.connection.read_response(disable_decoding=True)
+            except exceptions.ResponseError as error:
+                refuse(line.asked, error)
+            else:
+                if (lines := known()) is None:
+                    return
+                lines.dispatch(line, reply)
+                del lines
+            line.heard = now()
+    except (exceptions.RedisError, OSError):
+        pass  # it broke; whoever waits is told so
+    finally:
+        if (lines := known()) is not None:
+            await lines.broken(line)
+
+
+async def _watch(known: ref[InboxLines], line: Line) -> None:
+    """Ask a quiet line whether it is alive, and close one that nobody uses."""
+    while True:
+        await asyncio.sleep(QUIET)
+        lines = known()
+        if lines is None or lines.by_node.get(line.node) is not line:
+            return
+        await lines.look_at(line)
+        del lines
 
 
 class InboxLines:
@@ -29,6 +75,7 @@ class InboxLines:
         self.used = now()
         self._boxes = boxes
         self._by_address: dict[str, Line] = {}
+        finalize(self, end_in, ref(asyncio.get_running_loop()), _Left(self.by_node)).atexit = False
 
     def address_of(self, ear: Ear) -> str:
         """Return the address of an ear; "" if nothing is heard there."""
@@ -45,22 +92,8 @@ class InboxLines:
 
     # -- reading
 
-    async def _read(self, line: Line) -> None:
-        try:
-            while True:
-                try:
-                    reply = await line.connection.read_response(disable_decoding=True)
-                except exceptions.ResponseError as error:
-                    refuse(line.asked, error)
-                else:
-                    self._dispatch(line, reply)
-                line.heard = now()
-        except (exceptions.RedisError, OSError):
-            pass  # it broke; whoever waits is told so
-        finally:
-            await self._broken(line)
-
-    def _dispatch(self, line: Line, reply: Any) -> None:
+    def dispatch(self, line: Line, reply: Any) -> None:
+        """Tell whoever it is for what came over a line."""
         kind, channel, data = understood(reply)
         if kind == "message":
             self._boxes.deliver(data)
@@ -73,16 +106,14 @@ class InboxLines:
             self._by_address.pop(address, None)  # its slot was moved to another node
             self._boxes.broken(address)
 
-    async def _watch(self, line: Line) -> None:
-        """Ask a quiet line whether it is alive, and close one that nobody uses."""
-        while self.by_node.get(line.node) is line:
-            await asyncio.sleep(QUIET)
-            quiet = now() - line.heard
-            if (not len(self._boxes) and now() - self.used > _redis.IDLE) or quiet > QUIET + line.patience:
-                await self._broken(line)
-            elif quiet > QUIET / 2:
-                with contextlib.suppress(exceptions.RedisError, OSError):
-                    await line.send("PING")
+    async def look_at(self, line: Line) -> None:
+        """Close a line that is dead, or that nobody uses; ask a quiet one whether it is alive."""
+        quiet = now() - line.heard
+        if (not len(self._boxes) and now() - self.used > _redis.IDLE) or quiet > QUIET + line.patience:
+            await self.broken(line)
+        elif quiet > QUIET / 2:
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await line.send("PING")
 
     # -- lines
 
@@ -97,7 +128,7 @@ class InboxLines:
             if not box.messages:
                 await box.wait(line.patience)
             if not box.messages:
-                await self._broken(line)
+                await self.broken(line)
                 raise exceptions.TimeoutError(f"no subscription within {line.patience} s")
             if box.messages[0] == BROKEN:
                 raise exceptions.ConnectionError("the connection broke while it was subscribed")
@@ -123,7 +154,7 @@ class InboxLines:
         box = line.asked.pop(ear.channel, None)
         address = line.addresses.get(ear.channel, box.address if box else "")
         if not line.addresses or list(line.addresses) == [ear.channel]:
-            await self._broken(line)
+            await self.broken(line)
         elif address:
             with contextlib.suppress(exceptions.RedisError, OSError):  # the reader will notice
                 await self._unsubscribe(line, ear.channel, address)
@@ -140,11 +171,11 @@ class InboxLines:
         # What is pushed comes as plain lists, whatever the version of the client; and it may be long in coming.
         connection = await connect(ear.pool, patience, protocol=2, decode_responses=False)
         line = self.by_node[ear.node] = Line(ear.node, connection, patience)
-        line.reader = life().spawn(self._read(line))
-        life().spawn(self._watch(line))
+        line.tasks += (life().spawn(_read(ref(self), line)), life().spawn(_watch(ref(self), line)))
         return line
 
-    async def _broken(self, line: Line) -> None:
+    async def broken(self, line: Line) -> None:
+        """Close a line, and tell whoever waits on it."""
         if self.by_node.get(line.node) is not line:
             return
         del self.by_node[line.node]
@@ -154,6 +185,4 @@ class InboxLines:
         for box in line.asked.values():
             box.messages.append(BROKEN)
             box.ring()
-        if line.reader is not None and line.reader is not asyncio.current_task():
-            line.reader.cancel()
-        await hang_up(line.connection)
+        await line.close()

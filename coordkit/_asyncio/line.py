@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any
 
+from redis import exceptions
+
+from coordkit._asyncio.wire import hang_up
 from coordkit._threads.runtime import now
 
 
@@ -37,7 +41,7 @@ class Box:
 
 
 class Line:
-    """A connection that is subscribed to some channels, and the task that reads it."""
+    """A connection that is subscribed to some channels, and the tasks that read and watch it."""
 
     def __init__(self, node: str, connection: Any, patience: float) -> None:
         self.node = node
@@ -46,8 +50,16 @@ class Line:
         self.addresses: dict[str, str] = {}  # by channel, once confirmed
         self.asked: dict[str, Box] = {}  # by channel, until confirmed
         self.heard = now()
-        self.reader: asyncio.Task[None] | None = None
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def send(self, *words: str) -> None:
         packed = self.connection.pack_command(*(word.encode() for word in words))
         await self.connection.send_packed_command(packed, check_health=False)
+
+    async def close(self) -> None:
+        """Hang up, and end the tasks; it may be one of them that does it."""
+        for task in self.tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            await hang_up(self.connection)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import redis.asyncio
 from redis import exceptions
@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
-from coordkit._asyncio.runtime import life
+from coordkit._asyncio.runtime import end_all, life
 from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import FastWire, Wire, hang_up, wire_on
 from coordkit._ports import Call, Confirm
@@ -49,6 +49,9 @@ class Home:
             self._sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep_out)
 
     async def close(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
         idle, self.idle = self.idle, []
         if self.shared is not None:
             self.watch.end(self.shared)
@@ -147,6 +150,7 @@ class Lines:
         self._client = client
         self._patience = _redis.patience(client)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Home] = WeakKeyDictionary()
+        finalize(self, end_all, self._homes).atexit = False  # with the client: nothing in a home refers to us
 
     async def ask(self, data: bytes, call: Callable[[], Call], *, yielding: bool = False) -> Any:
         """Run one script, packed in ``data``; a reply that is an error is returned.

@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from coordkit._agenda import LOOK, Agenda
 from coordkit._ports import Event, Runtime, Timer, Worker
@@ -100,6 +100,7 @@ class LoopLife:
     def __init__(self, *, over: bool = False) -> None:
         self.over = over
         self.closing: WeakSet[Closing] = WeakSet()
+        self._ending: set[Closing] = set()
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
         self._agenda = Agenda()
         self._tick: asyncio.TimerHandle | None = None
@@ -121,6 +122,8 @@ class LoopLife:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for one in list(self.closing):
                 await one.close()
+            while self._ending:
+                await self._ending.pop().close()
             # What is told refers to the loop, so nothing else frees it. What still comes in its last moments (an answer
             # of a thread, the end of a task) must not begin anything anew.
             _lives[asyncio.get_running_loop()] = _OVER
@@ -131,6 +134,16 @@ class LoopLife:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def end(self, one: Closing) -> None:
+        """Close what nobody has any more: at once, and before the loop ends."""
+        self._ending.add(one)
+        if not self.over:
+            self.spawn(self._end(one))
+
+    async def _end(self, one: Closing) -> None:
+        await one.close()
+        self._ending.discard(one)
 
     def call_at(self, when: float, action: Callable[[], None]) -> Timer:
         entry = self._agenda.add(when, action)
@@ -164,6 +177,24 @@ def life() -> LoopLife:
     """Return what coordkit has in the running loop."""
     loop = asyncio.get_running_loop()
     return _lives.get(loop) or _lives.setdefault(loop, LoopLife())
+
+
+def end_in(known: ref[asyncio.AbstractEventLoop], one: Closing) -> None:
+    """Close something in its loop; for finalizers, which run in any thread and between any two instructions."""
+    loop = known()
+    if loop is not None and not loop.is_closed():
+        with suppress(RuntimeError):  # it was closed just now
+            loop.call_soon_threadsafe(_end, one)
+
+
+def _end(one: Closing) -> None:
+    life().end(one)
+
+
+def end_all(by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
+    """Close what there is for each loop."""
+    for loop, one in list(by_loop.items()):
+        end_in(ref(loop), one)
 
 
 class LoopWorker:

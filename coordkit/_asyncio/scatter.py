@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from redis import exceptions
 
 from coordkit import _redis
 from coordkit._asyncio.lines import connect
-from coordkit._asyncio.runtime import life
+from coordkit._asyncio.runtime import end_all, life
 from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import PipedWire, piped_on
 from coordkit._panel import pause_after, taught, unanswered
@@ -242,6 +242,7 @@ class RedisPanel:
         self._where = [_redis.where(client) for client in clients]
         self._patience = min(_redis.patience(client) for client in clients)
         self._homes: WeakKeyDictionary[asyncio.AbstractEventLoop, Lines] = WeakKeyDictionary()
+        finalize(self, end_all, self._homes).atexit = False  # nothing in them refers to us
 
     def __len__(self) -> int:
         return len(self._clients)

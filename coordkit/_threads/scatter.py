@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis import exceptions
@@ -20,7 +22,7 @@ from coordkit import _redis
 from coordkit._panel import taught, unanswered
 from coordkit._ports import Call, Enough
 from coordkit._threads.row import OWED, Instance, Row, Slot
-from coordkit._threads.runtime import RUNTIME, now
+from coordkit._threads.runtime import RUNTIME, now, weakly
 from coordkit._threads.wire import Wire
 from coordkit.errors import CoordError
 
@@ -33,11 +35,16 @@ class RedisPanel:
             _redis.check_client(client, flavour="blocking")
         self._instances = [Instance(client) for client in clients]
         self._patience = min(_redis.patience(client) for client in clients)
+        self._end: weakref.finalize[[deque[Row]], RedisPanel] | None = None
         self._reset()
 
     def _reset(self) -> None:
+        if self._end is not None:
+            self._end.detach()
         self._process = os.getpid()
         self._rows: deque[Row] = deque()  # the one used last is last
+        self._end = weakref.finalize(self, _close_later, self._rows)
+        self._end.atexit = False
         self._sweeping = False
         for instance in self._instances:
             instance.probing = False
@@ -69,7 +76,7 @@ class RedisPanel:
         self._rows.append(row)
         if not self._sweeping:
             self._sweeping = True
-            RUNTIME.call_at(row.used + _redis.IDLE, self._sweep)
+            RUNTIME.call_at(row.used + _redis.IDLE, weakly(self._sweep))
         return answers
 
     def _borrow(self) -> Row:
@@ -90,9 +97,20 @@ class RedisPanel:
             if row.used + _redis.IDLE > now():
                 self._rows.appendleft(row)
                 self._sweeping = True
-                RUNTIME.call_at(row.used + _redis.IDLE, self._sweep)
+                RUNTIME.call_at(row.used + _redis.IDLE, weakly(self._sweep))
                 return
             row.close()
+
+
+def _close_later(rows: deque[Row]) -> None:
+    """Close what nobody has any more; not here, in the middle of whatever the collector interrupted."""
+    if rows:
+        RUNTIME.call_at(now(), partial(_close_all, rows))
+
+
+def _close_all(rows: deque[Row]) -> None:
+    while rows:
+        rows.pop().close()
 
 
 class Asking:

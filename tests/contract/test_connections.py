@@ -2,30 +2,107 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
-from coordkit import AcquireTimeout, Lock
+import coordkit
+import coordkit.aio
 from coordkit.testing.servers import wait_until
 
 
-def test_they_end_with_their_client(coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str) -> None:
-    """A client for each job is common; asyncio's are closed with their loop, or when they were idle for a while."""
+def client_of(flavour: Any, server: Any, name: str) -> Any:
+    """Return a client that only its test closes."""
+    kind = redis.asyncio.Redis if flavour.is_async else redis.Redis
+    return kind.from_url(server.url, client_name=name)
+
+
+async def closed(client: Any, maybe: Any) -> None:
+    await maybe((getattr(client, "aclose", None) or client.close)())
+
+
+def count_of(admin: Any, name: str) -> Callable[[], int]:
+    return lambda: sum(one["name"] == name for one in admin.client_list())
+
+
+def tasks() -> int:
+    return len(asyncio.all_tasks())
+
+
+async def test_they_end_with_their_client(
+    flavour: Any,
+    maybe: Any,
+    coordkit_redis_server: Any,
+    coordkit_redis: Any,
+    coordkit_namespace: str,
+) -> None:
+    """A client for each job is common; and so is one whose last waiter left, and is remembered for its late grant."""
     name = coordkit_namespace.replace(":", "-")
-
-    def there() -> int:
-        return sum(one["name"] == name for one in coordkit_redis.client_list())
-
-    client = redis.Redis.from_url(coordkit_redis_server.url, client_name=name)
-    lock = Lock(client, f"{coordkit_namespace}:job", ttl=60)
-    with lock, pytest.raises(AcquireTimeout):
-        lock.acquire(timeout=0.5)  # listens, too
+    there = count_of(coordkit_redis, name)
+    before = tasks() if flavour.is_async else 0
+    client = client_of(flavour, coordkit_redis_server, name)
+    lock = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+    async with flavour.within(lock):
+        with pytest.raises(flavour.AcquireTimeout):
+            await maybe(lock.acquire(timeout=0.5))  # listens, too
     assert there() == 2
-    client.close()
+    await closed(client, maybe)
     del client, lock
     gc.collect()
 
+    await flavour.until(lambda: there() == 0)
+    if flavour.is_async:
+        await flavour.until(lambda: tasks() == before)
+
+
+async def test_they_end_with_their_quorum(
+    flavour: Any, maybe: Any, coordkit_redis_quorum: Any, coordkit_namespace: str
+) -> None:
+    name = coordkit_namespace.replace(":", "-")
+    admins = [redis.Redis.from_url(server.url) for server in coordkit_redis_quorum]
+
+    def there() -> int:
+        return sum(count_of(admin, name)() for admin in admins)
+
+    clients = [client_of(flavour, server, name) for server in coordkit_redis_quorum]
+    quorum = flavour.Quorum(clients)
+    await maybe(quorum.initialise())
+    async with flavour.within(flavour.QuorumLock(quorum, f"{coordkit_namespace}:job", ttl=60)):
+        pass
+    for client in clients:
+        await closed(client, maybe)
+    assert there() >= len(clients)
+    del client, clients, quorum
+    gc.collect()
+
+    await flavour.until(lambda: there() == 0)
+    for admin in admins:
+        admin.close()
+
+
+def test_they_end_with_a_client_that_a_loop_collects_last(
+    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str
+) -> None:
+    """Nothing is left to a loop that is closed: its transports would complain."""
+    name = coordkit_namespace.replace(":", "-")
+    there = count_of(coordkit_redis, name)
+
+    async def story() -> None:
+        client = redis.asyncio.Redis.from_url(coordkit_redis_server.url, client_name=name)
+        lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+        async with lock:
+            with pytest.raises(coordkit.AcquireTimeout):
+                await lock.acquire(timeout=0.2)
+        await (getattr(client, "aclose", None) or client.close)()
+        assert there() == 2
+        del client, lock
+        gc.collect()
+
+    asyncio.run(story())
     assert wait_until(lambda: there() == 0, 10)
+    gc.collect()  # warnings are errors
