@@ -16,8 +16,8 @@ class Shard:
 
     shard, patience, made = "a", 5.0, 1
 
-    def __init__(self, busy: Any, policy: str = "everysec", *, enabled: bool = True) -> None:
-        self.time, self.busy, self.policy, self.enabled = 0.0, busy, policy, enabled
+    def __init__(self, busy: Any, policy: str = "everysec", *, enabled: bool = True, parsed: bool = False) -> None:
+        self.time, self.busy, self.policy, self.enabled, self.parsed = 0.0, busy, policy, enabled, parsed
 
     def now(self) -> float:
         return self.time
@@ -27,7 +27,8 @@ class Shard:
 
     async def ask(self, commands: Any) -> Any:
         if commands[0][0] == b"CONFIG":
-            return [[b"appendfsync", self.policy.encode()]]
+            said = [b"appendfsync", self.policy.encode()]
+            return [{said[0]: said[1]} if self.parsed else said]  # as redis-py has it, and as the server says it
         pending = f"aof_pending_bio_fsync:{int(self.busy(self.time))}\r\naof_last_write_status:ok\r\n"
         return [f"aof_enabled:{int(self.enabled)}\r\n{pending if self.enabled else ''}".encode()]
 
@@ -36,14 +37,16 @@ class Shard:
 def test_a_whole_flush_that_began_later_has_ended(now_and_then: tuple[float, ...]) -> None:
     """One may be under way, which began before; the next begins within a second after that."""
     began, ended, again, over = now_and_then
-    shard: Any = Shard(lambda time: began <= time < ended or again <= time < over)
-    run(flushed(shard, shard))
-    assert max(over, 1.5) <= shard.time < over + 1.7
+    for parsed in (False, True):
+        shard: Any = Shard(lambda time: began <= time < ended or again <= time < over, parsed=parsed)
+        run(flushed(shard, shard))
+        assert max(over, 1.5) <= shard.time < over + 1.7
 
 
+@pytest.mark.parametrize("parsed", [False, True])
 @pytest.mark.parametrize("options", [{"policy": "always"}, {"policy": "no"}, {"enabled": False}])
-def test_nothing_is_waited_for_where_nothing_can_be(options: Any) -> None:
-    shard: Any = Shard(lambda _: True, **options)
+def test_nothing_is_waited_for_where_nothing_can_be(options: Any, *, parsed: bool) -> None:
+    shard: Any = Shard(lambda _: True, parsed=parsed, **options)
     run(flushed(shard, shard))
     assert shard.time == 0.0
 
