@@ -41,6 +41,10 @@ def refused(call: float, end: float) -> Op:
     return Op("r", "acquire", call, end, {"refused": True})
 
 
+def waited_in_vain(call: float, end: float) -> Op:
+    return Op("v", "acquire", call, end, {"refused": True, "timeout": end - call})
+
+
 def waited(token: int, call: float, end: float) -> Op:
     return Op("w", "acquire", call, end, {"token": token, "timeout": 2.0})
 
@@ -73,6 +77,9 @@ def test_owner_mutex(good: bool, story: str, ops: list[Op]) -> None:
 
 
 FREED = [got(1, 0, 0.05), gave(1, 0.06, 0.1)]
+# Asked for at 0.05, granted at 0.3 or later: who holds it believes for as long as if it had been granted at 0.05.
+LATE = [got(1, 0, 0.1), gave(1, 0.3, 0.4), got(2, 0.05, 0.5, until=1.04)]
+FORGOTTEN = [got(1, 0, 0.1), forgot(0.2, 0.3), got(2, 0.35, 0.4)]
 LEASES = [
     (True, "one after the other", [got(1, 0, 0.1), gave(1, 0.2, 0.3), got(2, 0.4, 0.5)]),
     (True, "after the ttl", [got(1, 0, 0.1), got(2, 0.5, 1.2)]),
@@ -88,6 +95,13 @@ LEASES = [
     ),
     (True, "held until it ended", [got(1, 0, 0.1, until=0.99), looked(1, 0.9, 0.99), got(2, 0.95, 1.1)]),
     (True, "given back in doubt", [got(1, 0, 0.1), gave(1, 0.2, 0.3, released=False), got(2, 0.4, 0.5)]),
+    (True, "given back as soon as not believed", [*LATE, got(3, 0.9, 1.2), gave(2, 1.25, 1.25, released=False)]),
+    (True, "given back as soon as not believed, and killed before saying so", [*LATE, got(3, 0.9, 1.2)]),
+    (True, "given back in doubt by one who was forgotten", [*FORGOTTEN, gave(1, 0.45, 0.5), gave(2, 0.6, 0.7)]),
+    (True, "refused by one who has just waited in vain", [*FREED, waited_in_vain(0.05, 0.2), refused(0.25, 0.3)]),
+    (False, "while it was believed", [*LATE, got(3, 0.9, 1.0), gave(2, 1.25, 1.25, released=False)]),
+    (False, "not believed, and given back for certain later", [*LATE, got(3, 0.9, 1.2), gave(2, 1.22, 1.25)]),
+    (False, "given back for another by one who was forgotten", [*FORGOTTEN, gave(1, 0.45, 0.5), got(3, 0.6, 0.7)]),
     (False, "before the ttl", [got(1, 0, 0.1), got(2, 0.5, 0.9)]),
     (False, "before the ttl of a renewal", [got(1, 0, 0.1), looked(1, 0.8, 1.7), got(2, 1.1, 1.4)]),
     (False, "renewed after it was forgotten", [got(1, 0, 0.1), forgot(0.2, 0.3), looked(1, 0.9, 1.8)]),

@@ -7,6 +7,7 @@ most lenient choice, so what is found is found for certain.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -16,12 +17,15 @@ from regime.history import Op
 
 
 class Standing(NamedTuple):
-    """What the server keeps: the owner's token (0: free), when it may end at the earliest, the time, the last token."""
+    """What the server keeps: the owner's token (0: free), when it may end at the earliest, the time, the last token;
+    and whose lease it was made to forget last.
+    """
 
     owner: int = 0
     ends: float = 0.0
     time: float = 0.0
     last: int = 0
+    forgotten: int = 0
 
 
 def lease_model(ops: Iterable[Op], *, ttl: float, drift: float, budget: int | None = None) -> list[str]:
@@ -29,14 +33,16 @@ def lease_model(ops: Iterable[Op], *, ttl: float, drift: float, budget: int | No
 
     ``acquire`` and ``renew`` say until when their lease believes (``until``), and so does a ``look``: the server has
     promised that much, whoever asked for it. A refusal needs an owner. That may be somebody who does not know of it:
-    who waits, and was handed the lock just now, or whose acquisition has an unknown outcome. While there is such a
-    one, a refusal is not looked at.
+    who waits, and was handed the lock just now, or has waited in vain and does not stand in the queue for much longer,
+    or whose acquisition has an unknown outcome. While there is such a one, a refusal is not looked at.
+
+    Whom the server was made to forget may be told that he gave back: where his first request got no answer, the
+    library takes what the second one finds for the work of the first.
     """
     ops = list(ops)
     unseen = _Unseen(ops, ttl)
     events = [event for op in ops for event in _events(op, ttl, unseen)]
-    # A release of unknown outcome was done at any time since its call, or never.
-    free = {op.token: op.call for op in ops if op.what == "release" and not op.released}
+    free = _perhaps_given_back(ops, ttl * (1 - drift))
 
     def step(now: Standing, event: Event) -> Standing | None:
         if event.what == "grant" and now.owner in free:
@@ -47,13 +53,30 @@ def lease_model(ops: Iterable[Op], *, ttl: float, drift: float, budget: int | No
     return [] if wrong is None else [f"lease_model: {wrong}"]
 
 
+def _perhaps_given_back(ops: list[Op], ttl: float) -> dict[int, float]:
+    """Return since when those leases may have been given back of which no release says so for certain.
+
+    A release of unknown outcome was done at any time since its call, or never. And whoever believes no more gives back
+    by himself, unseen, before he calls for anything or is killed. The server would have kept it longer: it counts from
+    when it granted, a lease from when it was asked for.
+    """
+    since: dict[int, float] = {}
+    for op in ops:
+        if op.token and op.known and (op.what == "acquire" or op.until):
+            since[op.token] = max(since.get(op.token, 0.0), op.until or op.call + ttl)
+    for op in ops:
+        if op.what == "release" and op.token in since:
+            since[op.token] = -math.inf if op.released else min(since[op.token], op.call)
+    return {token: at for token, at in since.items() if at > -math.inf}
+
+
 class _Unseen:
     """From when to when which acquisitions may have owned the lock without knowing."""
 
     def __init__(self, ops: list[Op], ttl: float) -> None:
         self._spans: list[tuple[float, float, Op]] = []
         for op in ops:
-            if op.what == "acquire" and not op.token and not op.refused:
+            if op.what == "acquire" and not op.token and (op.timeout or not op.refused):
                 self._spans.append((op.call, (op.end if op.known else op.call) + 3 * ttl + 1, op))
             elif op.what == "acquire" and op.timeout:
                 self._spans.append((op.call, op.end, op))
@@ -95,9 +118,13 @@ def _step(now: Standing, event: Event, ttl: float, drift: float) -> Standing | N
         return None
     after: Standing | None = None
     if event.what == "grant" and event.token > now.last:
-        after = Standing(event.token, time + ttl, time, event.token)
-    elif event.what == "forget" or (event.what == "release" and now.owner == event.token):
-        after = Standing(0, 0.0, time, now.last)
+        after = Standing(event.token, time + ttl, time, event.token, now.forgotten)
+    elif event.what == "forget":
+        after = Standing(0, 0.0, time, now.last, now.owner or now.forgotten)
+    elif event.what == "release" and now.owner == event.token:
+        after = Standing(0, 0.0, time, now.last, now.forgotten)
+    elif event.what == "release" and now.forgotten == event.token:
+        after = now._replace(time=time)
     elif event.what == "refusal" and now.owner:
         after = now._replace(time=time)
     elif event.what == "held" and now.owner == event.token:
