@@ -7,7 +7,6 @@ times, or health that was not green.
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -38,13 +37,12 @@ def run(
 ) -> Verdict:
     """Do one run of ``seconds`` (longer, where every fault must fire three times); ``keep`` takes the logs."""
     what = WORKLOADS[workload]
-    verdict = Verdict(workload, seed, seconds, mutant, kind)
+    verdict = Verdict(workload, seed, seconds, mutant, kind, control=what.control)
     began = now()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coordkit-regime-")))
         _Run(what, verdict, directory, stack).go()
-        if keep is not None:
-            shutil.copytree(directory, keep, dirs_exist_ok=True)
+        verdict.keep(directory, keep)
     verdict.took = now() - began
     return verdict
 

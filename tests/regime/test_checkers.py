@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from regime.checkers.around import MOST
 from regime.checkers.late_writes import late_writes
 from regime.checkers.lease_model import lease_model
 from regime.checkers.linearizable import Event, why_not
@@ -126,6 +127,36 @@ LEASES = [
 @pytest.mark.parametrize(("good", "story", "ops"), LEASES, ids=[story for _, story, _ in LEASES])
 def test_lease_model(good: bool, story: str, ops: list[Op]) -> None:
     assert (lease_model(ops, ttl=TTL, drift=0.02) == []) is good
+
+
+def test_lease_model_says_what_fits_nowhere_and_what_stood_around_it() -> None:
+    """The search went furthest with 4 in front of 3, where 3 does not fit any more than behind 2."""
+    bad = [*LATE, got(3, 0.9, 1.0), got(4, 0.95, 1.6), gave(2, 1.25, 1.25, released=False), got(5, 9, 10)]
+
+    [found] = lease_model(bad, ttl=TTL, drift=0.02)
+    first, *around = found.split("\n")
+
+    assert "grant 3 [0.9000, 1.0000] fits nowhere" in first
+    assert "Standing(owner=4," in first
+    assert [line.split()[:2] for line in around[1:]] == [
+        ["a1", "acquire"],
+        ["a2", "acquire"],
+        ["a1", "release"],
+        ["a3", "acquire"],
+        ["a4", "acquire"],
+        ["a2", "release"],
+    ]
+    assert around[2].endswith("token 2, until 0.1400")
+    assert around[-1].endswith("[  0.3500,   0.3500] token 2, released False")
+
+
+def test_what_stands_around_is_not_all_there_is() -> None:
+    ops = [got(i, i / 100, i / 100 + 0.005) for i in range(1, 300)]
+
+    [found] = lease_model(ops, ttl=TTL, drift=0.02)
+
+    assert len(found.split("\n")) == MOST + 3
+    assert found.endswith(" more")
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,7 +6,6 @@ three times, or health that was not green.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,8 +47,7 @@ def run(workload: str, seed: int, seconds: float, *, mutant: str = "", keep: Pat
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coordkit-regime-")))
         _Run(what, verdict, directory, stack).go()
-        if keep is not None:
-            shutil.copytree(directory, keep, dirs_exist_ok=True)
+        verdict.keep(directory, keep)
     verdict.took = now() - began
     return verdict
 

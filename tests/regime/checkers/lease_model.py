@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from regime.checkers.around import around
 from regime.checkers.linearizable import Event, why_not
 from regime.history import Op
 
@@ -50,7 +51,7 @@ def lease_model(ops: Iterable[Op], *, ttl: float, drift: float, budget: int | No
         return _step(now, event, ttl * (1 - drift), drift)
 
     wrong = why_not(events, Standing(), step, budget=budget)
-    return [] if wrong is None else [f"lease_model: {wrong}"]
+    return [] if wrong is None else ["\n".join([f"lease_model: {wrong}", *around(ops, wrong.at, ttl)])]
 
 
 def _perhaps_given_back(ops: list[Op], ttl: float) -> dict[int, float]:
@@ -123,9 +124,7 @@ def _step(now: Standing, event: Event, ttl: float, drift: float) -> Standing | N
         after = Standing(0, 0.0, time, now.last, now.owner or now.forgotten)
     elif event.what == "release" and now.owner == event.token:
         after = Standing(0, 0.0, time, now.last, now.forgotten)
-    elif event.what == "release" and now.forgotten == event.token:
-        after = now._replace(time=time)
-    elif event.what == "refusal" and now.owner:
+    elif (event.what == "release" and now.forgotten == event.token) or (event.what == "refusal" and now.owner):
         after = now._replace(time=time)
     elif event.what == "held" and now.owner == event.token:
         ends = event.until - (event.until - event.call) * drift

@@ -31,12 +31,26 @@ class Event:
         return f"{self.what} {self.token or ''} [{self.call:.4f}, {self.end:.4f}]"
 
 
+@dataclass(frozen=True)
+class Stuck:
+    """Why there is no order, and the event around which to look for the reason."""
+
+    why: str
+    at: Event
+
+    def __str__(self) -> str:
+        return self.why
+
+
 State = TypeVar("State", bound=Hashable)
 Step = Callable[[State, Event], State | None]
 
 
-def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget: int | None = None) -> str | None:
+def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget: int | None = None) -> Stuck | None:
     """Return None if ``events`` can be put in order, else how far the search came, or that its budget was spent.
+
+    The operation that it names is the first that no attempt could place with all those before it; the state is of the
+    attempt that did so with the most of the others, but that may have begun to go wrong long before.
 
     ``step`` gives the state after an event, or None where the model does not allow it there.
     """
@@ -46,20 +60,21 @@ def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget:
     # A place in the search: all before `low` are done, and of those after it the ones whose bit is set; how many are
     # done; the state; where to go on among the candidates.
     stack: list[tuple[int, int, int, State, int]] = [(0, 0, 0, start, 0)]
-    best, stuck = -1, start
+    best, stuck = (-1, -1), start
     while stack:
         low, done, count, state, index = stack.pop()
         if count == len(events):
             return None
-        if count > best:
-            best, stuck = count, state
+        if (low, count) > best:
+            best, stuck = (low, count), state
         candidates = _candidates(events, low, done)
         while index < len(candidates):
             position = candidates[index]
             index += 1
             steps -= 1
             if steps < 0:
-                return f"the search ran out of its budget, {best} of {len(events)} operations in order"
+                why = f"the search ran out of its budget, {best[1]} of {len(events)} operations in order"
+                return Stuck(why, events[best[0]])
             after = step(state, events[position])
             if after is None:
                 continue
@@ -70,7 +85,9 @@ def why_not(events: Sequence[Event], start: State, step: Step[State], *, budget:
             stack.append((low, done, count, state, index))
             stack.append((place[0], place[1], count + 1, after, 0))
             break
-    return f"no order is possible after {best} of {len(events)} operations; the furthest state is {stuck}"
+    nowhere = events[best[0]]
+    why = f"no order is possible after {best[1]} of {len(events)} operations: {nowhere} fits nowhere; the furthest "
+    return Stuck(f"{why}state is {stuck}", nowhere)
 
 
 def _candidates(events: Sequence[Event], low: int, done: int) -> list[int]:
