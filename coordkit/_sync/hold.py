@@ -84,7 +84,9 @@ class Lease:
     def release(self) -> bool:
         """Give it back; return False if it was no longer ours, and if it was given back before.
 
-        Raises ``StoreUnavailable`` if no answer came: it is then given back in the background, or ends with its ttl.
+        If a first request got no answer, and another finds it gone before its deadline, the first counts as what gave
+        it back: True is wrong then if the lock was broken, or forgotten by its server, just before. Raises
+        ``StoreUnavailable`` if no answer came: it is then given back in the background, or ends with its ttl.
         """
         return run(self._core.release())
 

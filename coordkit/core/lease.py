@@ -267,7 +267,8 @@ class Lease:
             raise
         given_back = said is _GIVEN_BACK
         if not given_back and (self.grantor.keeper.repeats or not sure):
-            # Before our deadline nothing but a first request of ours can have taken it away, or handed it on.
+            # Before our deadline nothing but a first request of ours can have taken it away, or handed it on; save for
+            # an operator, or a server that forgets, and no answer could tell these from it.
             given_back = self._runtime.now() < self.expires
         if not given_back:
             self._why = "it was gone when it was given back: it expired early, or was taken away"
