@@ -7,12 +7,14 @@ whoever waits listens there, as after a broken connection. A shard that is away 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from coordkit._ports import Call, Confirm, Form, Inbox, Runtime, Store
+from coordkit.core.beside import side_by_side
 from coordkit.core.keepers import Keepers
-from coordkit.errors import CoordError, CrossShardError
+from coordkit.errors import CrossShardError, StoreUnavailable
 
 
 class Shards(Protocol):
@@ -30,6 +32,7 @@ class ShardedStore:
     """The stores of a sharded client as one; ``store_of`` returns the one of a client."""
 
     def __init__(self, runtime: Runtime, shards: Shards, store_of: Callable[[Any], Store]) -> None:
+        self._runtime = runtime
         self._shards = shards
         self._store_of = store_of
         self.keeper = Keepers(runtime, self, self._kept_for)
@@ -70,15 +73,18 @@ class ShardedStore:
         if len(places) == 1:
             [(store, _)] = places.values()
             return await store.run_many(calls, within=within)
-        replies: list[Any] = [None] * len(calls)
-        for store, mine in places.values():
+        replies = unanswered(calls, within)
+
+        async def ask(store: Store, mine: Sequence[int]) -> None:
             try:
                 answered = await store.run_many([calls[i] for i in mine], within=within)
-            except CoordError as error:  # this shard's affair
+            except Exception as error:  # noqa: BLE001  this shard's affair, also what its credential provider raises
                 answered = [error] * len(mine)
             for i, reply in zip(mine, answered, strict=True):
                 replies[i] = reply
-        return replies
+
+        await side_by_side(self._runtime, [partial(ask, *place) for place in places.values()], within=within)
+        return list(replies)  # what comes later nobody waits for
 
     def cannot_confirm(self) -> str | None:
         reasons = [self._store_of(client).cannot_confirm() for client in self._shards.shards().values()]
@@ -90,6 +96,12 @@ class ShardedStore:
 
     def _check(self, name: str, keys: Sequence[bytes]) -> None:
         check_one_shard(self._shards, name, keys)
+
+
+def unanswered(calls: Sequence[tuple[str, Call]], within: float | None) -> list[Any]:
+    """Return what stands in the place of each reply until it comes."""
+    bound = "" if within is None else f" within {within:.3g} s"
+    return [StoreUnavailable(name, f"its shard did not answer{bound}") for name, _ in calls]
 
 
 def check_one_shard(shards: Shards, name: str, keys: Sequence[bytes]) -> None:

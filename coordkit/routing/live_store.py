@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from coordkit._ports import Call, Confirm, Form, Runtime, Store
-from coordkit.core.shards import ShardedStore, Shards, check_one_shard
+from coordkit.core.beside import side_by_side
+from coordkit.core.shards import ShardedStore, Shards, check_one_shard, unanswered
 from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 from coordkit.routing.client_errors import Outdated
 from coordkit.routing.live import Live
@@ -44,7 +46,6 @@ class LiveStore(ShardedStore):
                 "be given up with the locks, fences and token counters that it has; one that is no cache is allowed"
             )
         self._live = shards._live  # noqa: SLF001  its own client's
-        self._runtime = runtime
 
     def _kept_for(self, key: Any) -> str:
         """Return the shard, or for what moves the way that it goes: its mover may be dead, or its source down."""
@@ -69,7 +70,7 @@ class LiveStore(ShardedStore):
         until = math.inf if within is None else self._runtime.now() + within
         moment = self._live.now
         places: dict[tuple[bool, str], list[int]] = {}
-        replies: list[Any] = [None] * len(calls)
+        replies = unanswered(calls, within)
         for i, (name, call) in enumerate(calls):
             try:
                 check_one_shard(moment, name, call.keys)
@@ -78,20 +79,26 @@ class LiveStore(ShardedStore):
                 continue
             moves = any(moment._move_of(key) for key in call.keys)  # noqa: SLF001  one library
             places.setdefault((moves, moment.shard_for(call.keys[0])), []).append(i)
-        for (moves, shard), mine in sorted(places.items()):  # what stays waits for nothing that moves
-            decided = moment.epoch
+
+        async def ask(moves: bool, shard: str, mine: list[int]) -> None:
+            decided, answered = moment.epoch, list[Any]()
             try:
                 if moves:
-                    mine, decided = await self._brought(moment, calls, mine, until, replies)  # noqa: PLW2901  the others have failed
-                    if not mine:
-                        continue
-                answered = await moment._port(shard, decided).run_many([calls[i][1] for i in mine])  # noqa: SLF001  one library
+                    mine, decided = await self._brought(moment, calls, mine, until, replies)  # the others have failed
+                if mine:
+                    answered = await moment._port(shard, decided).run_many([calls[i][1] for i in mine])  # noqa: SLF001  one library
             except Outdated:  # and by the newer topology they may be on several shards
                 answered = [await self._settled(*calls[i]) for i in mine]
-            except CoordError as error:  # this shard's affair
+            except Exception as error:  # noqa: BLE001  this shard's affair, also what its credential provider raises
                 answered = [error] * len(mine)
             for i, reply in zip(mine, answered, strict=True):
                 replies[i] = reply
+
+        groups = [partial(ask, moves, shard, mine) for (moves, shard), mine in places.items()]
+        if len(groups) == 1:
+            await groups[0]()
+        else:  # what stays waits for nothing that moves, and no shard for another
+            await side_by_side(self._runtime, groups, within=within)
         return [
             _meant(calls[i][0], reply) if isinstance(reply, CoordError) else reply for i, reply in enumerate(replies)
         ]

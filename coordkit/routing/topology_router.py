@@ -5,6 +5,8 @@
 - SCAN and KEYS go through the shards in the order of `coordkit.routing.sweep`, so that they miss no key that moves. A
   key may be returned twice by SCAN. One that was deleted while its slot moves may be shown from the source, until it is
   removed there.
+- Nobody but coordkit writes it: a command that would write such a key by its name is refused, before anything is sent.
+  It may be read.
 - DBSIZE and RANDOMKEY look at whole shards: a key that was brought and not removed yet counts at both.
 """
 
@@ -18,10 +20,11 @@ from zlib import crc32
 
 from coordkit.errors import CrossShardError
 from coordkit.routing import keyless
-from coordkit.routing.commands import wire_arguments
+from coordkit.routing.commands import ASK, key_positions, wire_arguments
 from coordkit.routing.fence import is_local, local_key
 from coordkit.routing.plan import Part, Plan, first
-from coordkit.routing.router import Router
+from coordkit.routing.reads import WRITE
+from coordkit.routing.router import SPLIT, Router
 from coordkit.routing.scanning import Place, scan_plan
 from coordkit.routing.sweep import order
 from coordkit.routing.topology import Topology
@@ -39,6 +42,8 @@ class TopologyRouter(Router):
 
     topology: Topology
     moving: frozenset[int] = frozenset()
+    _kept: bytes  # what all keys begin with that a shard has for itself
+    _kept_text: str
 
     @classmethod
     def of(cls, topology: Topology, encoder: Any) -> TopologyRouter:
@@ -46,13 +51,62 @@ class TopologyRouter(Router):
         kind = MovingRouter if topology.moves else cls
         self = kind(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
         self.topology, self.moving = topology, frozenset(topology.moving)
+        self._kept = local_key(topology.name, "")
+        self._kept_text = self._kept.decode()
         return self
+
+    # -- what a shard keeps for itself
+
+    def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
+        """Return the shard of a command that goes there as it is; None for any other."""
+        if len(args) > 1 and args[0] in self._of_first_key:
+            key = args[1]
+            if key.startswith(self._kept_text) if type(key) is str else self.bytes_of(key).startswith(self._kept):
+                return None  # it is planned, and looked at
+            return self.route(key)
+        return None
+
+    def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
+        """Return the shards of commands that all go there as they are; None if one does not."""
+        names = [args[0] if len(args) > 1 else "" for args, _ in commands]
+        if not self._of_first_key.issuperset(names):
+            return None
+        keys = [args[1] for args, _ in commands]
+        return None if self._may_be_kept(keys) else self.route_many(keys)
+
+    def _may_be_kept(self, keys: Sequence[Any]) -> bool:
+        """Return whether one of these may be a key of that kind, as fast as can be said of a hundred."""
+        try:
+            return self._kept_text in "\0".join(keys)
+        except TypeError:  # not all are text
+            return any(self.bytes_of(key).startswith(self._kept) for key in keys)
+
+    def _routed(self, name: str, keys: Sequence[Any], args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
+        if name not in keyless.PUBLISHING:  # a channel is no key
+            self._check_kept(name, keys, args)
+        return super()._routed(name, keys, args, options)
+
+    def _split(self, name: str, wire: Sequence[Any], args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
+        self._check_kept(name, wire[1 :: SPLIT[name]], args)
+        return super()._split(name, wire, args, options)
+
+    def _check_kept(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> None:
+        kept = [key for key in keys if self.bytes_of(key).startswith(self._kept)]
+        if kept and self.kind_of(args) == WRITE:
+            raise CrossShardError(
+                name.replace("|", " "),
+                f"{kept[0]!r} is what each shard of topology {self.topology.name!r} keeps for itself, and coordkit "
+                "alone writes it: without it no client could tell who owns what. Nothing was sent; choose another key",
+                shards={},
+            )
 
     def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         """Say what is sent to put a command to each shard."""
         wire = wire_arguments(args)
         name = self._name(wire)
         _check_swap(name)
+        if (rule := self._rules.get(name, "")) not in {"", ASK}:
+            self._check_kept(name, [wire[i] for i in key_positions(rule, wire)], args)
         if name not in _FLUSHES:
             return super().plan_everywhere(args, options)
         return self._flush(name, wire, keyless.by_shard(self.placement.shards))

@@ -17,11 +17,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ConnectionError  # noqa: A004  redis-py's own
 
+from coordkit.routing import command_table
 from coordkit.routing.client_errors import Outdated
 
-_NAMES = (
-    "BLPOP BRPOP BLMOVE BLMPOP BRPOPLPUSH BZPOPMIN BZPOPMAX BZMPOP XREAD XREADGROUP".split()  # noqa: SIM905  as the table
-)
+_NAMES = command_table.BLOCKING.split()
 
 WAITING = frozenset({*_NAMES, *(name.lower() for name in _NAMES), *(name.encode() for name in _NAMES)})
 """Commands that may wait until somebody else writes."""
