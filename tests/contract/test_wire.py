@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from coordkit import _reader, _redis
+from coordkit._asyncio.wire import hang_up
 from coordkit._ports import Call, Form
 from coordkit._run import run
 from coordkit.scripts import load
@@ -143,3 +144,23 @@ def test_a_form_that_is_filled_in_is_what_redis_py_sends(name: str) -> None:
         theirs = redis.Connection().pack_command(*_redis.evalsha(form.call(holder)))
 
         assert packed == b"".join(theirs) == _redis.packed(form.call(holder))
+
+
+async def test_a_connection_whose_transport_knows_no_abort_is_closed() -> None:
+    """As those of fakeredis: what stands for a transport there can only be closed."""
+
+    class Stream:
+        transport = object()
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Connection:
+        _writer = stream = Stream()
+
+        async def disconnect(self, **_: bool) -> None:
+            self._writer = None
+
+    await hang_up(Connection())
+    assert Connection.stream.closed
