@@ -259,7 +259,12 @@ def refusal(error: Exception, name: str, server: str) -> StoreRefused | None:
 
 def evalsha(call: Call) -> tuple[Any, ...]:
     """Return the command that runs a script which the server knows."""
-    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+    return ("EVALSHA", call.script.sha, *_plain(len(call.keys), *call.keys, *call.args))
+
+
+def _plain(*words: bytes | str | int) -> tuple[bytes, ...]:
+    """Return words as bytes: hiredis crashes where a signal handler raises while it formats a number."""
+    return tuple(word if isinstance(word, bytes) else str(word).encode() for word in words)
 
 
 def packed(call: Call) -> bytes:
@@ -332,15 +337,15 @@ def evals(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
             commands.append(evalsha(call))
         else:
             taught.add(call.script)
-            commands.append(("EVAL", call.script.source, len(call.keys), *call.keys, *call.args))
+            commands.append(("EVAL", call.script.source, *_plain(len(call.keys), *call.keys, *call.args)))
     return commands
 
 
 def confirming(command: tuple[Any, ...], confirm: Confirm) -> list[tuple[Any, ...]]:
     """Return the commands that write, and wait for the copies."""
     within = max(1, math.ceil(confirm.within * 1000))  # 0 would wait for ever
-    wait = ("WAITAOF", 1, confirm.replicas, within) if confirm.fsync else ("WAIT", confirm.replicas, within)
-    return [command, wait]
+    copies = (1, confirm.replicas) if confirm.fsync else (confirm.replicas,)
+    return [command, ("WAITAOF" if confirm.fsync else "WAIT", *_plain(*copies, within))]
 
 
 def confirmed(replies: list[Any], confirm: Confirm, name: str, server: str) -> tuple[Any, int, int]:

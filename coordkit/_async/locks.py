@@ -38,7 +38,10 @@ class Lock(Inspected, Holdable):
     :param fsync: wait until each grant is on the server's disk, too (``WAITAOF``; Redis 7.2 with ``appendonly yes``).
     :param reentrant: a task that holds it acquires it again at once, with the same token; counted, so that the last
         release gives it back. A lease may be given back by another task, and counts for the one that acquired it;
-        what a task did not give back before it ended is held on, and inherited by no other.
+        what a task did not give back before it ended is held on, and inherited by no other. So await ``acquire`` in
+        the task that will hold it: ``gather``, ``create_task`` and, before Python 3.12, ``wait_for`` run it in a task
+        that ends with it, and who then acquires again waits for itself (which is logged). For a bound in time use
+        ``acquire(timeout=...)`` or ``asyncio.timeout``.
     :param label: a text of yours, 100 bytes at most, that ``holder()`` and ``waiters()`` show beside host and process.
     :param compatible_with: ``"redis-py"``: lock the key ``name`` itself, as ``redis.lock.Lock`` does, so that both
         exclude each other. Then nobody is handed the lock: all ask again and again, in no order, and tokens rise among

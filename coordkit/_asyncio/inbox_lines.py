@@ -40,7 +40,7 @@ async def _read(known: ref[InboxLines], line: Line) -> None:
     try:
         while True:
             try:
-                reply = await line.connection.read_response(disable_decoding=True)
+                reply = await line.connection.read_response(disable_decoding=True, disconnect_on_error=False)
             except exceptions.ResponseError as error:
                 refuse(line.asked, error)
             else:
@@ -49,11 +49,13 @@ async def _read(known: ref[InboxLines], line: Line) -> None:
                 lines.dispatch(line, reply)
                 del lines
             line.heard = now()
-    except (exceptions.RedisError, OSError):
-        pass  # it broke; whoever waits is told so
-    finally:
+    except GeneratorExit:
+        raise  # its loop was closed by hand: nothing can be awaited any more
+    except BaseException as error:
         if (lines := known()) is not None:
-            await lines.broken(line)
+            await lines.broken(line)  # whoever waits is told so
+        if not isinstance(error, exceptions.RedisError | OSError):
+            raise
 
 
 async def _watch(known: ref[InboxLines], line: Line) -> None:

@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coordkit import _redis
-from coordkit._asyncio.runtime import end_all, life
+from coordkit._asyncio.runtime import end_all, forget_closed, life
 from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import FastWire, Wire, hang_up, wire_on
 from coordkit._ports import Call, Confirm
@@ -278,6 +278,7 @@ class Lines:
         loop = asyncio.get_running_loop()
         home = self._homes.get(loop)
         if home is None:
+            forget_closed(self._homes)
             home = self._homes[loop] = Home()
         return home
 

@@ -14,7 +14,7 @@ from coordkit import _redis
 from coordkit._asyncio.cluster import Nodes
 from coordkit._asyncio.inbox import Inbox
 from coordkit._asyncio.lines import Lines
-from coordkit._asyncio.runtime import RUNTIME
+from coordkit._asyncio.runtime import RUNTIME, forget_closed
 from coordkit._inbox import Told
 from coordkit._ports import Call, Confirm, Form
 from coordkit.core.keeper import Keeper
@@ -45,6 +45,7 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         inbox = self._inboxes.get(loop)
         if inbox is None:
+            forget_closed(self._inboxes)
             inbox = self._inboxes[loop] = Inbox(self, self._client, self._told, keeps=self._lines is not None)
         return inbox
 

@@ -133,6 +133,8 @@ class LoopLife:
         task = asyncio.get_running_loop().create_task(work, name="coordkit")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Who closes a loop by hand ends none of its tasks. asyncio complains of each, and nobody could mend it.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  as asyncio's own helpers do
         return task
 
     def end(self, one: Closing) -> None:
@@ -176,7 +178,22 @@ _lives: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLife] = WeakKeyDictiona
 def life() -> LoopLife:
     """Return what coordkit has in the running loop."""
     loop = asyncio.get_running_loop()
-    return _lives.get(loop) or _lives.setdefault(loop, LoopLife())
+    known = _lives.get(loop)
+    if known is None:
+        forget_closed(_lives)
+        known = _lives.setdefault(loop, LoopLife())
+    return known
+
+
+def forget_closed(by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
+    """Drop what there was for loops that were closed, before there is something for another.
+
+    A loop that is closed by hand tells nobody, and what there is for it refers to it: nothing else would free the two.
+    """
+    for known in by_loop.keyrefs():
+        loop = known()
+        if loop is not None and loop.is_closed():
+            by_loop.pop(loop, None)
 
 
 def end_in(known: ref[asyncio.AbstractEventLoop], one: Closing) -> None:

@@ -19,7 +19,7 @@ from redis import exceptions
 
 from coordkit import _redis
 from coordkit._asyncio.lines import connect
-from coordkit._asyncio.runtime import end_all, life
+from coordkit._asyncio.runtime import end_all, forget_closed, life
 from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import PipedWire, piped_on
 from coordkit._panel import pause_after, taught, unanswered
@@ -262,6 +262,7 @@ class RedisPanel:
         loop = asyncio.get_running_loop()
         home = self._homes.get(loop)
         if home is None:
+            forget_closed(self._homes)
             home = self._homes[loop] = Lines(self._clients, self._patience)
         present = now()
         home.used(present)

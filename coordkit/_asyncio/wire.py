@@ -37,7 +37,12 @@ async def hang_up(connection: Any) -> None:
     stream = getattr(connection, "_writer", None)
     await connection.disconnect(nowait=True)
     if stream is not None:
-        stream.transport.abort()
+        _cut(stream)
+
+
+def _cut(stream: Any) -> None:
+    """Close the transport of a stream without a goodbye; what stands for one in tests (fakeredis) may only close."""
+    getattr(stream.transport, "abort", stream.close)()
 
 
 class Wire:
@@ -83,7 +88,7 @@ class Wire:
     def give_up(self) -> None:
         """End the wait of whoever waits: it took too long."""
         self.late = True
-        self.connection._writer.transport.abort()  # noqa: SLF001  wakes whoever reads; its own timeouts cost tasks
+        _cut(self.connection._writer)  # noqa: SLF001  wakes whoever reads; its own timeouts cost tasks
 
     async def close(self) -> None:
         await hang_up(self.connection)

@@ -99,8 +99,16 @@ class Row:
     # -- connecting
 
     def connect(self, i: int) -> None:
+        """Have a connection made; raise redis-py's ConnectionError where no thread can be started for it."""
+        thread = threading.Thread(target=self._connect, args=(i,), name="coordkit-connect", daemon=True)
         self.slots[i].connecting = True
-        threading.Thread(target=self._connect, args=(i,), name="coordkit-connect", daemon=True).start()
+        try:
+            thread.start()
+        except BaseException as error:  # else nobody would try again: that is for the thread to say
+            self.slots[i].connecting = self.instances[i].probing = False
+            if isinstance(error, RuntimeError):
+                raise exceptions.ConnectionError(f"not connected to: {error}") from error
+            raise
 
     def _connect(self, i: int) -> None:
         arrived: Wire | Exception

@@ -39,6 +39,8 @@ _HOST = (
 
 _IDLE = 1.0  # seconds a worker thread waits for more work before it ends
 
+_PUT_OFF = 0.1  # seconds before a worker thread that could not be started is tried again
+
 
 now: Callable[[], float] = partial(time.clock_gettime, _CLOCK)
 """Return the time."""
@@ -230,7 +232,11 @@ class ThreadWorker:
 
     def poke(self) -> None:
         self._pending = True
-        self._thread.wake()
+        try:
+            self._thread.wake()
+        except RuntimeError as error:  # too many threads: what is to be done may wait, but must not be forgotten
+            _log.warning("background work is put off for %s s: %s", _PUT_OFF, error)
+            RUNTIME.call_at(now() + _PUT_OFF, weakly(self.poke))
 
     def _serve(self) -> None:
         thread = self._thread

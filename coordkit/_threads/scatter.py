@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -188,7 +189,8 @@ class Asking:
         if problem is not None:
             self._failed(i, problem)
         elif slot.wire is not None and present - slot.wire.made > _redis.MAX_AGE and not slot.connecting:
-            row.connect(i)  # with present credentials; it takes this one's place when it is there
+            with suppress(exceptions.ConnectionError):  # this one is good for longer
+                row.connect(i)  # with present credentials; it takes this one's place when it is there
         return slot.wire
 
     def _connecting(self, i: int, present: float) -> Exception | None:
@@ -199,7 +201,10 @@ class Asking:
         if instance.probing or (instance.trouble and present < instance.again):
             return instance.trouble or exceptions.ConnectionError("being connected to")
         instance.probing = instance.trouble is not None
-        self._row.connect(i)
+        try:
+            self._row.connect(i)
+        except exceptions.ConnectionError as error:  # ours: the server may be well, and the next who asks tries again
+            return error
         return None
 
     def _bytes(self, slot: Slot, wire: Wire) -> bytes:

@@ -8,6 +8,7 @@ is lost at every level, and whoever asks then asks the server.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Literal
 from weakref import WeakKeyDictionary, ref
@@ -19,12 +20,16 @@ from coordkit.core.pulse import Kept
 from coordkit.core.token import Token
 from coordkit.errors import LeaseLost
 
+_log = logging.getLogger("coordkit")
+
 
 class Stack:
-    """The levels of one lease."""
+    """The levels of one lease, and whose it is."""
 
-    def __init__(self, lease: Lease, contender: Contender) -> None:
+    def __init__(self, lease: Lease, contender: Contender, owner: object) -> None:
         self.lease = lease
+        self._owner = ref(owner)
+        self._told = False
         self._mutex = contender.runtime.mutex()
         self._levels: list[Kept] = []
         lease.pulse.kept = self._levels
@@ -44,6 +49,18 @@ class Stack:
                 return None
             return self.first()
 
+    def asked_by_another(self) -> None:
+        """Say, once, that it is inherited by nobody: whoever asks may well have it, and waits for itself."""
+        if self._told or not self.lease.held or not _ended(self._owner()):
+            return
+        self._told = True
+        _log.warning(
+            "%s: whoever acquired it has ended without giving it back, and a reentrant lock is inherited by nobody; "
+            "who has the lease and waits here waits for itself. asyncio.wait_for (before Python 3.12), gather and "
+            "create_task run acquire() in a task of its own: use acquire(timeout=...) or asyncio.timeout()",
+            self.lease.name,
+        )
+
     def leave(self, level: Level) -> int | None:
         """Take ``level`` off; return how many are left, None if it was off."""
         with self._mutex:
@@ -53,6 +70,11 @@ class Stack:
             level.pulse.kept = None
             self._levels.remove(level.pulse)
             return len(self._levels)
+
+
+def _ended(owner: object | None) -> bool:
+    """Whether a thread is gone, or a task done."""
+    return owner is None or bool(getattr(owner, "done", bool)())
 
 
 class Level:
@@ -120,6 +142,7 @@ class Reentrant:
         self._contender = contender
         self._here = here
         self._stacks: WeakKeyDictionary[object, ref[Stack]] = WeakKeyDictionary()  # its levels have a lease
+        self._latest: Callable[[], Stack | None] = _nothing
 
     async def try_acquire(self) -> Level | None:
         if level := self._again():
@@ -128,15 +151,24 @@ class Reentrant:
         return None if lease is None else self.begin(lease)
 
     async def acquire(self, timeout: float | None) -> Level:
-        return self._again() or self.begin(await self._contender.acquire(timeout))
+        if level := self._again():
+            return level
+        if latest := self._latest():
+            latest.asked_by_another()
+        return self.begin(await self._contender.acquire(timeout))
 
     def begin(self, lease: Lease) -> Level:
         """Make a lease the present thread's or task's, at its first level."""
-        stack = Stack(lease, self._contender)
-        self._stacks[self._here()] = ref(stack)
+        owner = self._here()
+        stack = Stack(lease, self._contender, owner)
+        self._stacks[owner] = self._latest = ref(stack)
         return stack.first()
 
     def _again(self) -> Level | None:
         known = self._stacks.get(self._here())
         stack = known() if known is not None else None
         return None if stack is None else stack.enter()
+
+
+def _nothing() -> None:
+    """Stand for a stack that there is not."""

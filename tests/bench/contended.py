@@ -1,6 +1,6 @@
 """What a contended lock costs: N processes loop acquire, hold 1 ms, release, beside peers and a floor of the same run.
 
-    python tests/bench/contended.py [--waiters 2 8 32] [--rounds 5] [--seconds 1.5] [--only coordkit]
+    python tests/bench/contended.py [--waiters 2 8 32] [--rounds 5] [--seconds 1.5] [--only coordkit] [--check [SLACK]]
 
 The floor passes one element from process to process by BLPOP, over raw sockets and through redis-py: no lock, no token,
 no crash safety. "Our scripts, raw sockets" sends and hears what coordkit.Lock does, and nothing else: by this protocol
@@ -12,6 +12,8 @@ round.
     Jain       fairness of grants per process: 1 is perfectly fair
     wait       the longest wait, as a multiple of the queue's own ideal: number of processes x time per grant
     requests   what clients sent per grant (reads of the server's; each of these clients sends one at a time)
+
+With --check the exit status is 1 if coordkit.Lock misses a target, by more than a factor of SLACK.
 
 Peers that are not installed are left out, and named: pip install python-redis-lock pottery tooz sherlock.
 """
@@ -26,12 +28,14 @@ import os
 import secrets
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import redis
+from targets import Targets
 
 import coordkit
 from coordkit import _redis
@@ -42,6 +46,7 @@ from coordkit.testing.processes import start_redis, start_zookeeper
 HOLD = 0.001
 REST = 0.4  # seconds in which all who wait at the end have their last turn
 FLOOR = "BLPOP, redis-py"
+OURS = "coordkit.Lock"
 LIMIT = "our scripts, raw sockets"
 Enter = Callable[[], AbstractContextManager[Any]]
 
@@ -183,7 +188,7 @@ SYSTEMS: dict[str, tuple[Callable[[int, str], Enter], str]] = {
     "BLPOP, raw sockets": (blpop_raw, ""),
     "BLPOP, redis-py": (blpop, ""),
     LIMIT: (our_scripts, ""),
-    "coordkit.Lock": (ours, ""),
+    OURS: (ours, ""),
     "redis.lock.Lock": (redis_py, ""),
     "redis.lock.Lock, poll 1 ms": (redis_py_1ms, ""),
     "python-redis-lock": (python_redis_lock, "redis_lock"),
@@ -272,6 +277,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=float, default=1.5)
     arguments.add_argument("--only", default="", help="beside the floors, only systems whose name contains this")
+    targets = Targets(arguments)
     options = arguments.parse_args()
     missing = [name for name, (_, module) in SYSTEMS.items() if module and importlib.util.find_spec(module) is None]
     systems = {
@@ -290,6 +296,21 @@ def main() -> None:
                 for name, make in systems.items():
                     rows[name].append(run_round(make, server, waiters, options.seconds))
             show(waiters, rows)
+            if OURS in rows:
+                judge(waiters, rows, targets)
+    sys.exit(targets.status(options.check))
+
+
+def judge(waiters: int, rows: dict[str, list[Row]], targets: Targets) -> None:
+    ours = rows[OURS]
+    pairs = list(zip(ours, rows[FLOOR], strict=True))
+    hand_off = statistics.median(one.handoff / floor.handoff for one, floor in pairs)
+    rate = statistics.median(one.rate / floor.rate for one, floor in pairs)
+    targets.at_most(f"{waiters} processes, hand-off x BLPOP", hand_off, 1.5)
+    targets.at_least(f"{waiters} processes, rate x BLPOP", rate, 0.9)
+    targets.at_least(f"{waiters} processes, Jain", statistics.median(one.jain for one in ours), 0.99)
+    targets.at_most(f"{waiters} processes, longest wait", statistics.median(one.wait for one in ours), 2)
+    targets.at_most(f"{waiters} processes, requests", statistics.median(one.requests for one in ours), 4)
 
 
 def show(waiters: int, rows: dict[str, list[Row]]) -> None:

@@ -1,11 +1,11 @@
 """What does an uncontended lock cost?  Acquire + release, beside redis-py's own Lock and two bare round trips.
 
-    python tests/bench/lock.py [--rounds 15] [--pairs 300]
+    python tests/bench/lock.py [--rounds 15] [--pairs 300] [--check [SLACK]]
 
 Every row of one table comes from the same interleaved run, on one private server. The client and the server share one
 core, so that a round trip does not wait for a halted core to wake. "Our scripts, bare socket" sends the very bytes of
 our lock and does nothing else: no client can be quicker. Read the ratios: absolute times drift by a factor of two
-between runs and machines.
+between runs and machines. With --check the exit status is 1 if a target is missed, by more than a factor of SLACK.
 
 Where the time goes, blocking, as shares of redis-py's own Lock (redis-py 8.1 with hiredis, one core): two bare round
 trips 0.24; our two scripts over a bare socket 0.32 (5 commands in the one, 3 in the other); packing, the connection,
@@ -19,15 +19,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
 import redis.asyncio
+from targets import Targets
 
 import coordkit
 import coordkit.aio
@@ -46,11 +49,15 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--pairs", type=int, default=300, help="acquisitions per row and round")
+    targets = Targets(arguments)
     options = arguments.parse_args()
     with start_redis() as server:
         print(f"redis-py {redis.__version__}, {pinned(server.pid)}; medians of {options.rounds} rounds")
-        show("blocking", blocking(server.port, options.rounds, options.pairs))
-        show("asyncio", asyncio.run(awaited(server.port, options.rounds, options.pairs)))
+        ratio = show("blocking", blocking(server.port, options.rounds, options.pairs))
+        targets.at_most("coordkit.Lock, x redis-py", ratio, 0.5)
+        ratio = show("asyncio", asyncio.run(awaited(server.port, options.rounds, options.pairs)))
+        targets.at_most("coordkit.aio.Lock, x redis-py", ratio, 0.65)
+    sys.exit(targets.status(options.check))
 
 
 def pinned(server: int) -> str:
@@ -154,13 +161,16 @@ async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:
     return times
 
 
-def show(flavour: str, times: dict[str, list[float]]) -> None:
+def show(flavour: str, times: dict[str, list[float]]) -> float:
+    """Print a table; return our own ratio to redis-py, which is its last."""
+    to_theirs = math.nan
     floor, theirs, *_ = times.values()
     print(f"\n{flavour:<26}{'us/pair':>9}{'x floor':>9}{'x redis-py':>12}")
     for name, row in times.items():
         to_floor = statistics.median(a / b for a, b in zip(row, floor, strict=True))
         to_theirs = statistics.median(a / b for a, b in zip(row, theirs, strict=True))
         print(f"{name:<26}{statistics.median(row) * 1e6:>9.1f}{to_floor:>9.2f}{to_theirs:>12.2f}")
+    return to_theirs
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What does a lock on five servers cost?  One acquisition, beside a raw scatter and gather to the five, and peers.
 
-    nice -n -20 python tests/bench/quorum.py [--rounds 15] [--pairs 200]
+    nice -n -20 python tests/bench/quorum.py [--rounds 15] [--pairs 200] [--check [SLACK]]
 
 Every row of one table comes from the same interleaved run, on five private servers: the client has one core, the
 servers share another. ``taskset -c 0`` before it makes all share one core, as the table says: there nothing that the
@@ -12,7 +12,7 @@ that does the least that a lock with tokens needs: SET NX PX, and INCR of one co
 and gather of the very vote that the lock sends, which does more: it is the limit of the algorithm.
 
 What is timed is the acquire alone; the release is made between two of them. Read the ratios: absolute times drift
-between runs and machines.
+between runs and machines. With --check the exit status is 1 if a target is missed, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ import os
 import select
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
 import redis.asyncio
+from targets import Targets
 
 import coordkit
 import coordkit.aio
@@ -54,6 +56,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--pairs", type=int, default=200, help="acquisitions per row and round")
+    targets = Targets(arguments)
     options = arguments.parse_args()
     servers = start_redis_servers(5)
     try:
@@ -66,11 +69,12 @@ def main() -> None:
             client.close()
         where = pinned([server.pid for server in servers])
         print(f"redis-py {redis.__version__}, {where}; medians of {options.rounds} rounds")
-        show("blocking", blocking(urls, options.rounds, options.pairs))
-        show("asyncio", asyncio.run(awaited(urls, options.rounds, options.pairs)))
+        show("blocking", blocking(urls, options.rounds, options.pairs), targets)
+        show("asyncio", asyncio.run(awaited(urls, options.rounds, options.pairs)), targets)
     finally:
         for server in servers:
             server.stop()
+    sys.exit(targets.status(options.check))
 
 
 def pinned(servers: list[int]) -> str:
@@ -249,7 +253,7 @@ async def awaited(urls: list[str], rounds: int, pairs: int) -> dict[str, list[fl
     return times
 
 
-def show(flavour: str, times: dict[str, list[float]]) -> None:
+def show(flavour: str, times: dict[str, list[float]], targets: Targets) -> None:
     floor, limit, ours, *_ = times.values()
 
     def ratio(row: list[float], to: list[float]) -> float:
@@ -258,8 +262,7 @@ def show(flavour: str, times: dict[str, list[float]]) -> None:
     print(f"\n{flavour:<30}{'us/acquire':>12}{'x floor':>9}{'x raw vote':>12}")
     for name, row in times.items():
         print(f"{name:<30}{statistics.median(row) * 1e6:>12.1f}{ratio(row, floor):>9.2f}{ratio(row, limit):>12.2f}")
-    verdict = "met" if ratio(ours, floor) <= TARGET else "NOT MET"
-    print(f"target: at most {TARGET} x the floor: {ratio(ours, floor):.2f}: {verdict}")
+    targets.at_most(f"{flavour}, x the floor", ratio(ours, floor), TARGET)
     print(f"(and {ratio(ours, limit):.2f} x the raw vote)")
 
 

@@ -1,11 +1,12 @@
 """What does it cost to hold ten thousand leases?  CPU time per renewal, beside a plain redis-py pipeline.
 
-    python tests/bench/renewal.py [--leases 10000] [--rounds 5]
+    python tests/bench/renewal.py [--leases 10000] [--rounds 5] [--check [SLACK]]
 
 Interleaved: a few seconds in which the leases are renewed by themselves, then the same EVALSHAs in pipelines of
 redis-py, of the same size and with the same pauses, so that caches are as cold. CPU time is this process's (user and
 system); the server's is not in it. The last line pauses one server for a while and says by how much that delayed the
 renewals of a client of another: the longest time between two renewals of one lease, where a third of the ttl is ideal.
+With --check the exit status is 1 if a target is missed, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import asyncio
 import os
 import signal
 import statistics
+import sys
 import time
 from typing import Any
 
 import redis
 import redis.asyncio
+from targets import Targets
 
 import coordkit
 import coordkit.aio
@@ -35,15 +38,19 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--leases", type=int, default=10_000)
     arguments.add_argument("--rounds", type=int, default=5)
+    targets = Targets(arguments)
     options = arguments.parse_args()
     with start_redis() as server:
         print(f"redis-py {redis.__version__}, {options.leases} leases, {options.rounds} rounds")
-        show("blocking", blocking(server.port, options.leases, options.rounds))
-        show("asyncio", asyncio.run(awaited(server.port, options.leases, options.rounds)))
+        ratio = show("blocking", blocking(server.port, options.leases, options.rounds))
+        targets.at_most("blocking, x a plain pipeline", ratio, 2)
+        ratio = show("asyncio", asyncio.run(awaited(server.port, options.leases, options.rounds)))
+        targets.at_most("asyncio, x a plain pipeline", ratio, 2)
     with start_redis() as stalled, start_redis() as other:
-        print(
-            f"\none server stalls: a lease of another client was renewed after {delay(stalled, other):.2f} x the ideal"
-        )
+        late = delay(stalled, other)
+        print(f"\none server stalls: a lease of another client was renewed after {late:.2f} x the ideal")
+        targets.at_most("beside a server that stalls, x the ideal", late, 1.5)
+    sys.exit(targets.status(options.check))
 
 
 def renewals(leases: list[Any]) -> list[tuple[Any, ...]]:
@@ -123,11 +130,12 @@ async def awaited(port: int, count: int, rounds: int) -> tuple[list[float], list
     return ours, theirs
 
 
-def show(flavour: str, times: tuple[list[float], list[float]]) -> None:
+def show(flavour: str, times: tuple[list[float], list[float]]) -> float:
     ours, theirs = times
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     cost = statistics.median(ours) * 1e6
     print(f"{flavour:<10}{cost:6.1f} us of CPU per renewal, {ratio:.2f} x a plain pipelined EVALSHA")
+    return ratio
 
 
 def delay(stalled: Any, other: Any, *, ttl: float = 1.5, seconds: float = 4.0) -> float:

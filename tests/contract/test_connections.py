@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,37 @@ async def test_they_end_with_their_quorum(
     await flavour.until(lambda: there() == 0)
     for admin in admins:
         admin.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of redis-py and asyncio: connections that nobody closed
+def test_what_loops_that_were_closed_by_hand_had_is_freed(
+    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop for each job, and ``loop.close()``, is common with Celery and in notebooks; the client stays."""
+    name = coordkit_namespace.replace(":", "-")
+    there = count_of(coordkit_redis, name)
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url, client_name=name)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+
+    async def story() -> None:
+        async with lock:
+            with pytest.raises(coordkit.AcquireTimeout):
+                await lock.acquire(timeout=0.1)
+
+    loops = []
+    for _ in range(5):
+        loop = asyncio.new_event_loop()
+        loops.append(weakref.ref(loop))
+        loop.run_until_complete(story())
+        loop.close()
+    del loop
+    asyncio.run(story())
+    for _ in range(5):  # what was waited for comes to life again, once for each finalizer
+        gc.collect()
+
+    assert [each() for each in loops] == [None] * 5
+    assert wait_until(lambda: there() == 0, 10)
+    assert caplog.text == ""  # no "Task was destroyed but it is pending!"
 
 
 def test_they_end_with_a_client_that_a_loop_collects_last(

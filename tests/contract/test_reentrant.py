@@ -181,6 +181,32 @@ def test_a_thread_inherits_nothing_from_one_that_ended(coordkit_redis: Any, coor
     assert leases[0].release() is True
 
 
+async def test_who_may_be_waiting_for_itself_can_read_of_it(
+    coordkit_redis_server: Any, coordkit_namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before Python 3.12, ``wait_for`` runs acquire in a task of its own; nobody can tell whose the lease is then."""
+    import redis.asyncio
+
+    client = redis.asyncio.Redis.from_url(coordkit_redis_server.url)
+    lock = coordkit.aio.Lock(client, f"{coordkit_namespace}:job", ttl=10, reentrant=True)
+    async with lock:  # one that waits for another says nothing
+        with pytest.raises(coordkit.AcquireTimeout):
+            await asyncio.create_task(lock.acquire(timeout=0.05))
+    assert not caplog.records
+
+    lease = await asyncio.create_task(lock.acquire())
+    for _ in range(2):
+        with pytest.raises(coordkit.AcquireTimeout):
+            await lock.acquire(timeout=0.05)
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"{lock.name}: whoever acquired it has ended without giving it back")
+    await lease.release()
+    caplog.clear()
+    await (await lock.acquire(timeout=1)).release()
+    assert not caplog.records
+    await (getattr(client, "aclose", None) or client.close)()
+
+
 async def test_a_task_inherits_nothing_from_one_that_ended(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
     import redis.asyncio
 

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from coordkit import _reader, _redis
-from coordkit._ports import Call, Form
+from coordkit._asyncio.wire import hang_up
+from coordkit._ports import Call, Confirm, Form
 from coordkit._run import run
 from coordkit.scripts import load
 
@@ -143,3 +144,34 @@ def test_a_form_that_is_filled_in_is_what_redis_py_sends(name: str) -> None:
         theirs = redis.Connection().pack_command(*_redis.evalsha(form.call(holder)))
 
         assert packed == b"".join(theirs) == _redis.packed(form.call(holder))
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_no_number_is_left_to_be_formatted(fsync: bool) -> None:
+    """hiredis's pack_command crashes the process where a signal handler raises while it formats one."""
+    call = Call(load("lock_renew"), (b"a", b"b"), ("holder", 10_000, b"", 1))
+    commands = [_redis.evalsha(call), *_redis.evals([call, call])]
+    confirmed = _redis.confirming(commands[0], Confirm(replicas=1, fsync=fsync, within=0.5))
+
+    assert {type(word) for command in [*commands, *confirmed] for word in command} == {bytes, str}
+    assert confirmed[1] == (("WAITAOF", b"1", b"1", b"500") if fsync else ("WAIT", b"1", b"500"))
+
+
+async def test_a_connection_whose_transport_knows_no_abort_is_closed() -> None:
+    """As those of fakeredis: what stands for a transport there can only be closed."""
+
+    class Stream:
+        transport = object()
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    class Connection:
+        _writer = stream = Stream()
+
+        async def disconnect(self, **_: bool) -> None:
+            self._writer = None
+
+    await hang_up(Connection())
+    assert Connection.stream.closed

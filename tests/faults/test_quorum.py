@@ -514,6 +514,51 @@ def test_no_thread_stays_behind(servers: Any) -> None:
             assert not any(thread.name == "coordkit-connect" for thread in threading.enumerate())
 
 
+@contextlib.contextmanager
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Have the process at its limit of threads; give the names of those that could not be started."""
+    missed: list[str] = []
+
+    def start(thread: threading.Thread) -> None:
+        missed.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        yield missed
+
+
+def test_a_server_that_no_thread_could_connect_to_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only blocking connecting takes a thread. That a server was down must not keep it from being tried."""
+    servers = start_redis_servers(3)
+    try:
+        quorum = coordkit.Quorum([redis.Redis.from_url(server.url, socket_timeout=2) for server in servers])
+        quorum.initialise()
+        lock = coordkit.QuorumLock(quorum, "job", ttl=10)
+        lock.acquire().release()
+        servers[0].kill()
+        instance = quorum._core.panel._instances[0]
+        while instance.trouble is None:
+            lock.acquire(timeout=10).release()
+        servers[0].restart()
+        with no_threads(monkeypatch) as missed:
+            while "coordkit-connect" not in missed:
+                lock.acquire(timeout=10).release()
+        assert not instance.probing
+        while instance.trouble is not None:  # until it is connected to
+            lock.acquire(timeout=10).release()
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def test_without_a_thread_to_connect_there_is_no_quorum(monkeypatch: pytest.MonkeyPatch, servers: Any) -> None:
+    lock = coordkit.QuorumLock(coordkit.Quorum([redis.Redis.from_url(server.url) for server in servers]), "job", ttl=10)
+    with no_threads(monkeypatch), pytest.raises(NoQuorum, match="can't start new thread"):
+        lock.try_acquire()
+    lock.acquire(timeout=10).release()
+
+
 async def test_a_vote_whose_answer_was_lost_is_no_refusal(
     flavour: Any, maybe: Any, servers: Any, coordkit_faults: Any
 ) -> None:

@@ -121,23 +121,13 @@ def test_a_timer_is_not_late_for_ever_after_a_suspend(monkeypatch: pytest.Monkey
     asyncio.run(story())
 
 
-def test_a_thread_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timer_thread_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of threads for a moment, and no lease was ever renewed or announced again."""
     clock, fired = Clock(), threading.Event()
-
-    async def work() -> None:
-        fired.set()
-
-    worker = THREADS.worker(work)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError("can't start")))
         with pytest.raises(RuntimeError):
             clock.call_at(now(), fired.set)
-        with pytest.raises(RuntimeError):
-            worker.poke()
-    worker.poke()
-    assert fired.wait(10)
-    fired.clear()
     clock.call_at(now(), fired.set)
     assert fired.wait(10)
 
@@ -236,6 +226,30 @@ def test_work_that_fails_does_not_end_the_worker(caplog: pytest.LogCaptureFixtur
 
     assert done.wait(10)
     assert "background work failed" in caplog.text
+
+
+def test_a_worker_that_no_thread_could_be_started_for_is_poked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process at its limit of threads for a moment loses no lease to it."""
+    done, missed, start = threading.Event(), threading.Event(), threading.Thread.start
+
+    def refused_once(thread: threading.Thread) -> None:
+        if thread.name == "coordkit-worker" and not missed.is_set():
+            missed.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def work() -> None:
+        done.set()
+
+    monkeypatch.setattr(threading.Thread, "start", refused_once)
+    worker = THREADS.worker(work)
+    worker.poke()
+
+    assert missed.is_set()
+    assert done.wait(10)
+    assert "can't start new thread" in caplog.text
 
 
 def test_a_worker_thread_ends_when_idle() -> None:
