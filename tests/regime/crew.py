@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ class Crew:
         self.grants = 0
         self.held_long: list[str] = []  # names of leases that were said to be held for longer than their ttl
         self._awaited: int | None = None  # who is to stop itself
+        self._bringers: set[int] = set()  # who may stop itself while it brings a key
+        self._stopped: Member | None = None  # who did
         self.reads = 0
         self.members = [Member(number, make) for number in range(size)]
 
@@ -111,13 +113,36 @@ class Crew:
         self._awaited = None
         return stopped
 
+    def ask_to_stop_while_bringing(self, members: Sequence[Member]) -> None:
+        """Have the first of them that brings a key stop itself meanwhile; the others are let run on at once."""
+        self._bringers, self._stopped = {member.number for member in members}, None
+        for member in members:
+            member.send(signal.SIGUSR2)
+
+    def stopped_while_bringing(self) -> Member | None:
+        """Return who has done so since, once."""
+        member, self._stopped = self._stopped, None
+        return member
+
+    def nobody_stops_while_bringing(self) -> None:
+        """Let run on whoever does so from now on."""
+        self._bringers = set()
+        if self._stopped is not None:
+            self._stopped.send(signal.SIGCONT)
+            self._stopped = None
+
     def _hear(self, member: Member, said: dict[str, Any]) -> None:
         if said.get("holder"):
             self.grants += 1
         elif said.get("what") == "read":
             self.reads += 1
         elif said.get("what") == "stopping":
-            if self._awaited == member.number:
+            if "bringing" in said:
+                if member.number in self._bringers:
+                    self._bringers, self._stopped = set(), member
+                else:
+                    member.send(signal.SIGCONT)  # another was the first
+            elif self._awaited == member.number:
                 self._awaited = None
             else:
                 member.send(signal.SIGCONT)  # it came too late to be of use

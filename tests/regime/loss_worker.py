@@ -1,5 +1,7 @@
 """A client process of the loss experiment, or a mover: ``crew.py`` starts both with a plan in JSON.
 
+A mover stands by until it is told what to do: on a busy machine it takes a process seconds to start.
+
 A client's actors count as fast as they can and write down each INCR before it is sent and after it was answered. Asked
 by SIGUSR1, the process stops itself at the worst moment there is: it has just been decided where the INCR of a counter
 of the next batch goes, and nothing has been sent. By SIGUSR2 it stops itself between two steps of bringing a key. None
@@ -14,9 +16,10 @@ import random
 import signal
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from regime import shard_mutants
 from regime.flavours import Flavour, maybe
@@ -31,6 +34,7 @@ from coordkit._run import run
 
 TAKEN = 10  # of so many counters one is now and then taken (GETDEL), and begins anew
 TAKES = 0.05  # of all that is done with it
+BRINGING = 3  # steps of bringing a key: it stops after one of them
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,30 @@ class Plan:
     actors: int = 3
     flavour: str = "blocking"
     mutant: str = ""
-    change: Any = None  # then it is a mover, and this is what it does
-    pace: float = 0.0
-    slack: float = 1.0
+    order: str = ""  # a file: then it is a mover, and what is there, when it is there, is an Order
     pause: float = 0.0
 
     def __str__(self) -> str:
         return json.dumps(asdict(self))
+
+
+class Order(NamedTuple):
+    """What a mover is to do: see ``Subject.carry_out``."""
+
+    change: Any
+    pace: float
+    slack: float
+
+    def give(self, path: Path) -> None:
+        """Put it where a mover looks for it, all at once."""
+        path.with_suffix(".new").write_text(json.dumps(self))
+        path.with_suffix(".new").rename(path)
+
+    @staticmethod
+    def awaited(path: Path) -> Order:
+        while not path.exists():
+            time.sleep(0.01)
+        return Order(*json.loads(path.read_text()))
 
 
 class SelfStop:
@@ -65,7 +86,7 @@ class SelfStop:
         self._recorder = recorder
         self._plan = plan
         self._keys: set[str] = set()
-        self._bringing = False
+        self._steps = 0  # of bringing keys, until it stops
         signal.signal(signal.SIGUSR1, self._asked_for_keys)
         signal.signal(signal.SIGUSR2, self._asked_for_bringing)
 
@@ -73,7 +94,7 @@ class SelfStop:
         self._keys = set(json.loads(Path(self._plan.batch).read_text()))
 
     def _asked_for_bringing(self, *_: object) -> None:
-        self._bringing = True
+        self._steps = random.randint(1, BRINGING)
 
     def decided(self, key: str) -> None:
         if self._keys and key in self._keys:
@@ -81,9 +102,10 @@ class SelfStop:
             self._stop(key=key)
 
     def bringing(self) -> None:
-        if self._bringing:
-            self._bringing = False
-            self._stop()
+        if self._steps:
+            self._steps -= 1
+            if not self._steps:
+                self._stop(bringing="a key")
 
     def _stop(self, **facts: str) -> None:
         self._recorder.note(self._plan.name, "stopping", **facts)
@@ -152,7 +174,7 @@ class Counting:
 def _move(plan: Plan) -> None:
     recorder = Recorder(Path(plan.log))
     recorder.note(plan.name, "started")
-    SUBJECTS[plan.subject].carry_out(Place(**plan.place), plan.change, plan.pace, plan.slack)
+    SUBJECTS[plan.subject].carry_out(Place(**plan.place), *Order.awaited(Path(plan.order)))
     recorder.note(plan.name, "finished")
 
 
@@ -160,7 +182,7 @@ def main() -> None:
     _die_with(int(sys.argv[1]))
     plan = Plan(**json.loads(sys.argv[2]))
     shard_mutants.put_in(plan.mutant)
-    if plan.change is not None:
+    if plan.order:
         _move(plan)
     else:
         Counting(plan).run()

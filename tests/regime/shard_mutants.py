@@ -77,7 +77,8 @@ def counters_stay_behind() -> None:
 
 def ends_early() -> None:
     """What is brought ends when a tenth of its time is over."""
-    _read_as(lambda each: each._replace(ends=each.ends // 10 if each.ends > 0 else each.ends))
+    for step in ("read", "timed"):  # on a busy machine the time is asked for once more
+        _read_as(lambda each: each._replace(ends=each.ends // 10 if each.ends > 0 else each.ends), step)
 
 
 def dead_shards_keys_go_elsewhere() -> None:
@@ -112,13 +113,13 @@ def _noting_failures(kind: Any, until: dict[str, float]) -> None:
     kind.__init__ = made
 
 
-def _read_as(change: Callable[[Any], Any]) -> None:
-    was = move_source.Source.read
+def _read_as(change: Callable[[Any], Any], step: str = "read") -> None:
+    was = getattr(move_source.Source, step)
 
     async def read(self: move_source.Source, *args: Any) -> Any:
         return [change(each) for each in await was(self, *args)]
 
-    move_source.Source.read = read  # type: ignore[method-assign]  # a mutant
+    setattr(move_source.Source, step, read)
 
 
 OF_LOSS = (no_fence, nobody_is_dropped, epoch_is_not_compared, opened_before_the_fence, a_rollback_brings_nothing)

@@ -4,8 +4,9 @@ A scene is played in rounds. In each, one client is stopped just when it has dec
 and runs on after it; another is stopped there or wherever it happens to be, and runs on in the middle; and two faults
 strike at random moments: the mover is killed, as soon as the change is seen or later, and another process goes on with
 its work, or rolls the move back, and half the times goes on after that; the mover is stopped, another rolls its move
-back, and it runs on in the middle of that; a client is killed, and another takes its place; one stops itself in the
-middle of bringing a key, and runs on some time later; the source or the target is killed and comes back with its AOF.
+back, and it runs on in the middle of that; a client is killed, and another takes its place; whoever is the first to
+bring a key stops itself in the middle of that, and runs on some time later; the source or the target is killed and
+comes back with its AOF.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from regime.crew import Crew, Member, tail
 from regime.history import now
 from regime.loss_place import Change, Place, State, Subject
-from regime.loss_worker import Plan
+from regime.loss_worker import Order, Plan
 
 from coordkit.testing.processes import RedisProcess, start_redis
 from coordkit.testing.servers import scaled
@@ -38,7 +39,9 @@ FAULTS = (
     "restart_source",
     "restart_target",
 )
+AT_ONCE = ("kill_mover_at_once", "stop_while_bringing")
 MOVES = 1.5  # seconds that a change takes, about, if nothing happens
+STANDING_BY = 2  # movers: one may be killed as soon as it has begun
 DOWN = (0.1, 0.5)  # seconds from a server's death to its next start
 LONG = 60.0  # seconds that it may take with all that happens to it
 STOPPED = 1.0  # seconds at most that a client is stopped while it brings a key
@@ -82,6 +85,7 @@ class Scene:
         self._chance = random.Random(f"scene/{seed}")
         self._deck: list[str] = []
         self._movers: list[Member] = []
+        self._standing_by: deque[tuple[Member, Path]] = deque()  # movers, and where each is told what to do
         self._doing = Change(frozenset(), None)
         self._paused: tuple[Member, int, float] | None = None  # a mover, the epoch at that time, when it runs on
         self._between = SHARDS[:2]
@@ -91,6 +95,8 @@ class Scene:
         self.place = subject.prepare(place, stack)
         self.crew = Crew(clients, lambda name: client(name, self.place))
         stack.callback(self._kill)
+        for _ in range(STANDING_BY):
+            self._stand_by()
 
     def _server(self, name: str) -> RedisProcess:
         (self._directory / name).mkdir()
@@ -98,7 +104,7 @@ class Scene:
 
     def _kill(self) -> None:
         self.crew.kill()
-        for mover in self._movers:
+        for mover in [*self._movers, *(mover for mover, _ in self._standing_by)]:
             mover.kill()
 
     def began(self) -> bool:
@@ -157,32 +163,34 @@ class Scene:
             crew.stops(beside, signal.SIGUSR1, scaled(10))
         else:
             beside.send(signal.SIGSTOP)
+        drawn = self._draw(2)
+        if "stop_while_bringing" in drawn:  # asked now: soon after a move has begun all keys have been brought
+            crew.ask_to_stop_while_bringing([member for member in crew.members if member not in (across, beside)])
         self._doing = change
         self._start_mover()
         crew.follow(lambda: bool(self.state().moves) or self._over(), scaled(LONG))
         if not self.state().moves:
             self.void.append(f"nothing was seen to move: {tail(self._movers[-1].errors)}")
             return
-        self._during(beside, {across.number, beside.number})
+        self._during(drawn, beside, {across.number, beside.number})
         self.across += 1
 
-    def _during(self, beside: Member, stopped: set[int]) -> None:
+    def _during(self, drawn: Sequence[str], beside: Member, stopped: set[int]) -> None:
         """Do to the change what is to be done to it, until it is over."""
         chance, began = self._chance, now()
-        when = {
-            fault: began + (0 if fault == "kill_mover_at_once" else chance.uniform(0, MOVES)) for fault in self._draw(2)
-        }
+        when = {fault: began + (0 if fault in AT_ONCE else chance.uniform(0, MOVES)) for fault in drawn}
         runs_on = {beside.number: began + chance.choice([0, chance.uniform(0, MOVES)])}
         while not self._over() and now() < began + scaled(LONG):
             self._look()
             for fault in [fault for fault, at in when.items() if at <= now()]:
                 del when[fault]
-                self._strike(fault, stopped, runs_on)
+                self._strike(fault, when, stopped, runs_on)
             for number in [number for number, at in runs_on.items() if at <= now()]:
                 self.crew.members[number].send(signal.SIGCONT)
                 stopped.discard(number)
                 del runs_on[number]
-            self.rest(0.01)
+            self.rest(0.02)
+        self.crew.nobody_stops_while_bringing()
         if not self._over():
             self.found.append(f"the change did not end in {scaled(LONG):g} s: {tail(self._movers[-1].errors)}")
         for number in runs_on:
@@ -214,7 +222,7 @@ class Scene:
             drawn.append(self._deck.pop())
         return list(dict.fromkeys(drawn))
 
-    def _strike(self, fault: str, stopped: Collection[int], runs_on: dict[int, float]) -> None:
+    def _strike(self, fault: str, when: dict[str, float], stopped: set[int], runs_on: dict[int, float]) -> None:
         others = [member for member in self.crew.members if member.number not in stopped]
         if fault.startswith("kill_mover"):
             self._movers[-1].kill()
@@ -227,11 +235,12 @@ class Scene:
             victim.kill()
             victim.start()
         elif fault == "stop_while_bringing":
-            victim = self._chance.choice(others)
-            if not self.crew.stops(victim, signal.SIGUSR2, 0.3):
-                self._deck.append(fault)  # everything had been brought
+            bringer = self.crew.stopped_while_bringing()
+            if bringer is None:
+                when[fault] = now()  # not yet
                 return
-            runs_on[victim.number] = now() + self._chance.uniform(0.1, STOPPED)
+            stopped.add(bringer.number)
+            runs_on[bringer.number] = now() + self._chance.uniform(0.1, STOPPED)
         else:
             server = self.servers[self._between[fault == "restart_target"]]
             server.kill()
@@ -260,14 +269,23 @@ class Scene:
         return True
 
     def _start_mover(self) -> None:
+        # One that gives up has lost its leadership in want of the processor: the next one keeps it for longer.
+        slack = 1 + self.fired["mover gave up"]
+        mover, order = self._standing_by.popleft()
+        Order(self._doing.what, self._pace, slack).give(order)
+        self._movers.append(mover)
+        self._stand_by()
+
+    def _stand_by(self) -> None:
+        number = len(self._movers) + len(self._standing_by)
+        order = self._directory / f"mover-{number}.order"
+
         def plan(name: str) -> Plan:
             log = str(self._directory / f"mover-{name}.log")
-            # One that gives up has lost its leadership in want of the processor: the next one keeps it for longer.
-            slack = 1 + self.fired["mover gave up"]
-            what = {"change": self._doing.what, "pace": self._pace, "slack": slack, "mutant": self.mutant}
+            what = {"order": str(order), "mutant": self.mutant}
             return Plan(name, self._subject.name, "", log, vars(self.place), **what)
 
-        self._movers.append(Member(len(self._movers), plan))
+        self._standing_by.append((Member(number, plan), order))
 
     def _over(self) -> bool:
         """Return whether a mover has come to its end; where one was killed or gave up, another goes on."""
