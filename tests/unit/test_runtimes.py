@@ -238,6 +238,31 @@ def test_work_that_fails_does_not_end_the_worker(caplog: pytest.LogCaptureFixtur
     assert "background work failed" in caplog.text
 
 
+def test_a_worker_whose_thread_cannot_start_works_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who poked it may be a watch in kazoo's thread, or a timer: neither comes again."""
+    start, refused, worked, ticks = threading.Thread.start, [], threading.Event(), threading.Event()
+    THREADS.call_at(now(), ticks.set)
+    assert ticks.wait(10)
+
+    async def work() -> None:
+        worked.set()
+
+    def starting(thread: threading.Thread) -> None:
+        if thread.name == "coordkit-worker" and len(refused) < 3:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    THREADS.worker(work).poke()
+
+    assert worked.wait(10)
+    assert len(refused) == 3
+    assert caplog.text.count("can't start new thread") == 1, "it is said once, however long it lasts"
+
+
 def test_a_worker_thread_ends_when_idle() -> None:
     done = threading.Event()
 
