@@ -39,7 +39,7 @@ _HOST = (
 
 _IDLE = 1.0  # seconds a worker thread waits for more work before it ends
 
-_PUT_OFF = 0.1  # seconds before a worker thread that could not be started is tried again
+_NO_THREAD = 0.1  # seconds before a worker thread that could not be started is tried again
 
 
 now: Callable[[], float] = partial(time.clock_gettime, _CLOCK)
@@ -229,17 +229,24 @@ class ThreadWorker:
     def reset(self) -> None:
         self._thread = Solo(self._serve, "coordkit-worker")
         self._pending = False
+        self._lacking = False  # a thread, and this was said
 
     def poke(self) -> None:
         self._pending = True
         try:
             self._thread.wake()
-        except RuntimeError as error:  # too many threads: what is to be done may wait, but must not be forgotten
-            _log.warning("background work is put off for %s s: %s", _PUT_OFF, error)
-            RUNTIME.call_at(now() + _PUT_OFF, weakly(self.poke))
+        except RuntimeError as error:  # too many threads; whoever poked may be a watch, which does not come again
+            if not self._lacking:
+                self._lacking = True
+                _log.warning("background work waits until a thread can be started: %s", error)
+            RUNTIME.call_at(now() + _NO_THREAD, self._poke_again)
+
+    def _poke_again(self) -> None:
+        if self._pending:
+            self.poke()
 
     def _serve(self) -> None:
-        thread = self._thread
+        thread, self._lacking = self._thread, False
         while True:
             if not self._pending:
                 thread.wait(_IDLE)

@@ -20,6 +20,7 @@ class KazooEnsemble:
     def __init__(self, client: Any) -> None:
         self._wire = _kazoo.wire_of(client)
         self._sweeping = False
+        RUNTIME.call_at(now(), _nothing)  # the timer thread is there before there may be too many to start it
         self.listen = self._wire.listen
         self.may_wait = self._wire.may_wait
         self.link = self._wire.link
@@ -51,6 +52,9 @@ class KazooEnsemble:
         return [
             self._wire.answer(name, request, result, within) for request, result in zip(requests, results, strict=True)
         ]
+
+
+def _nothing() -> None: ...
 
 
 def _at_once(action: Callable[[], None]) -> None:

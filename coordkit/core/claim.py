@@ -41,6 +41,9 @@ class Claim:
         self.ended = False  # the work on it has ended
         self.error: BaseException | None = None
         self.touched = False  # its znode changed, or is watched no more
+        self._group = group
+        self._asked = 0  # the session that was asked to make the znode
+        self._data = b""
         self._session = session
         self._runtime = runtime
         self._process = runtime.process
@@ -95,8 +98,9 @@ class Claim:
         """Return what makes the znode, if we are a member and there is none."""
         self.epoch = epoch
         self._session.guests.add(self)
-        data = records.claim_data(self._identity, self.holder, epoch)
-        return Multi((membership, Create(self.node, data, Kind.EPHEMERAL)))
+        self._asked = self._session.ensemble.session() or 0
+        self._data = records.claim_data(self._identity, self.holder, epoch)
+        return Multi((membership, Create(self.node, self._data, Kind.EPHEMERAL)))
 
     def look(self) -> GetData:
         """Return what reads the znode, whoever made it, and watches it."""
@@ -132,6 +136,10 @@ class Claim:
             answer = (await session.ask_soon(self.name, [Delete(self.node, seen[1].version)]))[0]
             if isinstance(answer, Exception) and not isinstance(answer, NoNode):
                 raise answer
+        elif self.token is None and self._asked:
+            # No answer to its creation, and it is not there: it may come yet, and we would wait for ourselves.
+            parent, _, called = self.node.rpartition("/")
+            session.doubts.add(self._group, parent, called, self._asked, whole=True, data=self._data)
         self.forget()
 
     def forget(self) -> None:

@@ -34,6 +34,7 @@ class Doubt(NamedTuple):
     """A znode below ``parent`` that ``session`` has asked for, and does not want any more.
 
     ``called`` is the GUID with which its name begins, or (``whole``) the name of a member, which others may have too.
+    ``data``, if any, is what it says, where the same session may want another of that name.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Doubt(NamedTuple):
     whole: bool
     session: int
     since: float
+    data: bytes = b""
 
     def may_be(self, name: str) -> bool:
         return name == self.called if self.whole else name.startswith(self.called)
@@ -55,10 +57,10 @@ class Doubts:
         self._doubts: dict[Doubt, float] = {}  # and when we look next
         self._looker = session.runtime.worker(self._look)
 
-    def add(self, name: str, parent: str, called: str, session: int, *, whole: bool = False) -> None:
+    def add(self, name: str, parent: str, called: str, session: int, *, whole: bool = False, data: bytes = b"") -> None:
         """Look for such a znode from now on; remove it if it is of that session, and nobody has joined by it anew."""
         now = self._session.runtime.now()
-        self.take(Doubt(name, parent, called, whole, session, now), now + _FIRST)
+        self.take(Doubt(name, parent, called, whole, session, now, data), now + _FIRST)
 
     def take(self, doubt: Doubt, at: float) -> None:
         self._doubts[doubt] = at
@@ -114,6 +116,8 @@ class Doubts:
             return False
         if seen[1].owner != doubt.session or (doubt.session, node) in self._session.joins:
             return True  # another's, or wanted again
+        if doubt.data not in (b"", seen[0]):
+            return True  # as above
         gone = (await self._ask(doubt.name, Delete(node, seen[1].version)))[0]
         if isinstance(gone, Exception):
             return isinstance(gone, NoNode)

@@ -2,14 +2,20 @@
 
 Whoever waits looks at the znode again after whatever woke it (that it is gone, that the connection came back), and
 waits on while it is there: a watch is gone with its connection, so none is relied on alone. (kazoo's sleeps for ever.)
+
+Whoever puts it up or takes it down also writes the znode above it, as it is, by its version. So each request does
+something once at most: one that got no answer and is carried out late (see ``doubts``) neither puts up again what was
+taken down since nor takes down what was put up. That is so as long as the znode above is there: its versions begin anew
+when the servers have removed it, a minute or so after the barrier went.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from coordkit._ports_zookeeper import Create, Delete, GetData, NodeExists, NoNode
+from coordkit._ports_zookeeper import BadVersion, Create, Delete, GetData, Multi, NodeExists, NoNode, SetData, Sync
 from coordkit.core.place import containers
 from coordkit.core.session import GRACE, Session, Wake
 from coordkit.errors import AcquireTimeout, NotAcquired, StoreRefused
@@ -27,20 +33,34 @@ class Barrier:
 
     async def create(self) -> None:
         """Put it up; nothing happens if it is up."""
-        requests = [*containers(self.name), Create(self._node)]
         for _ in range(_TRIES):
-            made = (await self._session().read(self.name, requests))[-1]
+            made = await self._step(Create(self._node))
             if not isinstance(made, Exception) or isinstance(made, NodeExists):
                 return
             if not isinstance(made, NoNode):
                 raise made
+            await self._session().read(self.name, containers(self.name))
         raise StoreRefused(self.name, "its parent cannot be created: the client's chroot does not exist")
 
     async def remove(self) -> None:
         """Take it down; nothing happens if it is down."""
-        gone = (await self._session().read(self.name, [Delete(self._node)]))[0]
+        gone = await self._step(Delete(self._node))
+        if isinstance(gone, NoNode) and gone.path == self._node:
+            gone = await self._step()  # what was to put it up and got no answer comes to nothing
         if isinstance(gone, Exception) and not isinstance(gone, NoNode):
             raise gone
+
+    async def _step(self, *step: Create | Delete) -> Any:
+        """Do something with the znode, if nobody has since we looked; return what it was answered with."""
+        session = self._session()
+        while True:
+            _, above = await session.read(self.name, [Sync(self.name), GetData(self.name)])
+            if isinstance(above, Exception):
+                return above
+            written = SetData(self.name, above[0], above[1].version)
+            answer = (await session.read(self.name, [Multi((written, *step))]))[0]
+            if not isinstance(answer, BadVersion):
+                return answer
 
     async def wait(self, timeout: float | None) -> None:
         """Wait until it is down: None for ever, 0 look once."""

@@ -18,6 +18,7 @@ from kazoo.security import make_acl
 import coordkit
 from coordkit import _kazoo_trees
 from coordkit._ports_zookeeper import GetData, Multi, SetData
+from coordkit._threads import runtime
 from coordkit.core import own_znode
 from coordkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import Faults, kill_session
@@ -667,6 +668,45 @@ def test_a_join_is_read_with_its_data_in_one_round_trip(zk_client: Any, path: st
         with coordkit.Group(zk_client(), path).join("a", data=b"1"):
             assert next(stream).joined == {"a"}
         assert [(type(each).__name__, each.path) for each in asked] == [("GetData", f"{path}/a")]
+
+
+def test_news_is_told_late_where_no_thread_can_be_started(
+    zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watch is gone, and nothing else may happen for hours; a member is kept as it should be as well."""
+    monkeypatch.setattr(runtime, "_IDLE", 0.01)
+    start, refused, seen, zk, other = threading.Thread.start, [], [], zk_client(), zk_client()
+
+    def starting(thread: threading.Thread) -> None:
+        if thread.name == "coordkit-worker":
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def read(stream: Any) -> None:
+        seen.extend(dict(change.members) for change in stream)
+
+    def until(check: Any) -> None:
+        end = time.monotonic() + scaled(20)
+        while not check():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    with coordkit.Group(zk, path).watch() as stream, coordkit.Group(zk, path).join("a", data=b"1"):
+        reader = threading.Thread(target=read, args=(stream,))
+        reader.start()
+        until(lambda: seen[-1:] == [{"a": b"1"}])
+        until(lambda: not any(each.name == "coordkit-worker" for each in threading.enumerate()))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", starting)
+            other.create(f"{path}/b", b"2", ephemeral=True)
+            other.delete(f"{path}/a")
+            until(lambda: len(refused) > 3)
+            assert seen[-1] == {"a": b"1"}
+        until(lambda: seen[-1] == {"a": b"1", "b": b"2"} and other.exists(f"{path}/a"))
+        stream.close()
+        reader.join()
+    assert "a watch failed" not in caplog.text
 
 
 async def test_who_is_cut_off_does_not_claim_to_know(

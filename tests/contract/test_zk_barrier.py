@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionLoss
-from zk_lines import in_order, meddle, names, watched
+from zk_lines import in_order, meddle, names, record, watched
 
 import coordkit.aio.zk
 import coordkit.zk
-from coordkit._ports_zookeeper import Delete, Multi
+from coordkit._ports_zookeeper import Create, Delete, Multi, SetData
 from coordkit.core.session import GRACE
 from coordkit.errors import AcquireTimeout, CoordError, NotAcquired, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
@@ -86,6 +86,68 @@ async def test_whoever_waits_goes_on_when_it_is_removed(flavour: Any, client: An
         await each.result()
     for each in waiters:
         assert each._coordkit_wire.bells._waiting == {}
+
+
+async def test_what_is_carried_out_late_changes_nothing(flavour: Any, client: Any, path: str) -> None:
+    """A server that was cut off hands on what its clients gave up long ago: here, whatever was asked, once more."""
+    zk, asked = client(), []
+    zk.ensure_path(path)  # else the servers might remove it in between
+    barrier = flavour.zk.Barrier(zk, path)
+
+    def again() -> None:
+        for request in [each for each in asked if isinstance(each, Multi)]:
+            transaction = zk.transaction()
+            for step in request.steps:
+                if isinstance(step, SetData):
+                    transaction.set_data(step.path, step.data, step.version)
+                elif isinstance(step, Create):
+                    transaction.create(step.path)
+                else:
+                    transaction.delete(step.path)
+            assert any(isinstance(each, Exception) for each in transaction.commit())
+
+    await flavour.maybe(barrier.create())
+    record(zk, asked)
+    zk.set(path, b"somebody's")
+    for _ in range(2):
+        await flavour.maybe(barrier.remove())
+        again()
+        await flavour.maybe(barrier.remove())  # it is down already
+        again()
+        await flavour.maybe(barrier.wait(timeout=0))
+        await flavour.maybe(barrier.create())
+        again()
+        with pytest.raises(NotAcquired, match="up"):
+            await flavour.maybe(barrier.wait(timeout=0))
+    assert len([each for each in asked if isinstance(each, Multi)]) >= 6
+    assert zk.get(path)[0] == b"somebody's"
+
+
+async def test_a_creation_that_was_given_up_does_not_come_after_its_removal(
+    flavour: Any, client: Any, path: str
+) -> None:
+    zk, asked, late = client(), [], []
+    zk.ensure_path(path)  # else the servers might remove it in between
+    barrier = flavour.zk.Barrier(zk, path)
+    await flavour.maybe(barrier.create())
+    await flavour.maybe(barrier.remove())
+
+    def never_sent(request: Any, _: Any) -> Any:
+        late.append(request)
+        raise StoreUnavailable(path, "for the test")
+
+    meddle(zk, Multi, never_sent)
+    with pytest.raises(StoreUnavailable):
+        await flavour.maybe(barrier.create())
+    record(zk, asked)
+    await flavour.maybe(barrier.remove())
+    assert asked, "though it is down"
+    (written, created) = late[0].steps
+    transaction = zk.transaction()
+    transaction.set_data(written.path, written.data, written.version)
+    transaction.create(created.path)
+    assert any(isinstance(each, Exception) for each in transaction.commit())
+    await flavour.maybe(barrier.wait(timeout=0))
 
 
 async def test_a_waiter_survives_a_reconnect_and_a_new_session(

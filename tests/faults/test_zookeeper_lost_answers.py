@@ -6,6 +6,7 @@ should or by the error for it, with one session to the end, and leave nothing be
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from kazoo.client import KazooClient
 from zookeeper_relay import Loss, Relay
 
+from coordkit._ports_zookeeper import Multi
 from coordkit.errors import AcquireTimeout, LeadershipLost, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.servers import ZooKeeperEnsemble, scaled
@@ -172,6 +174,50 @@ async def test_a_creation_that_is_made_late_stands_in_nobodys_way(
         await flavour.until(lambda: not direct.exists(late), 20)
         leadership.ensure()
         assert len(candidates(direct, path)) == 1
+
+
+async def test_a_claim_that_is_made_late_is_not_waited_for(
+    flavour: Any, zk: Any, zk_client: Any, relay: Relay, coordkit_namespace: str
+) -> None:
+    """Else a member waits for a partition that it has itself, and does not know of."""
+    direct, path = zk_client(timeout=60.0), f"/{coordkit_namespace}/late"
+    node = f"{path}/%claims/p0"
+    direct.ensure_path(f"{path}/%claims")
+    share, claims, begun = flavour.Group(zk, path).share("one", ["p0"]), [], []
+    submit = zk._coordkit_wire.submit
+
+    def submitting(request: Any, deliver: Any) -> Any:
+        if isinstance(request, Multi) and request.steps[-1].path == node:
+            claims.append(request.steps[-1].data)
+            if len(claims) == 1:
+                relay.arm(1, "request")
+            elif len(claims) == 2:
+                zk.create_async(node, claims[0], ephemeral=True)  # just before it is claimed again
+        return submit(request, deliver)
+
+    zk._coordkit_wire.submit = submitting
+
+    def serve(partition: Any) -> None:
+        begun.append(int(partition.token))
+        partition.ending.wait()
+
+    async def serve_async(partition: Any) -> None:
+        begun.append(int(partition.token))
+        await asyncio.sleep(3600)  # cancelled at the end
+
+    async def work() -> None:
+        await flavour.maybe(share.run(serve_async if flavour.is_async else serve))
+
+    running = flavour.spawn(work)
+    await flavour.until(lambda: begun, 20)
+    assert len(claims) >= 3, "the second found what was made late"
+    data, stat = direct.get(node)
+    assert (stat.czxid, data) == (begun[0], claims[-1])
+    await flavour.sleep(1.2)  # who is in doubt looks again, and leaves it alone
+    assert direct.get(node)[1].czxid == begun[0]
+    share.stop()
+    await running.result()
+    assert direct.get_children(f"{path}/%claims") == []
 
 
 async def test_a_member_that_is_made_late_does_not_haunt_its_group(
