@@ -13,7 +13,6 @@ not strike.
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -53,8 +52,7 @@ def run(seed: int, seconds: float, *, mutant: str = "", kind: str = "lock", keep
         memory = MEMORY if Path(MEMORY).is_dir() else None
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coordkit-regime-", dir=memory)))
         _Run(verdict, directory, stack).go()
-        if keep is not None:
-            shutil.copytree(directory, keep, dirs_exist_ok=True)
+        verdict.keep(directory, keep)
     verdict.took = now() - began
     return verdict
 

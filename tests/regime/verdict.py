@@ -46,14 +46,16 @@ class Verdict:
         return " ".join(words)
 
     def keep(self, directory: Path, where: Path | None) -> None:
-        """Copy what the run wrote to ``where``. Without that, what was found is kept all the same, unless something had
-        to be found: it may need a load that nobody makes again, and must be explained.
+        """Copy what the run wrote to ``where``. Without that, the logs of what was found are kept all the same, unless
+        something had to be found: it may need a load that nobody makes again, and must be explained.
         """
-        if where is None and self.found and not (self.mutant or self.control):
-            where = Path(tempfile.mkdtemp(prefix=f"coordkit-found-{self.workload}-{self.seed}-"))
         if where is not None:
             shutil.copytree(directory, where, dirs_exist_ok=True)
             self.kept = where
+        elif self.found and not (self.mutant or self.control):
+            self.kept = Path(tempfile.mkdtemp(prefix=f"coordkit-found-{self.workload}-{self.seed}-"))
+            for log in directory.glob("*.log*"):  # and no servers' files, which may go while they are copied
+                shutil.copy(log, self.kept)
 
     def __str__(self) -> str:
         said = "void" if self.void else "failed" if self.found else "passed"
