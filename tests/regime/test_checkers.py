@@ -150,6 +150,15 @@ def test_lease_model_says_what_fits_nowhere_and_what_stood_around_it() -> None:
     assert around[-1].endswith("[  0.3500,   0.3500] token 2, released False")
 
 
+def test_what_fits_nowhere_is_what_comes_after_all_that_fits() -> None:
+    """With 2 in its place 3 does not fit; left out until later, it lets more of the others be, and fits no more."""
+    others = [gave(3, 1.1, 1.2), got(4, 1.3, 1.4), gave(4, 1.5, 1.6)]
+
+    [found] = lease_model([got(2, 0, 5), got(3, 0.8, 0.9), *others, gave(2, 6, 7)], ttl=TTL, drift=0.02)
+
+    assert "grant 3 [0.8000, 0.9000] fits nowhere" in found
+
+
 def test_what_stands_around_is_not_all_there_is() -> None:
     ops = [got(i, i / 100, i / 100 + 0.005) for i in range(1, 300)]
 
