@@ -82,6 +82,7 @@ _OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py
 )
 _ADVICE: _Advice = (
     *_OF_THE_SERVER,
+    (None, "BUSY Redis", "a script of somebody's has run there for too long: wait for its end, or SCRIPT KILL it"),
     (None, "WRONGTYPE", "the key holds another kind of value: choose another name, or delete the key"),
     (
         None,

@@ -8,7 +8,12 @@ from coordkit.core.token import Token
 
 
 class Inspected:
-    """What can be looked into, by one request that writes nothing: a replica may answer it, a full server as well."""
+    """What can be looked into, by one request that writes nothing: a replica may answer it, a full server as well.
+
+    A ``Lock`` can, for it has one holder. Of the names of a ``MultiLock`` ask the ``Lock`` of each: they are the same.
+    Several have a ``Semaphore`` or the reading side of a ``ReadWriteLock`` at once, and whom a ``QuorumLock`` belongs
+    to is what a majority says: none has a holder that one request to one server could name, or evict.
+    """
 
     _inspector: Inspector
 

@@ -189,6 +189,18 @@ def test_a_cluster_that_refuses_two_slots_means_cross_shard() -> None:
     assert isinstance(translated(said, "ledger", "RedisCluster"), coordkit.CrossShardError)
 
 
+def test_a_server_that_runs_a_script_for_too_long_means_wait() -> None:
+    from coordkit._redis import translated
+
+    said = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
+
+    meant = translated(redis.exceptions.ResponseError(said), "ledger", "Redis")
+    assert isinstance(meant, coordkit.StoreRefused)
+    assert "SCRIPT KILL it" in str(meant)
+    other = translated(redis.exceptions.ResponseError("BUSYKEY Target key name already exists."), "ledger", "Redis")
+    assert str(other).endswith("see the cause")
+
+
 @pytest.mark.parametrize("token", [0, -1, 1 << 63])
 def test_a_token_out_of_range(token: int) -> None:
     fence = coordkit.Fence(BLOCKING, "ledger")
