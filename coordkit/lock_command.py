@@ -119,17 +119,23 @@ def _who(holder: Holder) -> str:
 def _run(lock: Lock, timeout: float | None, command: Sequence[str]) -> int:
     with lock.hold(timeout) as lease:
         environment = {**os.environ, "COORDKIT_TOKEN": str(lease.token)}
-        try:
-            child = subprocess.Popen(command, env=environment)  # noqa: S603  running what the user typed is its purpose
-        except OSError as error:
-            return _said(error, 127 if isinstance(error, FileNotFoundError) else 126)
+        child: subprocess.Popen[bytes] | None = None
+        early: list[int] = []  # what came before there was anybody to tell: it must not end us alone
 
         def forward(number: int, _frame: FrameType | None) -> None:
-            if number != signal.SIGINT:  # the terminal sent that to the command as well
+            if child is None:
+                early.append(number)
+            elif number != signal.SIGINT:  # the terminal sent that to the command as well
                 child.send_signal(number)
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, forward)
+        try:
+            child = subprocess.Popen(command, env=environment)  # noqa: S603  running what the user typed is its purpose
+        except OSError as error:
+            return _said(error, 127 if isinstance(error, FileNotFoundError) else 126)
+        for each in early:
+            child.send_signal(each)
         threading.Thread(target=_end_when_lost, args=(lease, child), daemon=True).start()
         status = child.wait()
     return status if status >= 0 else 128 - status

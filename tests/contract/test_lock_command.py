@@ -95,6 +95,27 @@ def test_a_command_is_ended(command: Any, coordkit_redis: Any, name: str, lost: 
         assert running.wait(20) == (76 if lost else 0)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_the_command_starts_is_for_the_command(
+    coordkit_redis_server: Any, coordkit_redis: Any, name: str, number: int
+) -> None:
+    """Else we end without it, and it goes on without the lock."""
+    program = (
+        "import os, subprocess, sys\n"
+        "from coordkit.cli import main\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, *arguments, **options):\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        super().__init__(*arguments, **options)\n"
+        "subprocess.Popen = Popen\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["lock", "run", name, "--redis", coordkit_redis_server.url, "--ttl", "60", "--", "sleep", "60"]
+
+    assert run([PYTHON, "-c", program, *words])[0] == 128 + number
+    assert not coordkit_redis.exists(f"coordkit:1:{{{name}}}:lock")
+
+
 def test_without_a_server(name: str) -> None:
     status, _, said = run([PYTHON, "-m", "coordkit.cli", "lock", "status", name, "--redis", "redis://127.0.0.1:1"])
 
