@@ -67,8 +67,7 @@ class Probes:
 
         Where there is a ``max_lag``, too: until it was looked at, a replica is not read from.
         """
-        if self._closed:
-            return
+        self._closed = False  # a client that was closed may be used again, as redis-py's
         if self._every() < math.inf and self._looked is None:
             self._looked = self._runtime.event()
             self._worker.poke()
@@ -78,11 +77,14 @@ class Probes:
         self.begun = True
 
     async def close(self) -> None:
-        """Look no more."""
+        """Look no more, until somebody reads from a replica again."""
         self._closed = True
         with self._mutex:
             if self._timer is not None:
                 self._timer.cancel()
+            if self._looked is not None:
+                self._looked.set()  # nobody waits for what does not come
+            self.reset()
         await self._questions.close()
 
     def _every(self) -> float:

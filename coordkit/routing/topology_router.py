@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
@@ -26,6 +27,7 @@ from coordkit.routing.plan import Part, Plan, first
 from coordkit.routing.reads import WRITE
 from coordkit.routing.router import SPLIT, Router
 from coordkit.routing.scanning import Place, scan_plan
+from coordkit.routing.slots import BRACE
 from coordkit.routing.sweep import order
 from coordkit.routing.topology import Topology
 from coordkit.scripts import load
@@ -42,6 +44,7 @@ class TopologyRouter(Router):
 
     topology: Topology
     moving: frozenset[int] = frozenset()
+    _slots: Sequence[str]  # who serves each
     _kept: bytes  # what all keys begin with that a shard has for itself
     _kept_text: str
 
@@ -51,6 +54,7 @@ class TopologyRouter(Router):
         kind = MovingRouter if topology.moves else cls
         self = kind(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
         self.topology, self.moving = topology, frozenset(topology.moving)
+        self._slots = topology.serving.table
         self._kept = local_key(topology.name, "")
         self._kept_text = self._kept.decode()
         return self
@@ -61,9 +65,10 @@ class TopologyRouter(Router):
         """Return the shard of a command that goes there as it is; None for any other."""
         if len(args) > 1 and args[0] in self._of_first_key:
             key = args[1]
-            if key.startswith(self._kept_text) if type(key) is str else self.bytes_of(key).startswith(self._kept):
-                return None  # it is planned, and looked at
-            return self.route(key)
+            wire = key.encode(self._encoding, self._errors) if type(key) is str else self.bytes_of(key)
+            if BRACE not in wire:  # as what is kept has; `route` written out, as every command passes here
+                return self._slots[crc_hqx(wire, 0) & 0x3FFF]
+            return None if wire.startswith(self._kept) else self.route(wire)  # the former is planned, and looked at
         return None
 
     def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
