@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -137,13 +138,13 @@ def _free_subnet() -> str:
 @pytest.mark.timeout(240)
 def test_two_machines_die_one_after_the_other(pair: Pair) -> None:
     a, b = pair.machines.values()
-    a.crash()
+    pair.hold("a").crash()
     pair.until(pair.leads("b"))
     a.server.start()
     a.start_agent()
     pair.goes_well("b")
 
-    b.crash()
+    pair.hold("b").crash()
     pair.until(pair.leads("a"))
     b.server.start()
     b.start_agent()
@@ -154,12 +155,12 @@ def test_two_machines_die_one_after_the_other(pair: Pair) -> None:
 @pytest.mark.timeout(240)
 def test_a_machine_is_paused_and_goes_on_later(pair: Pair) -> None:
     a, b = pair.machines.values()
-    a.pause()
+    pair.hold("a").pause()
     pair.until(pair.leads("b"))
     a.resume()
     pair.goes_well("b")
 
-    b.pause()
+    pair.hold("b").pause()
     pair.until(pair.leads("a"))
     b.resume()
     pair.goes_well("a")
@@ -168,10 +169,11 @@ def test_a_machine_is_paused_and_goes_on_later(pair: Pair) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_machine_is_cut_off_from_everything(pair: Pair) -> None:
-    a, b = pair.machines.values()
+    a = pair.machines["a"]
     assert a.agent is not None
-    a.server.cut()
+    pair.hold("a").server.cut()
     a.ensemble.drop_requests = a.ensemble.drop_replies = True
+    a.agent.send_signal(signal.SIGCONT)
     pair.until(pair.leads("b"))
 
     a.server.heal()
@@ -180,6 +182,6 @@ def test_a_machine_is_cut_off_from_everything(pair: Pair) -> None:
         a.start_agent()  # it could not reach its own server, and ended: its supervisor begins it again
     pair.goes_well("b")
 
-    b.crash()
+    pair.hold("b").crash()
     pair.until(pair.leads("a"))
     pair.check("a")

@@ -42,13 +42,13 @@ def pair(
 @pytest.mark.timeout(150)
 def test_two_machines_die_one_after_the_other(pair: Pair) -> None:
     a, b = pair.machines.values()
-    a.crash()
+    pair.hold("a").crash()
     pair.until(pair.leads("b"))
     a.server.start()  # in memory: with no data at all
     a.start_agent()
     pair.goes_well("b")
 
-    b.crash()
+    pair.hold("b").crash()
     pair.until(pair.leads("a"))
     b.server.start()
     b.start_agent()
@@ -60,7 +60,7 @@ def test_two_machines_die_one_after_the_other(pair: Pair) -> None:
 @pytest.mark.parametrize("durable", [False], ids=["in memory"], indirect=True)
 def test_who_came_back_without_its_data_does_not_take_over(pair: Pair) -> None:
     a, b = pair.machines.values()
-    a.crash()
+    pair.hold("a").crash()
     pair.until(pair.leads("b"))
     pair.until(lambda: pair.in_sync() == "b")
     b.pause()  # while a is away, and with all that there is
@@ -81,7 +81,7 @@ def test_an_agent_that_is_stopped_finds_itself_a_backup(pair: Pair) -> None:
     assert a.agent is not None
     late = pair.leader
     assert late is not None
-    a.agent.send_signal(signal.SIGSTOP)  # its server goes on, and so do those who write there
+    pair.hold("a")  # its server goes on, and so do those who write there
     pair.until(pair.leads("b"))
     pair.until(b.replicates)
     with redis.Redis.from_url(b.server.url) as client, pytest.raises(StaleToken):
@@ -89,7 +89,7 @@ def test_an_agent_that_is_stopped_finds_itself_a_backup(pair: Pair) -> None:
     a.agent.send_signal(signal.SIGCONT)
     pair.goes_well("b")
 
-    b.crash()
+    pair.hold("b").crash()
     pair.until(pair.leads("a"))
     pair.check("a")
 
@@ -97,12 +97,12 @@ def test_an_agent_that_is_stopped_finds_itself_a_backup(pair: Pair) -> None:
 @pytest.mark.timeout(150)
 def test_a_machine_is_stopped_and_goes_on_later(pair: Pair) -> None:
     a, b = pair.machines.values()
-    a.pause()
+    pair.hold("a").pause()
     pair.until(pair.leads("b"))
     a.resume()
     pair.goes_well("b")
 
-    b.pause()
+    pair.hold("b").pause()
     pair.until(pair.leads("a"))
     b.resume()
     pair.goes_well("a")
@@ -112,15 +112,17 @@ def test_a_machine_is_stopped_and_goes_on_later(pair: Pair) -> None:
 @pytest.mark.timeout(150)
 def test_an_agent_is_cut_off_from_zookeeper(pair: Pair) -> None:
     a, b = pair.machines.values()
+    assert a.agent is not None
+    pair.hold("a")
     a.ensemble.drop_requests = a.ensemble.drop_replies = True
+    a.agent.send_signal(signal.SIGCONT)
     pair.until(pair.leads("b"))
     pair.until(b.replicates)
     a.ensemble.drop_requests = a.ensemble.drop_replies = False
     pair.goes_well("b")
-    assert a.agent is not None
     assert a.agent.poll() is None, "it is a backup now"
 
-    b.crash()
+    pair.hold("b").crash()
     pair.until(pair.leads("a"))
     pair.check("a")
 
@@ -130,7 +132,7 @@ def test_an_agent_is_cut_off_from_zookeeper(pair: Pair) -> None:
 def test_a_server_that_begins_anew_under_its_agent_is_found_out(pair: Pair) -> None:
     """It is restarted, empty, before anybody sees it; then its agent is elected, because it was in sync."""
     a, b = pair.machines.values()
-    b.server.pause()  # so that a cannot see that it follows no more
+    pair.hold("a")  # so that it cannot see that b follows no more
     b.server.kill()
     a.pause()
     b.server.start()
@@ -151,7 +153,9 @@ def test_a_server_that_begins_anew_under_its_agent_is_found_out(pair: Pair) -> N
 def test_an_agent_that_is_told_to_end_hands_over_at_once(pair: Pair) -> None:
     a = pair.machines["a"]
     assert a.agent is not None
+    pair.hold("a")
     a.agent.terminate()
+    a.agent.send_signal(signal.SIGCONT)
     assert a.agent.wait(20) == 0
     pair.until(pair.leads("b"))
     pair.check("b")

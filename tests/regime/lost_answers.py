@@ -49,7 +49,7 @@ _PARTS = {
     "permit": _TOLD,
     "several": _TOLD,
     "quorum": ("try", "acquire", "wait", "renew", "release"),
-    "bare quorum": _ASKS,
+    "bare quorum": (*_ASKS, "once"),  # once: the answer that counts is the only one there is, and has its number
 }
 OPERATIONS = {kind: {part: ASKING[part] for part in parts} for kind, parts in _PARTS.items()}
 OPERATIONS["lock"] |= PASSING
