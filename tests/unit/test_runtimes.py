@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -251,6 +254,20 @@ def test_a_worker_whose_thread_cannot_start_works_later(
     assert worked.wait(10)
     assert len(refused) == 3
     assert caplog.text.count("can't start new thread") == 1, "it is said once, however long it lasts"
+
+
+def test_the_timer_thread_is_there_with_a_session_of_zookeeper() -> None:
+    """It is what tries again where no thread can be started, so it must not have to be started then."""
+    code = """
+import threading
+from kazoo.client import KazooClient
+from coordkit._threads.zookeeper import session_of
+session_of(KazooClient())
+print(*(each.name for each in threading.enumerate()))
+"""
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True).stdout
+    assert "coordkit-timer" in told.split()
 
 
 def test_a_worker_thread_ends_when_idle() -> None:
