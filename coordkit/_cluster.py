@@ -15,7 +15,7 @@ import redis.asyncio.cluster
 import redis.cluster
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _redis_answers
 from coordkit._ports import Call
 
 _UNDONE = (exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError)
@@ -80,7 +80,7 @@ class Map:
 
     def doubt(self, name: str, error: BaseException) -> None:
         """Take note of what came instead of an answer: another may be in this node's place soon."""
-        if _redis.is_silence(error):
+        if _redis_answers.is_silence(error):
             self._silent.add(name)
 
     def is_good(self, keys: Sequence[bytes]) -> bool:

@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _redis_answers
 from coordkit._ports import BROKEN
 
 _log = logging.getLogger("coordkit")
@@ -167,7 +167,7 @@ class Told:
             )
 
     def say(self, where: str, error: BaseException) -> None:
-        if not self._said and _redis.is_no(error):  # what is a mere outage, or a slot that was moved, passes
+        if not self._said and _redis_answers.is_no(error):  # what is a mere outage, or a slot that was moved, passes
             self._said = True
             _log.warning(
                 "%s: cannot subscribe to be told of locks, so contenders ask again and again instead, in no order: %s",

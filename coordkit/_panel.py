@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coordkit import _redis
+from coordkit import _redis_answers, _redis_packing
 from coordkit._ports import Call
 from coordkit.errors import CoordError, StoreUnavailable
 
@@ -23,15 +23,17 @@ def taught(connection: Any, calls: Sequence[Call], known: set[str]) -> bytes:
     parts: list[bytes] = []
     for call in calls:
         if call.script.sha in known:
-            parts.append(_redis.packed(call))
+            parts.append(_redis_packing.packed(call))
         else:
             known.add(call.script.sha)
-            parts += connection.pack_commands(_redis.evals([call]))
+            parts += connection.pack_commands(_redis_packing.evals([call]))
     return b"".join(parts)
 
 
 def unanswered(error: Exception, name: str, where: str) -> CoordError:
     """Return what an error means that came instead of answers."""
-    meant = _redis.translated(error, name, where) or StoreUnavailable(name, f"no answer from {where}: {error!r}")
+    meant = _redis_answers.translated(error, name, where) or StoreUnavailable(
+        name, f"no answer from {where}: {error!r}"
+    )
     meant.__cause__ = error
     return meant

@@ -1,4 +1,4 @@
-"""What both Redis ports share: which clients they accept, how they connect, and what an error of redis-py means.
+"""What both Redis ports share: which clients they accept, and how they connect.
 
 A store speaks over connections of its own, made by the recipe of the client's pool (host, password, TLS, Sentinel's
 present master ...), because the client's generic path cannot be bounded in time: redis-py 8 connects and sends up to
@@ -10,21 +10,13 @@ to through ``execute_command``, with its retries.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
-import re
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import redis
 import redis.asyncio
 import redis.asyncio.cluster
-from redis import exceptions
-
-from coordkit._ports import Call, Confirm, Form, Script
-from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 
 IDLE = 30.0
 """Seconds a connection is kept without work."""
@@ -36,60 +28,6 @@ MAX_AGE = 60.0
 
 PATIENCE = 5.0
 """Seconds to connect or to wait for a reply where the client itself sets no bound."""
-
-_ENOUGH = 300  # characters of a client's own message: a Sentinel's names every connection it tried
-
-_CROSS_SLOT = re.compile(r"CROSSSLOT|same (key )?slot|same hash slot", re.IGNORECASE)
-
-_HALF_DONE = re.compile(r"non local key in a cluster node")
-"""How a script ends that came upon a key it had deleted itself, or its last part: its slot is on its way elsewhere."""
-
-_REFUSALS = (
-    exceptions.AuthenticationError,  # redis-py counts it among the connection errors
-    exceptions.AuthorizationError,
-    exceptions.AuthenticationWrongNumberOfArgsError,
-)
-_NO_ANSWER = (
-    exceptions.ConnectionError,  # also BusyLoadingError
-    exceptions.TimeoutError,
-    asyncio.TimeoutError,  # the builtin one from Python 3.11 on
-    exceptions.ClusterError,  # ClusterDownError, and what a client says that was sent from node to node too often
-    exceptions.RedisClusterException,
-    exceptions.TryAgainError,  # the keys are on their way from one node to another:
-    exceptions.AskError,  # until they are there, neither takes a script with several
-    OSError,
-    EOFError,
-)
-_RIGHTS = (
-    "grant the user the command and its keys; the README lists the rights that coordkit itself needs, for locks and "
-    "for a topology"
-)
-_Advice = tuple[tuple[type[Exception] | None, str, str], ...]
-_OF_THE_SERVER: _Advice = (  # what it says of its own state and rules; redis-py takes the code off some messages
-    (exceptions.AuthenticationError, "WRONGPASS", "give the client the right user name and password"),
-    (None, "NOAUTH", "the server wants a password: give the client one"),
-    (None, "HELLO must be called", "the server wants a password: give the client one"),
-    (
-        exceptions.NoPermissionError,
-        "NOPERM",
-        _RIGHTS,
-    ),
-    (None, "The user executing the script", _RIGHTS),
-    (exceptions.ReadOnlyError, "READONLY", "this server is a read-only replica: point the client at the primary"),
-    (exceptions.OutOfMemoryError, "maxmemory", "the server is out of memory: raise maxmemory, or free some"),
-    (None, "MISCONF", "the server takes no writes because it cannot save: look at its log and its disk"),
-    (None, "NOREPLICAS", "too few replicas are connected: see min-replicas-to-write"),
-)
-_ADVICE: _Advice = (
-    *_OF_THE_SERVER,
-    (None, "BUSY Redis", "a script of somebody's has run there for too long: wait for its end, or SCRIPT KILL it"),
-    (None, "WRONGTYPE", "the key holds another kind of value: choose another name, or delete the key"),
-    (
-        None,
-        "nknown command",
-        "this server lacks a command that coordkit needs: see the supported versions in the README",
-    ),
-)
 
 
 def check_client(client: Any, *, flavour: str) -> None:
@@ -222,180 +160,3 @@ def where(client: Any) -> str:
     if service := getattr(pool, "service_name", None):
         return f"Redis master {service!r}"
     return type(client).__name__
-
-
-def translated(error: BaseException, name: str, server: str) -> CoordError | None:
-    """Return what an error of redis-py means for the resource ``name``; None if it is none of Redis's."""
-    if isinstance(error, CoordError):
-        return error
-    said = " ".join(str(error).split()) or type(error).__name__
-    if len(said) > _ENOUGH:
-        said = f"{said[:_ENOUGH]}..."
-    if isinstance(error, exceptions.RedisClusterException | exceptions.ResponseError) and _CROSS_SLOT.search(said):
-        return CrossShardError(name, f"{server} answered no: {said}; let the keys share a {{hash tag}}", shards={})
-    if is_silence(error):
-        return StoreUnavailable(name, f"no answer from {server}: {said}; whether it was carried out is unknown")
-    if isinstance(error, UnicodeDecodeError):
-        why = f"{server} has what is no text in the client's encoding, {error.encoding}"
-        return StoreRefused(name, f"{why}; give a client without decode_responses")
-    if isinstance(error, exceptions.RedisError):
-        advice = next(
-            (text for kind, mark, text in _ADVICE if mark in said or (kind and isinstance(error, kind))),
-            "see the cause",
-        )
-        return StoreRefused(name, f"{server} answered no: {said}; {advice}")
-    return None
-
-
-def refusal(error: Exception, name: str, server: str) -> StoreRefused | None:
-    """Return what an error means by which a server refuses for its own sake: password, rights, role, memory, disk.
-
-    None for any other: what is wrong with a command itself is the affair of whoever sent it.
-    """
-    said = str(error)
-    state = any((kind and isinstance(error, kind)) or said.startswith(mark) for kind, mark, _ in _OF_THE_SERVER)
-    meant = translated(error, name, server) if state or isinstance(error, _REFUSALS) else None
-    return meant if isinstance(meant, StoreRefused) else None
-
-
-def evalsha(call: Call) -> tuple[Any, ...]:
-    """Return the command that runs a script which the server knows."""
-    return ("EVALSHA", call.script.sha, *_plain(len(call.keys), *call.keys, *call.args))
-
-
-def _plain(*words: bytes | str | int) -> tuple[bytes, ...]:
-    """Return words as bytes: hiredis crashes where a signal handler raises while it formats a number."""
-    return tuple(word if isinstance(word, bytes) else str(word).encode() for word in words)
-
-
-def packed(call: Call) -> bytes:
-    """Return the same as the bytes of the protocol: half the time goes when a client packs each command anew."""
-    if call.form is not None:
-        return filled(call.form, str(call.args[0]))
-    return _head(call.script.sha, tuple(call.keys), len(call.args)) + _words(call.args)
-
-
-PING = b"*1\r\n$4\r\nPING\r\n"
-"""Sent ahead of a script, in one piece, so that whom the script tells something hears of it before we do.
-
-Redis writes to its clients in the opposite of the order in which it first had something for each of them. Whoever hands
-a lock on would wake first, and on a busy machine the one who waits for it would wait for that, too.
-"""
-
-
-def filled(form: Form, first: str) -> bytes:
-    """Return a form with its first argument, as the bytes of the protocol; nearly all of them are made once."""
-    word = first.encode()
-    before, after = form.packed or _packed_around(form)
-    return b"".join((before[len(word)], word, after))
-
-
-def _packed_around(form: Form) -> tuple[_Before, bytes]:
-    form.packed = packed = _Before(form), b"\r\n" + _words(form.args)
-    return packed
-
-
-class _Before(dict[int, bytes]):
-    """What is sent in front of the first argument of a form, by the length of that: nearly always the same."""
-
-    def __init__(self, form: Form) -> None:
-        self._head = _head(form.script.sha, tuple(form.keys), 1 + len(form.args))
-
-    def __missing__(self, length: int) -> bytes:
-        before = self[length] = self._head + b"$%d\r\n" % length
-        return before
-
-
-def _words(args: Sequence[bytes | str | int]) -> bytes:
-    parts = []
-    for arg in args:
-        if isinstance(arg, int):
-            parts.append(_number(arg))  # a ttl: always the same few
-        else:
-            value = arg if isinstance(arg, bytes) else arg.encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
-    return b"".join(parts)
-
-
-@lru_cache(maxsize=4096)
-def _head(sha: str, keys: tuple[bytes, ...], args: int) -> bytes:
-    words = (b"EVALSHA", sha.encode(), b"%d" % len(keys), *keys)
-    return b"*%d\r\n" % (len(words) + args) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-
-
-@lru_cache(maxsize=1024)
-def _number(value: int) -> bytes:
-    digits = b"%d" % value
-    return b"$%d\r\n%b\r\n" % (len(digits), digits)
-
-
-def evals(calls: Sequence[Call]) -> list[tuple[Any, ...]]:
-    """Return the commands that teach the server each script once, and run it by name from then on."""
-    taught: set[Script] = set()
-    commands: list[tuple[Any, ...]] = []
-    for call in calls:
-        if call.script in taught:
-            commands.append(evalsha(call))
-        else:
-            taught.add(call.script)
-            commands.append(("EVAL", call.script.source, *_plain(len(call.keys), *call.keys, *call.args)))
-    return commands
-
-
-def confirming(command: tuple[Any, ...], confirm: Confirm) -> list[tuple[Any, ...]]:
-    """Return the commands that write, and wait for the copies."""
-    within = max(1, math.ceil(confirm.within * 1000))  # 0 would wait for ever
-    copies = (1, confirm.replicas) if confirm.fsync else (confirm.replicas,)
-    return [command, ("WAITAOF" if confirm.fsync else "WAIT", *_plain(*copies, within))]
-
-
-def confirmed(replies: list[Any], confirm: Confirm, name: str, server: str) -> tuple[Any, int, int]:
-    """Return a script's reply, the local disks and the replicas that have it; raise what either error means."""
-    reply, copies = replies
-    if isinstance(reply, Exception):
-        raise named(reply, name, server)
-    if not isinstance(copies, Exception):
-        return (reply, int(copies[0]), int(copies[1])) if confirm.fsync else (reply, 0, int(copies))
-    said = str(copies)
-    if "nknown command" in said:
-        advice = "WAITAOF needs Redis 7.2 or newer: ask for replicas only, or use a newer server"
-    elif "appendonly is disabled" in said:
-        advice = "set `appendonly yes`, or do not ask for the disk"
-    else:
-        raise named(copies, name, server)
-    raise StoreRefused(name, f"{server} answered no: {said}; {advice}") from copies
-
-
-def is_silence(error: BaseException) -> bool:
-    """Whether an error means that there was no answer, rather than a no."""
-    if isinstance(error, _REFUSALS):
-        return False
-    return isinstance(error, _NO_ANSWER) or _HALF_DONE.search(str(error)) is not None
-
-
-def check_primary(replies: Sequence[Any], *, fresh: bool) -> None:
-    """Raise redis-py's ConnectionError if a server says it is no primary, and the connection is not a ``fresh`` one.
-
-    A name, an address or a Sentinel may lead to another server by now. So that counts as no answer, once: whoever asks
-    again does so over a connection made after that, and is told what that server says.
-    """
-    for reply in replies:
-        if isinstance(reply, Exception) and not fresh and _is_no_primary(reply):
-            raise exceptions.ConnectionError(f"the server is a primary no longer: {reply}") from reply
-
-
-def _is_no_primary(error: Exception) -> bool:
-    # Redis 6.2 says it inside of a message about the script.
-    return isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError) or "-READONLY " in str(error)
-
-
-def is_no(error: BaseException) -> bool:
-    """Whether an error means that the server refused, and will again."""
-    return isinstance(error, exceptions.ResponseError | StoreRefused) and not is_silence(error)
-
-
-def named(reply: Exception, name: str, server: str) -> Exception:
-    """Return the error of coordkit that an error among the replies means."""
-    meant = translated(reply, name, server) or reply
-    meant.__cause__ = reply
-    return meant

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from coordkit.routing.progress import Progress
+from coordkit.routing.moving.progress import Progress
 
 _EVERY = 5.0  # seconds between two lines while nothing but numbers changes
 _OFTEN = 1.0  # the same for JSON, which programs read

@@ -14,11 +14,11 @@ from redis.retry import Retry
 
 from coordkit.errors import StoreUnavailable
 from coordkit.routing import Topology, slot_of
-from coordkit.routing.client_errors import Outdated
-from coordkit.routing.fence import local_key
-from coordkit.routing.first_touch import FirstTouch
-from coordkit.routing.pace import Pace
-from coordkit.routing.reshard import Reshard
+from coordkit.routing.fence.fence import local_key
+from coordkit.routing.moving.first_touch import FirstTouch
+from coordkit.routing.moving.pace import Pace
+from coordkit.routing.resharding.reshard import Reshard
+from coordkit.routing.ways.errors import Outdated
 
 STEPS = [
     *("clear", "announce", "raise a", "raise c", "drop a", "drop c", "begin"),

@@ -7,9 +7,12 @@ from typing import Any
 from coordkit._asyncio.runtime import RUNTIME as ASYNCIO
 from coordkit._threads.runtime import RUNTIME as THREADS
 from coordkit.errors import TransactionFailed
-from coordkit.routing import Topology, way, way_aio, way_port, way_port_aio
-from coordkit.routing.fence import Greeting
-from coordkit.routing.shard_port import ShardPort
+from coordkit.routing import Topology
+from coordkit.routing.fence.fence import Greeting
+from coordkit.routing.fence.port import ShardPort
+from coordkit.routing.ways import port as way_port
+from coordkit.routing.ways import port_aio as way_port_aio
+from coordkit.routing.ways import way, way_aio
 
 
 def runtime(flavour: Any) -> Any:

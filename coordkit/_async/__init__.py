@@ -58,11 +58,11 @@ from coordkit.routing import (
     Sticky,
     rendezvous,
 )
-from coordkit.routing.client_aio import ShardedRedis
-from coordkit.routing.client_live_aio import LiveShardedRedis
-from coordkit.routing.client_pipeline_aio import ShardedPipeline
-from coordkit.routing.progress import Progress
-from coordkit.routing.topology import Topology
+from coordkit.routing.client.client_aio import ShardedRedis
+from coordkit.routing.client.live_aio import LiveShardedRedis
+from coordkit.routing.client.pipeline_aio import ShardedPipeline
+from coordkit.routing.moving.progress import Progress
+from coordkit.routing.topology.topology import Topology
 
 __all__ = [
     "AcquireTimeout",

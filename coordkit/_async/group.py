@@ -17,8 +17,8 @@ from coordkit.core import share as shares
 from coordkit.core.changes import Change
 from coordkit.core.token import Token
 from coordkit.errors import CoordError
-from coordkit.routing.balance import LeastOutstanding, SmoothWeightedRoundRobin
-from coordkit.routing.health import Picker, SetAside
+from coordkit.routing.balance.health import Picker, SetAside
+from coordkit.routing.balance.pickers import LeastOutstanding, SmoothWeightedRoundRobin
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs

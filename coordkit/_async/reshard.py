@@ -14,18 +14,18 @@ from coordkit._async.topology import TopologyStore
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit.core import checks
 from coordkit.core.rebalancing import Rebalancing
-from coordkit.routing import reshard
-from coordkit.routing.carrying import BATCH, BIG
-from coordkit.routing.client_replicas import clients_of, primary_of
-from coordkit.routing.fence import Greeting
-from coordkit.routing.pace import Pace
-from coordkit.routing.progress import Progress
-from coordkit.routing.replica_set import ReplicaSet
-from coordkit.routing.shard_port import ShardPort
-from coordkit.routing.topology import Topology
-from coordkit.routing.topology_parts import Shard
-from coordkit.routing.way_aio import Way
-from coordkit.routing.way_port_aio import WayPort, greeted
+from coordkit.routing.fence.fence import Greeting
+from coordkit.routing.fence.port import ShardPort
+from coordkit.routing.moving.pace import Pace
+from coordkit.routing.moving.progress import Progress
+from coordkit.routing.replicas.replica_set import ReplicaSet
+from coordkit.routing.replicas.servers import clients_of, primary_of
+from coordkit.routing.resharding import reshard
+from coordkit.routing.resharding.carrying import BATCH, BIG
+from coordkit.routing.topology.parts import Shard
+from coordkit.routing.topology.topology import Topology
+from coordkit.routing.ways.port_aio import WayPort, greeted
+from coordkit.routing.ways.way_aio import Way
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs

@@ -12,7 +12,7 @@ from coordkit._async.leadership import Leadership
 from coordkit._asyncio.zookeeper import session_of
 from coordkit.core import adoption, checks, topologies, zk_checks
 from coordkit.errors import LeadershipLost
-from coordkit.routing.topology import Topology
+from coordkit.routing.topology.topology import Topology
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import exceptions
 
-from coordkit import _cluster, _redis
+from coordkit import _cluster, _redis, _redis_packing
 from coordkit._asyncio.lines import Lines
 from coordkit._asyncio.runtime import life
 from coordkit._ports import Call, Confirm
@@ -40,7 +40,7 @@ class Nodes:
         if node is None:
             return (await self.ask_many([call], None))[0]
         try:
-            reply = await self._to(node).ask(_redis.packed(call), lambda: call, yielding=yielding)
+            reply = await self._to(node).ask(_redis_packing.packed(call), lambda: call, yielding=yielding)
         except Exception as error:
             self._map.doubt(node.name, error)
             raise

@@ -16,7 +16,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers
 from coordkit._asyncio.line import Box, Line
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import end_in, life
@@ -137,7 +137,7 @@ class InboxLines:
             if box.refusal is None:
                 return box.address
             refusal = box.refusal
-            if _redis.is_silence(refusal):
+            if _redis_answers.is_silence(refusal):
                 break  # the slot was moved; else the server knows no sharded channels, or the user may not have them
         raise refusal
 

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._asyncio.runtime import end_all, forget_closed, life
 from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import FastWire, Wire, hang_up, wire_on
@@ -170,14 +170,14 @@ class Lines:
             if wire.until == math.inf:
                 home.watch.begin(wire, until)
             if yielding:
-                _, reply = await wire.send(_redis.PING + data, 2, until)
+                _, reply = await wire.send(_redis_packing.PING + data, 2, until)
             else:
                 [reply] = await wire.send(data, 1, until)
             if isinstance(reply, exceptions.NoScriptError):
                 home.watch.begin(wire, min(until, wire.until))
-                [reply] = await wire.send(_packed(wire, _redis.evals([call()])), 1, until)
+                [reply] = await wire.send(_packed(wire, _redis_packing.evals([call()])), 1, until)
             if isinstance(reply, Exception):
-                _redis.check_primary([reply], fresh=wire.made >= present)
+                _redis_answers.check_primary([reply], fresh=wire.made >= present)
         except Exception as error:
             if home.shared is wire:
                 home.shared = None
@@ -193,9 +193,9 @@ class Lines:
             return (await wire.ask(data, len(requests) * 2))[1::2] if ahead else await wire.ask(data, len(requests))
 
         async def work(wire: Wire) -> list[Any]:
-            replies = await answered(wire, [_redis.packed(call) for call in calls])
+            replies = await answered(wire, [_redis_packing.packed(call) for call in calls])
             if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-                commands = [_packed(wire, [command]) for command in _redis.evals([calls[i] for i in unknown])]
+                commands = [_packed(wire, [command]) for command in _redis_packing.evals([calls[i] for i in unknown])]
                 for i, reply in zip(unknown, await answered(wire, commands), strict=True):
                     replies[i] = reply
             return replies
@@ -209,8 +209,8 @@ class Lines:
 
         async def work(wire: Wire) -> list[Any]:
             replies: list[Any] = []
-            for command in (_redis.evalsha(call), *_redis.evals([call])):
-                data = ahead + _packed(wire, _redis.confirming(command, confirm))
+            for command in (_redis_packing.evalsha(call), *_redis_packing.evals([call])):
+                data = ahead + _packed(wire, _redis_packing.confirming(command, confirm))
                 replies = (await wire.ask(data, 2 + bool(ahead)))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
@@ -263,7 +263,7 @@ class Lines:
         home.watch.begin(wire, now() + patience)
         try:
             replies = await work(wire)
-            _redis.check_primary(replies, fresh=wire.made >= began)
+            _redis_answers.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             if wire.late:
                 home.silent = began, patience

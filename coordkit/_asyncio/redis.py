@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import redis.asyncio
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._asyncio.cluster import Nodes
 from coordkit._asyncio.inbox import Inbox
 from coordkit._asyncio.lines import Lines
@@ -20,7 +20,7 @@ from coordkit._ports import Call, Confirm, Form
 from coordkit.core.keeper import Keeper
 from coordkit.core.keepers import Keepers
 from coordkit.core.shards import ShardedStore
-from coordkit.routing.live_store import LiveStore
+from coordkit.routing.client.live_store import LiveStore
 
 
 class RedisStore:
@@ -55,33 +55,33 @@ class RedisStore:
     async def run(self, name: str, call: Call, *, yielding: bool = False) -> Any:
         try:
             if self._lines is not None:
-                reply = await self._lines.ask(_redis.packed(call), lambda: call, yielding=yielding)
+                reply = await self._lines.ask(_redis_packing.packed(call), lambda: call, yielding=yielding)
             elif self._nodes is not None:
                 reply = await self._nodes.ask(call, yielding=yielding)
             else:
                 reply = (await self._ask([call]))[0]
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis_answers.translated(error, name, self._where)
             if meant is None:
                 raise
             raise meant from error
         if isinstance(reply, Exception):
-            raise _redis.named(reply, name, self._where)
+            raise _redis_answers.named(reply, name, self._where)
         return reply
 
     async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
         if self._lines is None:
             return await self.run(name, form.call(first), yielding=yielding)
         try:
-            data = _redis.filled(form, first)
+            data = _redis_packing.filled(form, first)
             reply = await self._lines.ask(data, lambda: form.call(first), yielding=yielding)
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis_answers.translated(error, name, self._where)
             if meant is None:
                 raise
             raise meant from error
         if isinstance(reply, Exception):
-            raise _redis.named(reply, name, self._where)
+            raise _redis_answers.named(reply, name, self._where)
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
@@ -89,13 +89,13 @@ class RedisStore:
         try:
             replies = await (self._ask(asked) if self._way is None else self._way.ask_many(asked, within))
         except Exception as error:
-            meant = _redis.translated(error, calls[0][0], self._where)
+            meant = _redis_answers.translated(error, calls[0][0], self._where)
             if meant is None:
                 raise
             raise meant from error
         for i, reply in enumerate(replies):
             if isinstance(reply, Exception):
-                replies[i] = _redis.named(reply, calls[i][0], self._where)
+                replies[i] = _redis_answers.named(reply, calls[i][0], self._where)
         return replies
 
     def cannot_confirm(self) -> str | None:
@@ -106,11 +106,11 @@ class RedisStore:
             way = cast("Lines | Nodes", self._way)  # of the others `cannot_confirm` speaks
             replies = await way.ask_confirmed(call, confirm)
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis_answers.translated(error, name, self._where)
             if meant is None:
                 raise
             raise meant from error
-        return _redis.confirmed(replies, confirm, name, self._where)
+        return _redis_answers.confirmed(replies, confirm, name, self._where)
 
     # -- through the client, where it must be
 
@@ -120,9 +120,9 @@ class RedisStore:
 
         async def ask(call: Call) -> Any:
             try:
-                return await self._client.execute_command(*_redis.evalsha(call))
+                return await self._client.execute_command(*_redis_packing.evalsha(call))
             except exceptions.NoScriptError:
-                return await self._client.execute_command(*_redis.evals([call])[0])
+                return await self._client.execute_command(*_redis_packing.evals([call])[0])
             except AttributeError as error:
                 if not isinstance(self._client, redis.asyncio.RedisCluster):
                     raise
@@ -140,9 +140,11 @@ class RedisStore:
                 pipeline.execute_command(*command)
             return cast("list[Any]", await pipeline.execute(raise_on_error=False))
 
-        replies = await answered([_redis.evalsha(call) for call in calls])
+        replies = await answered([_redis_packing.evalsha(call) for call in calls])
         if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-            for i, reply in zip(unknown, await answered(_redis.evals([calls[i] for i in unknown])), strict=True):
+            for i, reply in zip(
+                unknown, await answered(_redis_packing.evals([calls[i] for i in unknown])), strict=True
+            ):
                 replies[i] = reply
         return replies
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, finalize
 
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._asyncio.lines import connect
 from coordkit._asyncio.runtime import end_all, forget_closed, life
 from coordkit._asyncio.watch import Watch
@@ -106,13 +106,13 @@ class Batch:
             line.known.clear()  # SCRIPT FLUSH
             if line.wire is not None and not asking.done.done():
                 self._places = unknown
-                commands = line.wire.connection.pack_commands(_redis.evals([self._calls[i] for i in unknown]))
+                commands = line.wire.connection.pack_commands(_redis_packing.evals([self._calls[i] for i in unknown]))
                 line.wire.put(self, b"".join(commands), len(unknown), now() + line.patience)
                 return
         asking.answered(
             line.instance,
             [
-                _redis.named(one, asking.name, line.where) if isinstance(one, Exception) else one
+                _redis_answers.named(one, asking.name, line.where) if isinstance(one, Exception) else one
                 for one in self._replies
             ],
         )
@@ -271,7 +271,7 @@ class RedisPanel:
         for instance, wanted in calls.items():
             data = packed.get(id(wanted))
             if data is None:
-                data = packed[id(wanted)] = b"".join(map(_redis.packed, wanted))
+                data = packed[id(wanted)] = b"".join(map(_redis_packing.packed, wanted))
             home.lines[instance].send(asking, wanted, data, present)
         if not asking.done.done() and present + within < asking.until:
             home.watch.begin(asking, present + within)

@@ -58,11 +58,11 @@ from coordkit.routing import (
     Sticky,
     rendezvous,
 )
-from coordkit.routing.client import ShardedRedis
-from coordkit.routing.client_live import LiveShardedRedis
-from coordkit.routing.client_pipeline import ShardedPipeline
-from coordkit.routing.progress import Progress
-from coordkit.routing.topology import Topology
+from coordkit.routing.client.client import ShardedRedis
+from coordkit.routing.client.live import LiveShardedRedis
+from coordkit.routing.client.pipeline import ShardedPipeline
+from coordkit.routing.moving.progress import Progress
+from coordkit.routing.topology.topology import Topology
 
 __all__ = [
     "AcquireTimeout",

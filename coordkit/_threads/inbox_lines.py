@@ -15,7 +15,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers
 from coordkit._inbox import MANY, MESSAGES, QUIET, Boxes, Ear, leaving, refuse, understood
 from coordkit._ports import BROKEN
 from coordkit._threads.line import Box, Line
@@ -151,7 +151,7 @@ class InboxLines:
             if box.refusal is None:
                 return box.address
             refusal = box.refusal
-            if _redis.is_silence(refusal):
+            if _redis_answers.is_silence(refusal):
                 break  # the slot was moved; else the server knows no sharded channels, or the user may not have them
         raise refusal
 

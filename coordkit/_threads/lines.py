@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._ports import Call, Confirm
 from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child, now, weakly
 from coordkit._threads.wire import Wire, wire_on
@@ -41,7 +41,7 @@ class Lines:
 
     def ask(self, call: Call, *, yielding: bool = False) -> Any:
         """Run one script; a reply that is an error is returned."""
-        data = _redis.packed(call)
+        data = _redis_packing.packed(call)
         reply = self.answer_last(data) if yielding else self.answer(data)
         return self.teach(call) if isinstance(reply, exceptions.NoScriptError) else reply
 
@@ -51,7 +51,7 @@ class Lines:
         wire = self._take()
         try:
             [reply] = _taught(wire, [call], b"")
-            _redis.check_primary([reply], fresh=wire.made >= began)
+            _redis_answers.check_primary([reply], fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -72,7 +72,7 @@ class Lines:
         try:
             reply = wire.ask(data)
             if isinstance(reply, Exception):
-                _redis.check_primary([reply], fresh=wire.made >= present)
+                _redis_answers.check_primary([reply], fresh=wire.made >= present)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -87,10 +87,10 @@ class Lines:
         began = now()
         wire = self._take()
         try:
-            wire.send(_redis.PING + data)
+            wire.send(_redis_packing.PING + data)
             _, reply = wire.replies(2)
             if isinstance(reply, Exception):
-                _redis.check_primary([reply], fresh=wire.made >= began)
+                _redis_answers.check_primary([reply], fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -99,7 +99,7 @@ class Lines:
 
     def ask_many(self, calls: Sequence[Call], within: float | None, ahead: bytes = b"") -> list[Any]:
         """Run scripts in one pipeline, each after the command ``ahead``; a reply that is an error is in the list."""
-        data = [ahead + _redis.packed(call) for call in calls]
+        data = [ahead + _redis_packing.packed(call) for call in calls]
         began = now()
         wire = self._take(within)
         try:
@@ -108,7 +108,7 @@ class Lines:
                 taught = _taught(wire, [calls[i] for i in unknown], ahead)
                 for i, reply in zip(unknown, taught, strict=True):
                     replies[i] = reply
-            _redis.check_primary(replies, fresh=wire.made >= began)
+            _redis_answers.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             if within is not None:
                 self._silent = began, within
@@ -124,12 +124,12 @@ class Lines:
         replies: list[Any] = []
         try:
             wire.bound(wire.patience + confirm.within)
-            for command in (_redis.evalsha(call), *_redis.evals([call])):
-                wire.send(ahead + _packed(wire, _redis.confirming(command, confirm)))
+            for command in (_redis_packing.evalsha(call), *_redis_packing.evals([call])):
+                wire.send(ahead + _packed(wire, _redis_packing.confirming(command, confirm)))
                 replies = wire.replies(2 + bool(ahead))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
-            _redis.check_primary(replies, fresh=wire.made >= began)
+            _redis_answers.check_primary(replies, fresh=wire.made >= began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -211,7 +211,7 @@ def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
 
 
 def _taught(wire: Wire, calls: Sequence[Call], ahead: bytes) -> list[Any]:
-    return _answered(wire, [ahead + _packed(wire, [command]) for command in _redis.evals(calls)], ahead)
+    return _answered(wire, [ahead + _packed(wire, [command]) for command in _redis_packing.evals(calls)], ahead)
 
 
 def _answered(wire: Wire, requests: Sequence[bytes], ahead: bytes) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._ports import Call, Confirm, Form
 from coordkit._threads.cluster import Nodes
 from coordkit._threads.inbox import Inbox
@@ -16,7 +16,7 @@ from coordkit._threads.runtime import RUNTIME
 from coordkit.core.keeper import Keeper
 from coordkit.core.keepers import Keepers
 from coordkit.core.shards import ShardedStore
-from coordkit.routing.live_store import LiveStore
+from coordkit.routing.client.live_store import LiveStore
 
 
 class RedisStore:
@@ -46,31 +46,31 @@ class RedisStore:
         try:
             reply = self._ask([call])[0] if self._way is None else self._way.ask(call, yielding=yielding)
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis_answers.translated(error, name, self._where)
             if meant is None:
                 raise
             raise meant from error
         if isinstance(reply, Exception):
-            raise _redis.named(reply, name, self._where)
+            raise _redis_answers.named(reply, name, self._where)
         return reply
 
     async def run_form(self, name: str, form: Form, first: str, *, yielding: bool = False) -> Any:
         if self._lines is None:
             return await self.run(name, form.call(first), yielding=yielding)
         try:
-            data = _redis.filled(form, first)
+            data = _redis_packing.filled(form, first)
             reply = self._lines.answer_last(data) if yielding else self._lines.answer(data)
             if not isinstance(reply, Exception):
                 return reply
             if isinstance(reply, exceptions.NoScriptError):
                 reply = self._lines.teach(form.call(first))
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis_answers.translated(error, name, self._where)
             if meant is None:
                 raise
             raise meant from error
         if isinstance(reply, Exception):
-            raise _redis.named(reply, name, self._where)
+            raise _redis_answers.named(reply, name, self._where)
         return reply
 
     async def run_many(self, calls: Sequence[tuple[str, Call]], *, within: float | None = None) -> list[Any]:
@@ -78,13 +78,13 @@ class RedisStore:
         try:
             replies = self._ask(asked) if self._way is None else self._way.ask_many(asked, within)
         except Exception as error:
-            meant = _redis.translated(error, calls[0][0], self._where)
+            meant = _redis_answers.translated(error, calls[0][0], self._where)
             if meant is None:
                 raise
             raise meant from error
         for i, reply in enumerate(replies):
             if isinstance(reply, Exception):
-                replies[i] = _redis.named(reply, calls[i][0], self._where)
+                replies[i] = _redis_answers.named(reply, calls[i][0], self._where)
         return replies
 
     def cannot_confirm(self) -> str | None:
@@ -95,11 +95,11 @@ class RedisStore:
             way = cast("Lines | Nodes", self._way)  # of the others `cannot_confirm` speaks
             replies = way.ask_confirmed(call, confirm)
         except Exception as error:
-            meant = _redis.translated(error, name, self._where)
+            meant = _redis_answers.translated(error, name, self._where)
             if meant is None:
                 raise
             raise meant from error
-        return _redis.confirmed(replies, confirm, name, self._where)
+        return _redis_answers.confirmed(replies, confirm, name, self._where)
 
     # -- through the client, where it must be
 
@@ -109,9 +109,9 @@ class RedisStore:
 
         def ask(call: Call) -> Any:
             try:
-                return self._client.execute_command(*_redis.evalsha(call))
+                return self._client.execute_command(*_redis_packing.evalsha(call))
             except exceptions.NoScriptError:
-                return self._client.execute_command(*_redis.evals([call])[0])
+                return self._client.execute_command(*_redis_packing.evals([call])[0])
 
         replies: list[Any] = []
         for call in calls:
@@ -128,9 +128,9 @@ class RedisStore:
                 pipeline.execute_command(*command)
             return cast("list[Any]", pipeline.execute(raise_on_error=False))
 
-        replies = answered([_redis.evalsha(call) for call in calls])
+        replies = answered([_redis_packing.evalsha(call) for call in calls])
         if unknown := [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]:
-            for i, reply in zip(unknown, answered(_redis.evals([calls[i] for i in unknown])), strict=True):
+            for i, reply in zip(unknown, answered(_redis_packing.evals([calls[i] for i in unknown])), strict=True):
                 replies[i] = reply
         return replies
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from redis import exceptions
 
-from coordkit import _redis
+from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._panel import taught, unanswered
 from coordkit._ports import Call, Enough
 from coordkit._threads.row import OWED, Instance, Row, Slot
@@ -214,7 +214,7 @@ class Asking:
                 return taught(wire.connection, calls, known)
         data = self._packed.get(id(calls))  # all are mostly asked the same
         if data is None:
-            data = self._packed[id(calls)] = b"".join(map(_redis.packed, calls))
+            data = self._packed[id(calls)] = b"".join(map(_redis_packing.packed, calls))
         return data
 
     def _read(self, i: int) -> None:
@@ -236,12 +236,12 @@ class Asking:
         unknown = [place for place in slot.places if isinstance(slot.asked[place], exceptions.NoScriptError)]
         if unknown and slot.wire is not None:
             slot.places = unknown
-            commands = _redis.evals([slot.calls[place] for place in unknown])
+            commands = _redis_packing.evals([slot.calls[place] for place in unknown])
             row.send(slot, slot.wire, b"".join(slot.wire.connection.pack_commands(commands)), len(unknown), now())
             return True
         failed, slot.places = slot.places, []
         for place in failed:
-            slot.asked[place] = _redis.named(slot.asked[place], self._name, row.instances[i].where)
+            slot.asked[place] = _redis_answers.named(slot.asked[place], self._name, row.instances[i].where)
         return False
 
     def tell_unsent(self) -> None:

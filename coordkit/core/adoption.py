@@ -19,7 +19,7 @@ from coordkit.core.membership import Membership
 from coordkit.core.session import Session
 from coordkit.core.topologies import NONE, clients, none_there, topology_of
 from coordkit.errors import BadTopology, CoordError, StoreUnavailable
-from coordkit.routing.topology import Topology
+from coordkit.routing.topology.topology import Topology
 
 _log = logging.getLogger("coordkit")
 

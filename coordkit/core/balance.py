@@ -16,7 +16,7 @@ from coordkit.core.rolls import Reader, Shown
 from coordkit.core.session import Session
 from coordkit.core.weighing import Weigh, weight_of
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
-from coordkit.routing.health import SetAside
+from coordkit.routing.balance.health import SetAside
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since 3.11; not needed when the program runs

@@ -1,10 +1,10 @@
-"""The topology in ZooKeeper as one leader writes it, for `coordkit.routing.reshard`."""
+"""The topology in ZooKeeper as one leader writes it, for `coordkit.routing.resharding.reshard`."""
 
 from __future__ import annotations
 
 from coordkit.core.leadership import Leadership
 from coordkit.core.topologies import TopologyStore
-from coordkit.routing.topology import Topology
+from coordkit.routing.topology.topology import Topology
 
 
 class Rebalancing:

@@ -28,7 +28,7 @@ from coordkit.core.roll import Roll
 from coordkit.core.session import Session, Wake
 from coordkit.core.weighing import Weigh, weight_of
 from coordkit.errors import CoordError, StoreUnavailable
-from coordkit.routing.shares import share_out
+from coordkit.routing.placement.shares import share_out
 
 _log = logging.getLogger("coordkit")
 

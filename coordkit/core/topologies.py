@@ -2,7 +2,7 @@
 
 ::
 
-    <topology>              persistent; the document, see ``routing/topology_form.py``
+    <topology>              persistent; the document, see ``routing/topology/form.py``
     ├── log                 persistent
     │   └── <epoch>         persistent; the document of that epoch, 16 digits; the last ones only
     ├── rebalancer          an election: who may change it
@@ -40,7 +40,7 @@ from coordkit.core.leadership import Leadership
 from coordkit.core.session import GRACE, Session
 from coordkit.core.stream import Stream
 from coordkit.errors import BadTopology, StoreRefused, StoreUnavailable, TransactionFailed
-from coordkit.routing.topology import Topology
+from coordkit.routing.topology.topology import Topology
 
 _log = logging.getLogger("coordkit")
 

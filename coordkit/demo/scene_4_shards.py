@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordkit.demo.servers import client
-from coordkit.routing.client import ShardedRedis
+from coordkit.routing.client.client import ShardedRedis
 
 if TYPE_CHECKING:
     from coordkit.demo.output import Progress

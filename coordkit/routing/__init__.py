@@ -1,18 +1,20 @@
-"""Which shard owns a key, and which of several nodes is asked next.
+"""Which shard owns a key, and redis-py's commands over many shards, while they change.
 
-Read `slots` (a key's slot), `placement`, `placements/` and `key_router` (a key's shard), `commands` (a command's keys),
-`plan` and `router` (what is sent where): pure, no I/O. Then `client` and `client_aio`: redis-py's commands over many
-shards, with their `client_pipeline`, `client_script` and `client_exchange`; what both flavours share is in
-`client_shards`, `client_moment`, `client_queue`, `client_batch`, `client_questions` and `client_errors`. Each shard is
-reached by a `way` (`way_aio`), or by a `way_pool` where the client itself must be used; `replies` is what redis-py
-makes of replies. A way's connections are `way_connections`', and a batch over one is a `way_sending`. A `replica_set`
-is reached by `replicated` (`replicated_aio`), on the terms of `replication`: `reads` are told from writes, `readers`
-says who is asked, `lag` who is too far behind, and `probes` look at them meanwhile, by `replicated_questions`; a batch
-of reads is a `replicated_reading`. What a replica may answer while slots move is `replica_fence`'s.
-Commands without a key: `keyless`, `scanning`. Pub/sub: `client_subscriptions`, `client_pubsub`, `client_pubsub_lines`.
-WATCH: `client_held`. `balance` and `peak_ewma` pick among equals, `health` sets aside who failed; `shares` shares work
-out. `topology` (with `topology_parts`, `topology_form`) is a list of shards that changes while it is in use. While
-slots move: `fence`, `first_touch`, `moving` (between `move_source` and `move_target`), `mover`, `reshard`.
+Each room (a sub-package) has one purpose, and says which others it imports; data flows one way, to which
+``tests/unit/test_routing_rooms.py`` holds it. From the bottom up:
+
+`placement`    which shard owns a key: `slots`, and an algorithm to a file: pure
+`balance`      which of several equal nodes is asked next: pure
+`commands`     which keys a command has, and what is sent where: pure. Begin with `plan` and `router`
+`fence`        nobody acts by an old topology: the epoch at a shard, and how a shard is asked for that
+`ways`         how one server is spoken to, in both flavours. Begin with `way`
+`replicas`     shards of several servers. Begin with `terms` and `readers`; then `way`
+`topology`     the list of shards that changes while it is in use
+`moving`       how keys get from one shard to another. Begin with `moving`; then `mover`
+`resharding`   which slots move, and when: the rebalancer. Begin with `reshard`
+`directory`    what a sharded client knows without asking
+`pubsub`       publish and subscribe
+`client`       `ShardedRedis`, its pipelines, scripts and scans
 
 New data: `rendezvous` for a fixed list of shards, `slot_map` and `SlotMap.rebalance` for a map that is stored. Data
 that another router placed: `ketama`, `envoy_ring`, `maglev`, `hrw`, `jump`, `modula`. ``ShardedRedis(placement=...)``
@@ -21,24 +23,24 @@ takes any of them.
 
 from __future__ import annotations
 
-from coordkit.routing.balance import LeastOutstanding, Random, RoundRobin, SmoothWeightedRoundRobin, Sticky
-from coordkit.routing.health import SetAside
-from coordkit.routing.peak_ewma import PeakEwma
-from coordkit.routing.placement import Placement
-from coordkit.routing.placements.bounded_loads import bounded_loads
-from coordkit.routing.placements.envoy_ring import envoy_ring
-from coordkit.routing.placements.hashes import HASHES
-from coordkit.routing.placements.hrw import hrw
-from coordkit.routing.placements.jump import jump, jump_hash
-from coordkit.routing.placements.ketama import ketama
-from coordkit.routing.placements.maglev import maglev
-from coordkit.routing.placements.modula import modula
-from coordkit.routing.placements.rendezvous import rendezvous
-from coordkit.routing.placements.slot_map import SlotMap, slot_map
-from coordkit.routing.replica_set import ReplicaSet
-from coordkit.routing.slots import SLOTS, slot_of
-from coordkit.routing.topology import Topology
-from coordkit.routing.topology_parts import Move, Moving, Shard, Stable, Step
+from coordkit.routing.balance.health import SetAside
+from coordkit.routing.balance.peak_ewma import PeakEwma
+from coordkit.routing.balance.pickers import LeastOutstanding, Random, RoundRobin, SmoothWeightedRoundRobin, Sticky
+from coordkit.routing.placement.bounded_loads import bounded_loads
+from coordkit.routing.placement.envoy_ring import envoy_ring
+from coordkit.routing.placement.hashes import HASHES
+from coordkit.routing.placement.hrw import hrw
+from coordkit.routing.placement.jump import jump, jump_hash
+from coordkit.routing.placement.ketama import ketama
+from coordkit.routing.placement.maglev import maglev
+from coordkit.routing.placement.modula import modula
+from coordkit.routing.placement.placement import Placement
+from coordkit.routing.placement.rendezvous import rendezvous
+from coordkit.routing.placement.slot_map import SlotMap, slot_map
+from coordkit.routing.placement.slots import SLOTS, slot_of
+from coordkit.routing.replicas.replica_set import ReplicaSet
+from coordkit.routing.topology.parts import Move, Moving, Shard, Stable, Step
+from coordkit.routing.topology.topology import Topology
 
 __all__ = [
     "HASHES",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from coordkit.routing.slots import SLOTS, slot_of
+from coordkit.routing.placement.slots import SLOTS, slot_of
 from coordkit.testing.deployments import Deployment, LocalSite, Member, Silent, Site, launched, tell
 from coordkit.testing.replicated import data_words
 from coordkit.testing.servers import RedisServer, ServerFailed, scaled

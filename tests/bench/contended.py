@@ -38,7 +38,7 @@ import redis
 from targets import Targets
 
 import coordkit
-from coordkit import _redis
+from coordkit import _redis_packing
 from coordkit._ports import Call
 from coordkit.core import lock
 from coordkit.testing.processes import start_redis, start_zookeeper
@@ -120,12 +120,12 @@ def our_scripts(port: int, name: str) -> Enter:
     def held() -> Any:
         holder = f"{channel}:{next(turns)}"
         entry = f"x 60000 PUBLISH {holder} {channel}"
-        ask.sendall(_redis.packed(Call(lock._ACQUIRE, keys, (holder, 10_000, 60_000, entry, ""))))
+        ask.sendall(_redis_packing.packed(Call(lock._ACQUIRE, keys, (holder, 10_000, 60_000, entry, ""))))
         if not ask.recv(512).startswith(b"*2\r\n:1"):
             while b" grant " not in ear.recv(512):
                 pass  # the next, but not yet
         yield
-        ask.sendall(_redis.PING + _redis.packed(Call(lock._RELEASE, keys, (holder, 60_000, ""))))
+        ask.sendall(_redis_packing.PING + _redis_packing.packed(Call(lock._RELEASE, keys, (holder, 60_000, ""))))
         said = ask.recv(512)
         while said.count(b"\r\n") < (4 if b"*" in said else 2):
             said += ask.recv(512)

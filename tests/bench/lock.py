@@ -34,7 +34,7 @@ from targets import Targets
 
 import coordkit
 import coordkit.aio
-from coordkit import _redis
+from coordkit import _redis_packing
 from coordkit._ports import Call
 from coordkit.core import lock
 from coordkit.testing.processes import start_redis
@@ -120,7 +120,7 @@ def as_bytes(key: str) -> tuple[bytes, bytes]:
     """Return what a lock sends to be acquired and given back, as bytes: no client can be quicker than these two."""
     keys = [key.removesuffix("lock").encode() + part for part in (b"lock", b"token", b"queue")]
     acquire = Call(lock._ACQUIRE, keys, ("bench", 10_000, 60_000))
-    return _redis.packed(acquire), _redis.packed(Call(lock._RELEASE, keys, ("bench", 60_000)))
+    return _redis_packing.packed(acquire), _redis_packing.packed(Call(lock._RELEASE, keys, ("bench", 60_000)))
 
 
 async def awaited(port: int, rounds: int, pairs: int) -> dict[str, list[float]]:

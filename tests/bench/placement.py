@@ -31,9 +31,9 @@ from coordkit.routing import (
     slot_map,
     slot_of,
 )
-from coordkit.routing.placements.xxh64 import _fastest as fastest
-from coordkit.routing.placements.xxh64 import pure_xxh64
-from coordkit.routing.router import Router
+from coordkit.routing.commands.router import Router
+from coordkit.routing.placement.xxh64 import _fastest as fastest
+from coordkit.routing.placement.xxh64 import pure_xxh64
 
 KEYS = [f"user:{i}:name" for i in range(100)]
 TIMES = 10

@@ -37,7 +37,7 @@ from targets import Targets
 import coordkit
 import coordkit.aio
 from coordkit._ports import Call, Script
-from coordkit._redis import packed
+from coordkit._redis_packing import packed
 from coordkit.core import quorum
 from coordkit.core.quorum_set import KEPT
 from coordkit.testing.processes import start_redis_servers

@@ -26,7 +26,7 @@ from targets import Targets
 
 import coordkit
 import coordkit.aio
-from coordkit import _redis
+from coordkit import _redis_packing
 from coordkit.core.lease import ROUNDS
 from coordkit.testing.processes import start_redis
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 def renewals(leases: list[Any]) -> list[tuple[Any, ...]]:
     """Return the commands that renew these leases, as redis-py takes them."""
-    return [_redis.evalsha(one._core.grantor.renewal(one.holder, TTL)) for one in leases]
+    return [_redis_packing.evalsha(one._core.grantor.renewal(one.holder, TTL)) for one in leases]
 
 
 def batches(items: list[Any]) -> list[list[Any]]:

@@ -33,7 +33,7 @@ from coordkit.routing import (
     SmoothWeightedRoundRobin,
     Topology,
 )
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 from coordkit.testing.deployments import tell
 from coordkit.testing.replicated import ReplicatedRedis, start_replicated
 

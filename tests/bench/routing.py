@@ -23,7 +23,8 @@ import hiredis
 import redis
 import redis.asyncio
 
-from coordkit.routing import client, client_aio, rendezvous
+from coordkit.routing import rendezvous
+from coordkit.routing.client import client, client_aio
 from coordkit.testing.processes import RedisProcess, start_redis_servers
 
 KEYS = [f"user:{i}:name" for i in range(100)]

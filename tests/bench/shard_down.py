@@ -22,7 +22,8 @@ import redis.asyncio
 from routing import pinned
 
 from coordkit.errors import StoreUnavailable
-from coordkit.routing import client, client_aio, rendezvous
+from coordkit.routing import rendezvous
+from coordkit.routing.client import client, client_aio
 from coordkit.testing.processes import start_redis_servers
 
 NAMES = ("a", "b", "c")

@@ -12,7 +12,7 @@ from reshard_cluster import Client, Cluster
 from coordkit._run import run
 from coordkit.errors import CoordError, StaleToken, StoreUnavailable
 from coordkit.routing import Topology, slot_of
-from coordkit.routing.client_errors import Outdated
+from coordkit.routing.ways.errors import Outdated
 
 pytestmark = pytest.mark.empties_servers
 

@@ -11,8 +11,8 @@ from reshard_cluster import Client, Cluster
 
 from coordkit.errors import CoordError
 from coordkit.routing import Shard, Topology, rendezvous, slot_of
-from coordkit.routing.admission import check_distinct
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
+from coordkit.routing.moving.admission import check_distinct
 
 pytestmark = pytest.mark.empties_servers
 

@@ -17,7 +17,7 @@ import shard_ports
 
 from coordkit._ports import Call, Confirm, Script
 from coordkit.errors import StoreRefused, StoreUnavailable
-from coordkit.routing.fence import local_key, raise_epoch
+from coordkit.routing.fence.fence import local_key, raise_epoch
 from coordkit.testing.processes import start_redis
 
 _SOURCE = """

@@ -17,8 +17,8 @@ from redis.backoff import ConstantBackoff
 
 from coordkit._run import run
 from coordkit.errors import StoreRefused, StoreUnavailable
-from coordkit.routing.client_errors import Outdated
-from coordkit.routing.fence import Greeting, drop_connections, local_key, raise_epoch
+from coordkit.routing.fence.fence import Greeting, drop_connections, local_key, raise_epoch
+from coordkit.routing.ways.errors import Outdated
 from coordkit.testing.processes import start_redis
 
 TOPOLOGY = "users"

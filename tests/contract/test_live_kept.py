@@ -10,7 +10,7 @@ import redis
 
 from coordkit.errors import CrossShardError
 from coordkit.routing import Topology
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 
 pytestmark = pytest.mark.empties_servers
 

@@ -12,8 +12,8 @@ from reshard_cluster import Cluster
 from coordkit._ports import Call, Script
 from coordkit.errors import CrossShardError, LeaseLost, StoreUnavailable
 from coordkit.routing import slot_of
-from coordkit.routing.fence import drop_connections, raise_epoch
-from coordkit.routing.moving import Carrier
+from coordkit.routing.fence.fence import drop_connections, raise_epoch
+from coordkit.routing.moving.moving import Carrier
 
 pytestmark = pytest.mark.empties_servers
 

@@ -18,7 +18,7 @@ from reshard_cluster import Cluster
 
 from coordkit.errors import ShardDown, StoreRefused, StoreUnavailable, TooFewReplicas, TopologyOutdated
 from coordkit.routing import ReplicaSet, RoundRobin, Shard, Topology, slot_of
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 from coordkit.testing.deployments import tell
 from coordkit.testing.replicated import ReplicatedRedis
 

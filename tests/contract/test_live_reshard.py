@@ -27,8 +27,8 @@ from coordkit.errors import (
     TransactionFailed,
 )
 from coordkit.routing import Topology, slot_of
-from coordkit.routing.fence import drop_connections, local_key, raise_epoch
-from coordkit.routing.moving import Carrier
+from coordkit.routing.fence.fence import drop_connections, local_key, raise_epoch
+from coordkit.routing.moving.moving import Carrier
 from coordkit.testing.processes import start_redis
 
 _SOURCE = "return redis.call('INCR', KEYS[1])"

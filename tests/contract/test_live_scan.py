@@ -10,7 +10,7 @@ from reshard_cluster import Cluster
 
 from coordkit.errors import CrossShardError, PartialFailure, StoreUnavailable
 from coordkit.routing import Topology
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 
 pytestmark = pytest.mark.empties_servers
 

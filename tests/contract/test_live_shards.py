@@ -13,7 +13,9 @@ import redis
 
 import coordkit
 from coordkit.errors import BadTopology, StoreUnavailable, TopologyOutdated
-from coordkit.routing import Shard, Topology, client_live, client_live_aio, slot_of
+from coordkit.routing import Shard, Topology, slot_of
+from coordkit.routing.client import live as client_live
+from coordkit.routing.client import live_aio as client_live_aio
 from coordkit.testing.faults import Faults
 from coordkit.testing.servers import ZooKeeperEnsemble
 

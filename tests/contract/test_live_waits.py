@@ -10,7 +10,7 @@ import redis
 
 from coordkit.errors import PartialFailure, StoreUnavailable
 from coordkit.routing import Topology, slot_of
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 
 pytestmark = pytest.mark.empties_servers
 

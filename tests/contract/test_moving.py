@@ -9,13 +9,14 @@ import shard_ports
 
 from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing import Move as Whole
-from coordkit.routing import fence, slot_of
-from coordkit.routing.fence import local_key, raise_epoch
-from coordkit.routing.leftovers import drop_leftovers
-from coordkit.routing.mover import Mover
-from coordkit.routing.moving import AT_ONCE, Carrier
-from coordkit.routing.pace import Pace
-from coordkit.routing.progress import Progress
+from coordkit.routing import slot_of
+from coordkit.routing.fence import fence
+from coordkit.routing.fence.fence import local_key, raise_epoch
+from coordkit.routing.moving.leftovers import drop_leftovers
+from coordkit.routing.moving.mover import Mover
+from coordkit.routing.moving.moving import AT_ONCE, Carrier
+from coordkit.routing.moving.pace import Pace
+from coordkit.routing.moving.progress import Progress
 
 
 class Move(NamedTuple):

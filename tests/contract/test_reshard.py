@@ -12,12 +12,13 @@ from reshard_cluster import STEPS, Client, Cluster
 
 from coordkit._run import run
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
-from coordkit.routing import Topology, mover, slot_of
-from coordkit.routing.client_errors import Outdated
-from coordkit.routing.fence import local_key, raise_epoch
-from coordkit.routing.move_source import Source
-from coordkit.routing.move_target import Target
-from coordkit.routing.pace import Pace
+from coordkit.routing import Topology, slot_of
+from coordkit.routing.fence.fence import local_key, raise_epoch
+from coordkit.routing.moving import mover
+from coordkit.routing.moving.pace import Pace
+from coordkit.routing.moving.source import Source
+from coordkit.routing.moving.target import Target
+from coordkit.routing.ways.errors import Outdated
 
 pytestmark = pytest.mark.empties_servers
 

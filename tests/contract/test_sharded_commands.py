@@ -17,12 +17,13 @@ import pytest
 import redis
 
 from coordkit.errors import CrossShardError
-from coordkit.routing import command_table, rendezvous
-from coordkit.routing.client_batch import TAKE
-from coordkit.routing.commands import ASK, key_positions, word
-from coordkit.routing.keyless import PUBLISHING
-from coordkit.routing.plan import Explanation, Plan, Question
-from coordkit.routing.router import SPLIT, Router
+from coordkit.routing import rendezvous
+from coordkit.routing.commands import table as command_table
+from coordkit.routing.commands.keyless import PUBLISHING
+from coordkit.routing.commands.keys import ASK, key_positions, word
+from coordkit.routing.commands.plan import Explanation, Plan, Question
+from coordkit.routing.commands.router import SPLIT, Router
+from coordkit.routing.ways.batch import TAKE
 
 PLACEMENT = rendezvous(["a", "b", "c"])
 SHIPPED = {name for names in command_table.RULES.values() for name in names.split()}

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from coordkit.errors import CrossShardError, StaleToken, StoreUnavailable
-from coordkit.routing import Topology, client_live, client_live_aio, slot_map
-from coordkit.routing.router import Router
+from coordkit.routing import Topology, slot_map
+from coordkit.routing.client import live as client_live
+from coordkit.routing.client import live_aio as client_live_aio
+from coordkit.routing.commands.router import Router
 
 NAMES = ("a", "b", "c")
 

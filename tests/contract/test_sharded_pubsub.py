@@ -14,8 +14,10 @@ import redis.exceptions
 
 from coordkit import ShardedRedis
 from coordkit.errors import ShardDown, StoreRefused
-from coordkit.routing import Topology, client_live, client_live_aio, slot_map
-from coordkit.routing.router import Router
+from coordkit.routing import Topology, slot_map
+from coordkit.routing.client import live as client_live
+from coordkit.routing.client import live_aio as client_live_aio
+from coordkit.routing.commands.router import Router
 
 NAMES = ("a", "b", "c")
 

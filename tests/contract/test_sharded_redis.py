@@ -14,8 +14,11 @@ import redis
 import redis.exceptions
 
 from coordkit.errors import CrossShardError, NoNodes, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
-from coordkit.routing import client, client_aio, client_pipeline, client_pipeline_aio, rendezvous, slot_of
-from coordkit.routing.client_batch import TAKE
+from coordkit.routing import rendezvous, slot_of
+from coordkit.routing.client import client, client_aio
+from coordkit.routing.client import pipeline as client_pipeline
+from coordkit.routing.client import pipeline_aio as client_pipeline_aio
+from coordkit.routing.ways.batch import TAKE
 
 NAMES = ("a", "b", "c")
 PLACEMENT = rendezvous(NAMES)

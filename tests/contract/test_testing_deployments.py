@@ -8,7 +8,7 @@ import pytest
 import redis
 from redis.cluster import ClusterNode, RedisCluster
 
-from coordkit.routing.slots import slot_of
+from coordkit.routing.placement.slots import slot_of
 from coordkit.testing import ServerFailed, deployments
 from coordkit.testing.cluster import start_cluster
 from coordkit.testing.deployments import LocalSite, Silent, tell

@@ -12,21 +12,17 @@ import pytest
 import redis
 
 from coordkit.errors import ShardDown, StoreUnavailable
-from coordkit.routing import (
-    client,
-    client_aio,
-    client_exchange,
-    client_exchange_aio,
-    way,
-    way_aio,
-    way_connections,
-    way_connections_aio,
-)
-from coordkit.routing.client_batch import Gathering
-from coordkit.routing.client_errors import Outdated
-from coordkit.routing.replies import RAW
-from coordkit.routing.way_pool import PoolWay
-from coordkit.routing.way_pool_aio import PoolWay as AsyncPoolWay
+from coordkit.routing.client import client, client_aio
+from coordkit.routing.client import exchange as client_exchange
+from coordkit.routing.client import exchange_aio as client_exchange_aio
+from coordkit.routing.ways import connections as way_connections
+from coordkit.routing.ways import connections_aio as way_connections_aio
+from coordkit.routing.ways import way, way_aio
+from coordkit.routing.ways.batch import Gathering
+from coordkit.routing.ways.errors import Outdated
+from coordkit.routing.ways.pool import PoolWay
+from coordkit.routing.ways.pool_aio import PoolWay as AsyncPoolWay
+from coordkit.routing.ways.replies import RAW
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import redis.exceptions
 
 from coordkit.errors import CoordError
-from coordkit.routing import client, client_aio
+from coordkit.routing.client import client, client_aio
 
 # What redis-py calls deprecated, users still call.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit import _reader, _redis
+from coordkit import _reader, _redis_packing
 from coordkit._asyncio.wire import hang_up
 from coordkit._ports import Call, Confirm, Form
 from coordkit._run import run
@@ -140,18 +140,18 @@ def test_a_form_that_is_filled_in_is_what_redis_py_sends(name: str) -> None:
     """Most of it is packed once; what is in a name must not matter."""
     form = Form(load("lock_renew"), (name.encode(), b"{%s}"), 10_000, "", f"{name} 1")
     for holder in ("host:1:abc", f"host:1:abc:{name}"):
-        packed = _redis.filled(form, holder)
-        theirs = redis.Connection().pack_command(*_redis.evalsha(form.call(holder)))
+        packed = _redis_packing.filled(form, holder)
+        theirs = redis.Connection().pack_command(*_redis_packing.evalsha(form.call(holder)))
 
-        assert packed == b"".join(theirs) == _redis.packed(form.call(holder))
+        assert packed == b"".join(theirs) == _redis_packing.packed(form.call(holder))
 
 
 @pytest.mark.parametrize("fsync", [True, False])
 def test_no_number_is_left_to_be_formatted(fsync: bool) -> None:
     """hiredis's pack_command crashes the process where a signal handler raises while it formats one."""
     call = Call(load("lock_renew"), (b"a", b"b"), ("holder", 10_000, b"", 1))
-    commands = [_redis.evalsha(call), *_redis.evals([call, call])]
-    confirmed = _redis.confirming(commands[0], Confirm(replicas=1, fsync=fsync, within=0.5))
+    commands = [_redis_packing.evalsha(call), *_redis_packing.evals([call, call])]
+    confirmed = _redis_packing.confirming(commands[0], Confirm(replicas=1, fsync=fsync, within=0.5))
 
     assert {type(word) for command in [*commands, *confirmed] for word in command} == {bytes, str}
     assert confirmed[1] == (("WAITAOF", b"1", b"1", b"500") if fsync else ("WAIT", b"1", b"500"))

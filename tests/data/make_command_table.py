@@ -1,9 +1,9 @@
-"""Write coordkit/routing/command_table.py from the COMMAND table of a running redis-server of version 7.0 or newer.
+"""Write coordkit/routing/commands/table.py from the COMMAND table of a running redis-server of version 7.0 or newer.
 
-    python tests/data/make_command_table.py 127.0.0.1 6379 > coordkit/routing/command_table.py
+    python tests/data/make_command_table.py 127.0.0.1 6379 > coordkit/routing/commands/table.py
 
-The server's own key specifications are the source; `entries_of` (coordkit/routing/commands.py) reads them, here and
-when coordkit meets a command at run time that the table does not know.
+The server's own key specifications are the source; `entries_of` (coordkit/routing/commands/keys.py) reads them, here
+and when coordkit meets a command at run time that the table does not know.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from coordkit.routing.commands import entries_of, flags_of
+from coordkit.routing.commands.keys import entries_of, flags_of
 
 HEADER = '''"""Where the keys of each Redis command stand: the rule, and the commands that follow it.
 

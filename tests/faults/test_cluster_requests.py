@@ -14,7 +14,7 @@ import pytest
 
 from coordkit import LeaseLost, StoreUnavailable
 from coordkit.core import waiting as core_waiting
-from coordkit.routing.slots import slot_of
+from coordkit.routing.placement.slots import slot_of
 from coordkit.testing.deployments import tell
 from coordkit.testing.servers import ServerFailed
 

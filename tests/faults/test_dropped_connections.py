@@ -12,7 +12,7 @@ import redis.asyncio
 
 from coordkit.aio import ShardedRedis
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.client_batch import TAKE
+from coordkit.routing.ways.batch import TAKE
 from coordkit.testing.processes import start_redis
 
 

@@ -17,8 +17,8 @@ from reshard_cluster import Client, Cluster
 
 from coordkit.errors import StoreUnavailable
 from coordkit.routing import slot_of
-from coordkit.routing.client_errors import Outdated
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
+from coordkit.routing.ways.errors import Outdated
 from coordkit.testing.processes import start_redis
 
 EVERY = 1.0  # seconds

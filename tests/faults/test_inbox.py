@@ -19,7 +19,7 @@ import coordkit.aio
 from coordkit._asyncio.wire import hang_up
 from coordkit._threads.runtime import now
 from coordkit.core import keeper
-from coordkit.routing.slots import slot_of
+from coordkit.routing.placement.slots import slot_of
 from coordkit.testing.deployments import tell
 
 CLUSTER = pytest.param("cluster", marks=pytest.mark.filterwarnings("ignore::ResourceWarning"))

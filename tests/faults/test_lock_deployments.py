@@ -16,7 +16,7 @@ import redis
 
 from coordkit import CoordError, LeaseLost, StaleToken, StoreRefused, StoreUnavailable
 from coordkit._threads.runtime import now
-from coordkit.routing.slots import slot_of
+from coordkit.routing.placement.slots import slot_of
 from coordkit.testing.deployments import tell
 from coordkit.testing.processes import start_redis
 

@@ -16,8 +16,9 @@ import redis
 from reshard_cluster import Client, Cluster
 
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
-from coordkit.routing import Topology, fence, slot_of
-from coordkit.routing.fence import local_key
+from coordkit.routing import Topology, slot_of
+from coordkit.routing.fence import fence
+from coordkit.routing.fence.fence import local_key
 from coordkit.testing.processes import start_redis
 
 pytestmark = pytest.mark.empties_servers

@@ -17,7 +17,8 @@ import redis.exceptions
 
 from coordkit import _redis
 from coordkit.errors import PartialFailure, ShardDown, StoreRefused, StoreUnavailable
-from coordkit.routing import client, client_aio, rendezvous
+from coordkit.routing import rendezvous
+from coordkit.routing.client import client, client_aio
 
 NAMES = ("a", "b", "c")
 PLACEMENT = rendezvous(NAMES)

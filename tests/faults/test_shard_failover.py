@@ -20,7 +20,7 @@ import redis
 
 from coordkit.errors import LeadershipLost, StoreRefused, StoreUnavailable
 from coordkit.routing import ReplicaSet, RoundRobin, Shard, Topology
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 from coordkit.testing.deployments import tell
 from coordkit.testing.faults import kill_session
 from coordkit.testing.replicated import ReplicatedRedis, start_replicated

@@ -12,8 +12,8 @@ from coordkit._ports import Call, Script
 from coordkit.core.shards import ShardedStore
 from coordkit.errors import StoreUnavailable
 from coordkit.routing import Topology
-from coordkit.routing.fence import local_key
-from coordkit.routing.live_store import LiveStore
+from coordkit.routing.client.live_store import LiveStore
+from coordkit.routing.fence.fence import local_key
 
 pytestmark = pytest.mark.empties_servers
 

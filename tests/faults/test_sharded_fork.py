@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from coordkit.routing import Topology
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 
 pytestmark = pytest.mark.empties_servers
 

@@ -12,7 +12,9 @@ import pytest
 from kazoo.client import KazooClient
 
 from coordkit.errors import TopologyOutdated
-from coordkit.routing import Topology, client_live, client_live_aio
+from coordkit.routing import Topology
+from coordkit.routing.client import live as client_live
+from coordkit.routing.client import live_aio as client_live_aio
 from coordkit.testing.cleaning import close_kazoo
 from coordkit.testing.processes import start_zookeeper
 from coordkit.testing.servers import ZooKeeperEnsemble

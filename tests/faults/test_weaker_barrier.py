@@ -1,7 +1,7 @@
 """Resharding by a user who may not CLIENT KILL: the weaker barrier, with ZooKeeper and clients in other processes.
 
 It waits until every registered client has adopted the change, and ``lease`` seconds longer. What that gives, and what
-it does not give, is said in ``routing/barrier.py``, whose unit tests have the times.
+it does not give, is said in ``routing/fence/barrier.py``, whose unit tests have the times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import redis
 
 from coordkit.errors import StoreUnavailable
 from coordkit.routing import Topology
-from coordkit.routing.fence import local_key
+from coordkit.routing.fence.fence import local_key
 
 pytestmark = pytest.mark.empties_servers
 
@@ -69,7 +69,7 @@ flavour.run(work())
 STOPPING = (
     CONNECT
     + """
-from coordkit.routing.router import Router
+from coordkit.routing.commands.router import Router
 
 route, stops = Router.route, []
 

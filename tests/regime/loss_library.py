@@ -24,10 +24,10 @@ from regime.loss_place import Change, Client, Gaps, Move, Place, State
 import coordkit
 import coordkit.aio
 from coordkit.routing import Topology
-from coordkit.routing.move_source import Source
-from coordkit.routing.move_target import Target
-from coordkit.routing.router import Router
-from coordkit.routing.slots import tagged
+from coordkit.routing.commands.router import Router
+from coordkit.routing.moving.source import Source
+from coordkit.routing.moving.target import Target
+from coordkit.routing.placement.slots import tagged
 from coordkit.testing.processes import start_zookeeper
 from coordkit.testing.servers import scaled
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from coordkit.routing.slots import slot_of
+from coordkit.routing.placement.slots import slot_of
 
 
 class Move(NamedTuple):

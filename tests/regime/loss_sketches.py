@@ -30,7 +30,7 @@ from redis.retry import Retry
 from regime.loss_place import COUNTERS, Change, Client, Gaps, Move, Place, State, counter, slot
 
 from coordkit.errors import ShardDown, StoreUnavailable
-from coordkit.routing.slots import slot_of
+from coordkit.routing.placement.slots import slot_of
 
 MOVED = "sketch:moved"
 LOOK = 0.005  # seconds between two looks at the map

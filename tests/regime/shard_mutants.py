@@ -9,8 +9,12 @@ from regime.history import now
 from regime.scripts import edit
 
 from coordkit.core import lock
-from coordkit.routing import fence, move_source, move_target, mover, way, way_aio
-from coordkit.routing.router import Router
+from coordkit.routing.commands.router import Router
+from coordkit.routing.fence import fence
+from coordkit.routing.moving import mover
+from coordkit.routing.moving import source as move_source
+from coordkit.routing.moving import target as move_target
+from coordkit.routing.ways import way, way_aio
 
 EJECTED = 1.0  # seconds for which a shard that was not reached is asked for nothing, as other routers have it
 

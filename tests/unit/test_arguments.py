@@ -182,7 +182,7 @@ def test_small_pools_and_clients_of_many_servers_are_spoken_to_by_their_own_way(
 
 
 def test_a_cluster_that_refuses_two_slots_means_cross_shard() -> None:
-    from coordkit._redis import translated
+    from coordkit._redis_answers import translated
 
     said = redis.exceptions.RedisClusterException("EVALSHA - all keys must map to the same key slot")
 
@@ -190,7 +190,7 @@ def test_a_cluster_that_refuses_two_slots_means_cross_shard() -> None:
 
 
 def test_a_server_that_runs_a_script_for_too_long_means_wait() -> None:
-    from coordkit._redis import translated
+    from coordkit._redis_answers import translated
 
     said = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 

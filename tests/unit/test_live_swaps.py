@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from coordkit.routing import SLOTS, SlotMap, Topology, client_live
-from coordkit.routing.client import ShardedRedis
+from coordkit.routing import SLOTS, SlotMap, Topology
+from coordkit.routing.client import live as client_live
+from coordkit.routing.client.client import ShardedRedis
 
 SWAPS, LOOKUPS, THREADS = 1000, 10_000, 4
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coordkit._run import run
 from coordkit.routing import SLOTS, Moving, Shard, Topology
-from coordkit.routing.abandoning import Abandonment
+from coordkit.routing.resharding.abandoning import Abandonment
 
 some = settings(max_examples=25, deadline=None)  # a deadline would measure the machine
 weights = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 9), min_size=2, max_size=7)

@@ -11,7 +11,7 @@ from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME
 from coordkit.errors import CoordError
 from coordkit.routing import Topology
-from coordkit.routing.admission import check_is
+from coordkit.routing.moving.admission import check_is
 
 FIRST = Topology.first("users", {"a": "redis://a", "b": "redis://b"})
 FENCED = replace(FIRST, shards={**FIRST.shards, "a": replace(FIRST.shards["a"], fenced=5)})

@@ -9,7 +9,7 @@ import pytest
 
 from coordkit._run import run
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.barrier import Barrier
+from coordkit.routing.fence.barrier import Barrier
 
 LEASE, PATIENCE = 3.0, 8.0
 

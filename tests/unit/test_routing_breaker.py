@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis.exceptions
 
-from coordkit.routing.breaker import Breaker
-from coordkit.routing.client_errors import is_unreached
+from coordkit.routing.ways.breaker import Breaker
+from coordkit.routing.ways.errors import is_unreached
 
 
 class Clock:

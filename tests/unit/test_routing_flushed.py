@@ -8,7 +8,7 @@ import pytest
 
 from coordkit._run import run
 from coordkit.errors import StoreUnavailable
-from coordkit.routing.flushed import flushed
+from coordkit.routing.fence.flushed import flushed
 
 
 class Shard:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordkit.routing import HASHES
-from coordkit.routing.placements import xxh64 as module
-from coordkit.routing.placements.xxh64 import pure_xxh64, xxh64
+from coordkit.routing.placement import xxh64 as module
+from coordkit.routing.placement.xxh64 import pure_xxh64, xxh64
 
 xxhash: Any = importlib.import_module("xxhash")  # of the dev group, so that this is never skipped
 

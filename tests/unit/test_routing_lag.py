@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordkit.routing.lag import MaxLag, Progress
+from coordkit.routing.replicas.lag import MaxLag, Progress
 
 SECOND = MaxLag(seconds=1.0)
 

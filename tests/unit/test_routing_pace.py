@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from coordkit.routing.pace import Pace
-from coordkit.routing.progress import Progress, duration, readable
+from coordkit.routing.moving.pace import Pace
+from coordkit.routing.moving.progress import Progress, duration, readable
 
 
 def simulated(pace: Pace, work: list[tuple[int, int]], took: float = 0.0) -> float:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from coordkit.errors import NoNodes
 from coordkit.routing import SLOTS, SlotMap, rendezvous, slot_of
-from coordkit.routing.placements.rendezvous import _scores
+from coordkit.routing.placement.rendezvous import _scores
 
 names = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=8, unique=True)
 weight = st.one_of(st.integers(1, 20), st.floats(0.1, 20))
@@ -145,9 +145,9 @@ def test_of_many_shards_a_slot_asks_all_if_it_must(weighted: bool) -> None:
     weights = {name: 1 + i % 5 for i, name in enumerate(shards)} if weighted else None
     placement = rendezvous(shards, weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coordkit.routing.placements.rendezvous._DOZEN", 1)
+        patch.setattr("coordkit.routing.placement.rendezvous._DOZEN", 1)
         assert rendezvous(shards, weights) == placement
-        patch.setattr("coordkit.routing.placements.rendezvous._DOZEN", 30)
+        patch.setattr("coordkit.routing.placement.rendezvous._DOZEN", 30)
         assert rendezvous(shards, weights) == placement
 
 

@@ -40,9 +40,9 @@ from coordkit.routing import (
     rendezvous,
     slot_map,
 )
-from coordkit.routing.placements.hashes import Hash
-from coordkit.routing.placements.ring import Ring
-from coordkit.routing.placements.table import Table, kept
+from coordkit.routing.placement.hashes import Hash
+from coordkit.routing.placement.ring import Ring
+from coordkit.routing.placement.table import Table, kept
 
 Maker = Callable[..., Placement]
 
@@ -318,7 +318,7 @@ def test_bounded_loads_are_bounded_and_move_the_less_the_looser(bound: float) ->
 
 PROGRAM = """
 from coordkit.routing import *
-from coordkit.routing.placements.xxh64 import pure_xxh64
+from coordkit.routing.placement.xxh64 import pure_xxh64
 shards, weights = {"users-a", "users-b", "users-c", "\\u00e9"}, {"users-b": 3}
 hashed = sorted(shards)
 made = [

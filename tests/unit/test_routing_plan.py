@@ -9,10 +9,10 @@ import pytest
 
 from coordkit.errors import CrossShardError, PartialFailure, ShardDown, StoreRefused, StoreUnavailable
 from coordkit.routing import ketama, rendezvous
-from coordkit.routing.client_batch import Gathering
-from coordkit.routing.commands import entries_of, key_positions, wire_arguments
-from coordkit.routing.plan import Plan, Question, listed
-from coordkit.routing.router import Router
+from coordkit.routing.commands.keys import entries_of, key_positions, wire_arguments
+from coordkit.routing.commands.plan import Plan, Question, listed
+from coordkit.routing.commands.router import Router
+from coordkit.routing.ways.batch import Gathering
 
 PLACEMENT = rendezvous(["a", "b", "c"])
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from coordkit.errors import NoNodes, StoreRefused, StoreUnavailable, TooFewReplicas
-from coordkit.routing import LeastOutstanding, PeakEwma, RoundRobin, SmoothWeightedRoundRobin, command_table, rendezvous
-from coordkit.routing.lag import MaxLag
-from coordkit.routing.plan import Plan, Question
-from coordkit.routing.readers import Node, Readers
-from coordkit.routing.reads import OTHER, READ, WRITE
-from coordkit.routing.replication import Terms
-from coordkit.routing.router import Router
+from coordkit.routing import LeastOutstanding, PeakEwma, RoundRobin, SmoothWeightedRoundRobin, rendezvous
+from coordkit.routing.commands import table as command_table
+from coordkit.routing.commands.plan import Plan, Question
+from coordkit.routing.commands.reads import OTHER, READ, WRITE
+from coordkit.routing.commands.router import Router
+from coordkit.routing.replicas.lag import MaxLag
+from coordkit.routing.replicas.readers import Node, Readers
+from coordkit.routing.replicas.terms import Terms
 
 
 class Clock:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coordkit.errors import NoNodes
 from coordkit.routing import SLOTS, SlotMap, rendezvous, slot_map
-from coordkit.routing.placements.shares import quotas
+from coordkit.routing.placement.quotas import quotas
 
 some = settings(max_examples=25, deadline=None)  # a deadline would measure the machine
 shards = st.dictionaries(st.sampled_from("abcdefghij"), st.one_of(st.integers(1, 9), st.floats(0.1, 9)), min_size=1)

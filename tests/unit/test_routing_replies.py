@@ -10,7 +10,7 @@ import redis
 import redis.asyncio
 import redis.exceptions
 
-from coordkit.routing.replies import Packer, callback_of, decoded, is_kept, parsed
+from coordkit.routing.ways.replies import Packer, callback_of, decoded, is_kept, parsed
 
 
 class Name(str):

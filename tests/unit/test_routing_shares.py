@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordkit.routing.shares import share_out
+from coordkit.routing.placement.shares import share_out
 
 MEMBERS = [f"node-{i}" for i in range(6)]
 

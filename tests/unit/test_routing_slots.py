@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordkit.routing import SLOTS, slot_of
-from coordkit.routing.slots import tagged
+from coordkit.routing.placement.slots import tagged
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "ring_vectors.json").read_text())[
     "redis_cluster_slots"

@@ -9,8 +9,8 @@ from redis.connection import Encoder  # type: ignore[attr-defined]  # redis-py d
 from redis.exceptions import PubSubError
 
 from coordkit.routing import rendezvous
-from coordkit.routing.client_subscriptions import Subscriptions
-from coordkit.routing.router import Router
+from coordkit.routing.commands.router import Router
+from coordkit.routing.pubsub.subscriptions import Subscriptions
 
 THREE, TWO = rendezvous(["a", "b", "c"]), rendezvous(["b", "c"])
 

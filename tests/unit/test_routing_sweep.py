@@ -7,7 +7,7 @@ import random
 import pytest
 
 from coordkit.routing import Topology
-from coordkit.routing.sweep import Sweep, order
+from coordkit.routing.topology.sweep import Sweep, order
 
 _PAGES = 4
 _SHARDS = {shard: f"redis://{shard}" for shard in "abc"}

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordkit.errors import BadTopology, NoNodes
-from coordkit.routing import SLOTS, Moving, Shard, SlotMap, Stable, Step, Topology, rendezvous, topology_form
+from coordkit.routing import SLOTS, Moving, Shard, SlotMap, Stable, Step, Topology, rendezvous
+from coordkit.routing.topology import form as topology_form
 
 some = settings(max_examples=10, deadline=None)  # a deadline would measure the machine
 weights = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 9), min_size=1, max_size=6)

@@ -17,12 +17,12 @@ import pytest
 from unit import test_routing_balance, test_routing_slots
 
 from coordkit.routing import HASHES, envoy_ring, hrw, jump, jump_hash, ketama, maglev, modula
-from coordkit.routing.placements.bounded_loads import _point
-from coordkit.routing.placements.hashes import md5_words, murmur3_32
-from coordkit.routing.placements.ketama import Dialect, _libketama, _libmemcached
-from coordkit.routing.placements.maglev import filled_in_turn
-from coordkit.routing.placements.ring import Ring
-from coordkit.routing.placements.xxh64 import pure_xxh64, xxh64
+from coordkit.routing.placement.bounded_loads import _point
+from coordkit.routing.placement.hashes import md5_words, murmur3_32
+from coordkit.routing.placement.ketama import Dialect, _libketama, _libmemcached
+from coordkit.routing.placement.maglev import filled_in_turn
+from coordkit.routing.placement.ring import Ring
+from coordkit.routing.placement.xxh64 import pure_xxh64, xxh64
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "ring_vectors.json").read_text())
 WHOLE = dict(VECTORS)  # as the file says, whatever a test makes of the other
