@@ -53,6 +53,7 @@ class Candidate(Place[Leadership]):
         self.successor: tuple[str, bytes] | None = None  # the znode of who is to lead after us, and what it says
         self._comes_before_others = terms.priority > 0  # ... who have not been told yet
         self._led = False
+        self._asked = False  # to take over, without an answer
         self._epoch = f"{election}/epoch"
 
     # -- what an election's line is
@@ -103,9 +104,17 @@ class Candidate(Place[Leadership]):
         return f"another leads; contenders ahead: {ahead}"
 
     def take_over(self) -> Multi:
-        """Return the transaction that makes us the leader: it fails unless our znode is there and the order stands."""
+        """Return the transaction that makes us the leader: it fails unless our znode is there and the order stands.
+
+        Asked again, it raises the mark: what got no answer then fails, should a server carry it out late, and does not
+        give the record a token that is greater than ours.
+        """
         record = records.pack_record(self._record())
-        return Multi((Check(self.node), Check(self.parent, self.mark), SetData(self._epoch, record)))
+        order = SetData(self.parent, b"", self.mark) if self._asked else Check(self.parent, self.mark)
+        return Multi((Check(self.node), order, SetData(self._epoch, record)))
+
+    def unanswered(self) -> None:
+        self._asked = True
 
     def token(self, answers: list[Any], own: Any, seen: Sequence[Any]) -> int:  # noqa: ARG002  it is the set's
         modified: int = answers[-1].modified

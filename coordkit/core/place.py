@@ -112,6 +112,9 @@ class Place(Generic[T]):
         """Return the transaction by which the head of the line takes over: it fails unless our znode is there."""
         raise NotImplementedError
 
+    def unanswered(self) -> None:
+        """Be told that taking over got no answer: it may be carried out yet."""
+
     def also(self) -> Sequence[Request]:
         """Return what else to ask for along with taking over."""
         return ()

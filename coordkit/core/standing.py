@@ -179,6 +179,7 @@ class Standing(Entering[T]):
             elif isinstance(answer, BadVersion):
                 return None
             elif isinstance(answer, StoreUnavailable):
+                candidate.unanswered()
                 if self._runtime.now() >= max(self._deadline, asked + GRACE):
                     raise answer
                 await self._same_session(candidate.owner)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
-from kazoo.exceptions import CancelledError as KazooCancelled
 from kazoo.exceptions import (
+    BadVersionError,
     ConnectionLoss,
     InvalidACLError,
     NoAuthError,
@@ -28,6 +28,7 @@ from kazoo.exceptions import (
     SessionMovedError,
     ThrottledOpError,
 )
+from kazoo.exceptions import CancelledError as KazooCancelled
 from kazoo.protocol.connection import _SESSION_EXPIRED, ConnectionHandler
 from zk_lines import meddle, record
 
@@ -752,6 +753,33 @@ async def test_taking_over_fails_if_our_znode_went_meanwhile(flavour: Any, zk_cl
         assert stat.version == 1
         assert stat.mzxid == leadership.token
         assert candidates(direct, path) == [records.unpack_record(data).candidate]
+
+
+async def test_a_take_over_that_is_carried_out_late_changes_no_token(flavour: Any, zk_client: Any, path: str) -> None:
+    """A server that was cut off hands on what was asked first, after what was asked next has been answered."""
+    zk, direct, given_up = zk_client(), zk_client(), []
+
+    def unanswered(request: Any, _: Any) -> Any:
+        given_up.append(request)
+        result = zk.handler.async_result()
+        result.set_exception(ConnectionLoss())
+        return result
+
+    election = flavour.Election(zk, path, identity="one")
+    meddle(zk, Multi, unanswered, times=2)
+    async with flavour.within(election) as leadership:
+        assert len(given_up) == 2
+        for request in given_up:
+            late = direct.transaction()
+            for step in request.steps:
+                if isinstance(step, Check):
+                    late.check(step.path, step.version)
+                else:
+                    late.set_data(step.path, step.data, step.version)
+            assert any(isinstance(each, BadVersionError) for each in late.commit())
+        assert (await flavour.maybe(election.leader())).token == leadership.token
+    async with flavour.within(election) as again:
+        assert again.token > leadership.token
 
 
 async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_client: Any, path: str) -> None:
