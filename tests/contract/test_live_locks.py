@@ -184,7 +184,7 @@ async def test_waiters_enqueue_anew_and_keep_their_order(cluster: Cluster, flavo
 async def test_a_lease_that_ends_while_it_moves_is_lost(cluster: Cluster, flavour: Any, maybe: Any) -> None:
     """The time to live comes along: who does not renew loses it when it should have."""
     moving, _, target = await started(cluster)
-    lock, other = await moving.lock(ttl=1.0, renew=False), await moving.lock()
+    lock, other = await moving.lock(ttl=3.0, renew=False), await moving.lock()
     lease = await maybe(lock.acquire())
     await moving.announce(target)
     moving.tell()
