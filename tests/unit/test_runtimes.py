@@ -256,6 +256,42 @@ def test_a_worker_whose_thread_cannot_start_works_later(
     assert caplog.text.count("can't start new thread") == 1, "it is said once, however long it lasts"
 
 
+def test_one_timer_pokes_again_for_all_who_poked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of leases may be due while no thread can be started, and the timer thread has deadlines to tell."""
+    start, timers, trouble, worked = threading.Thread.start, [], ["worker", "timer"], threading.Event()
+
+    async def work() -> None:
+        worked.set()
+
+    def starting(thread: threading.Thread) -> None:
+        if "worker" in trouble and thread.name == "coordkit-worker":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def call_at(_when: float, action: Callable[[], None]) -> None:
+        if "timer" in trouble:
+            raise RuntimeError("can't start new thread")
+        timers.append(action)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    monkeypatch.setattr(THREADS, "call_at", call_at)
+    worker = THREADS.worker(work)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            worker.poke()
+    trouble.remove("timer")
+    for _ in range(3):
+        for _ in range(100):
+            worker.poke()
+        assert len(timers) == 1
+        timers.pop()()
+    assert len(timers) == 1
+    trouble.remove("worker")
+    timers.pop()()
+    assert worked.wait(10)
+    assert timers == []
+
+
 def test_the_timer_thread_is_there_with_a_session_of_zookeeper() -> None:
     """It is what tries again where no thread can be started, so it must not have to be started then."""
     code = """
