@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,31 @@ def test_nothing_is_begun_anew_in_a_loop_that_has_ended() -> None:
         assert begun == [True, True]
     finally:
         loop.close()
+
+
+def test_background_work_begins_when_who_spawned_it_knows_of_it() -> None:
+    """An eager loop (``asyncio.eager_task_factory``, Python 3.12) runs a task before it says which: not ours."""
+    order = []
+
+    def eager(_loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> Any:
+        with pytest.raises(StopIteration):
+            work.send(None)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    async def work() -> None:
+        order.append("work")
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_task_factory(eager)
+        LOOPS.worker(work).poke()
+        order.append("poked")
+        await LOOPS.finish(work(), within=10)
+        asyncio.get_running_loop().set_task_factory(None)
+
+    asyncio.run(story())
+    assert order == ["poked", "work", "work"]
 
 
 def timer_threads() -> int:
