@@ -206,7 +206,9 @@ def end_in(known: ref[asyncio.AbstractEventLoop], one: Closing) -> None:
 
 
 def _end(one: Closing) -> None:
-    life().end(one)
+    here = life()
+    if here is not _OVER:  # which nobody would see to any more, and which no loop ends with
+        here.end(one)
 
 
 def end_all(by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from coordkit._asyncio.runtime import RUNTIME as LOOPS
+from coordkit._asyncio.runtime import end_in
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME as THREADS
 from coordkit._threads.runtime import Clock, now
@@ -173,6 +174,35 @@ def test_nothing_is_begun_anew_in_a_loop_that_has_ended() -> None:
         assert begun == [True, True]
     finally:
         loop.close()
+
+
+def test_what_is_let_go_in_a_loop_that_has_ended_is_freed() -> None:
+    """A client may be freed after its loop has told us that it ends, and before it is closed."""
+    import weakref
+
+    class Had:
+        async def close(self) -> None:
+            raise AssertionError("it would never come to its end")
+
+    had = [Had()]
+    there = weakref.ref(had[0])
+    loop = asyncio.new_event_loop()
+    try:
+
+        async def use() -> None:
+            LOOPS.call_at(now(), lambda: None)
+
+        async def let_go() -> None:
+            end_in(weakref.ref(loop), had.pop())
+            await asyncio.sleep(0.01)
+
+        loop.run_until_complete(use())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(let_go())
+    finally:
+        loop.close()
+    gc.collect()
+    assert there() is None
 
 
 def test_background_work_begins_when_who_spawned_it_knows_of_it() -> None:
