@@ -17,7 +17,10 @@ def evalsha(call: Call) -> tuple[Any, ...]:
 
 def _plain(*words: bytes | str | int) -> tuple[bytes, ...]:
     """Return words as bytes: hiredis crashes where a signal handler raises while it formats a number."""
-    return tuple(word if isinstance(word, bytes) else str(word).encode() for word in words)
+    # As `_words` has them: an enumeration's own str is its name, and no value.
+    return tuple(
+        word if isinstance(word, bytes) else b"%d" % word if isinstance(word, int) else word.encode() for word in words
+    )
 
 
 def packed(call: Call) -> bytes:

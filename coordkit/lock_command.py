@@ -129,7 +129,8 @@ def _run(lock: Lock, timeout: float | None, command: Sequence[str]) -> int:
                 child.send_signal(number)
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, forward)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup: the command ignores it, too
+                signal.signal(number, forward)
         try:
             child = subprocess.Popen(command, env=environment)  # noqa: S603  running what the user typed is its purpose
         except OSError as error:

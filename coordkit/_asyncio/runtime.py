@@ -130,7 +130,8 @@ class LoopLife:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` in the background, until the loop ends at the latest."""
-        task = asyncio.get_running_loop().create_task(work, name="coordkit")
+        # Not by the loop's task factory: an eager one begins before whoever spawns knows of the task.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name="coordkit")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # Who closes a loop by hand ends none of its tasks. asyncio complains of each, and nobody could mend it.
@@ -205,7 +206,9 @@ def end_in(known: ref[asyncio.AbstractEventLoop], one: Closing) -> None:
 
 
 def _end(one: Closing) -> None:
-    life().end(one)
+    here = life()
+    if here is not _OVER:  # which nobody would see to any more, and which no loop ends with
+        here.end(one)
 
 
 def end_all(by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:

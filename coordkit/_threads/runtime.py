@@ -230,6 +230,7 @@ class ThreadWorker:
         self._thread = Solo(self._serve, "coordkit-worker")
         self._pending = False
         self._lacking = False  # a thread, and this was said
+        self._poked_again = False  # by a timer that is set
 
     def poke(self) -> None:
         self._pending = True
@@ -239,9 +240,20 @@ class ThreadWorker:
             if not self._lacking:
                 self._lacking = True
                 _log.warning("background work waits until a thread can be started: %s", error)
+            self._poke_later()
+
+    def _poke_later(self) -> None:
+        if self._poked_again:  # one timer for all who poke: there may be thousands of leases to renew
+            return
+        self._poked_again = True
+        try:
             RUNTIME.call_at(now() + _NO_THREAD, self._poke_again)
+        except BaseException:  # nor can the timer's thread be started: the next who pokes tries again
+            self._poked_again = False
+            raise
 
     def _poke_again(self) -> None:
+        self._poked_again = False  # before the look: who finds it set has left us something to see
         if self._pending:
             self.poke()
 

@@ -110,12 +110,10 @@ class Election:
     async def _term(self, serve: Callable[[Leadership], Awaitable[T]], attempt: Attempt) -> T:
         try:
             leadership = await self.lead(None, attempt)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, OverQuota) as error:  # any other refusal lasts until somebody mends the set-up
             if attempt.stop.is_set():
                 raise Stopped from error
             raise _Failed(error) from error
-        except OverQuota as error:
-            raise _Failed(error) from error  # any other refusal lasts until somebody mends the set-up
         attempt.served()
         try:
             result = await serve(leadership)

@@ -45,22 +45,26 @@ class Barrier:
     async def remove(self) -> None:
         """Take it down; nothing happens if it is down."""
         gone = await self._step(Delete(self._node))
-        if isinstance(gone, NoNode) and gone.path == self._node:
-            gone = await self._step()  # what was to put it up and got no answer comes to nothing
         if isinstance(gone, Exception) and not isinstance(gone, NoNode):
             raise gone
 
-    async def _step(self, *step: Create | Delete) -> Any:
-        """Do something with the znode, if nobody has since we looked; return what it was answered with."""
+    async def _step(self, step: Create | Delete) -> Any:
+        """Do something with the znode, if nobody has since we looked; return what it was answered with.
+
+        Where it is as it should be, the znode above is written alone: what was to undo it, and got no answer, comes to
+        nothing.
+        """
         session = self._session()
         while True:
             _, above = await session.read(self.name, [Sync(self.name), GetData(self.name)])
             if isinstance(above, Exception):
                 return above
             written = SetData(self.name, above[0], above[1].version)
-            answer = (await session.read(self.name, [Multi((written, *step))]))[0]
+            found = answer = (await session.read(self.name, [Multi((written, step))]))[0]
+            if isinstance(answer, NodeExists) or (isinstance(answer, NoNode) and answer.path == self._node):
+                answer = (await session.read(self.name, [Multi((written,))]))[0]  # and so it still is as we found it
             if not isinstance(answer, BadVersion):
-                return answer
+                return answer if isinstance(answer, Exception) else found
 
     async def wait(self, timeout: float | None) -> None:
         """Wait until it is down: None for ever, 0 look once."""

@@ -114,6 +114,23 @@ async def test_what_had_been_popped_is_not_lost(place: Place, flavour: Any, mayb
         assert await maybe(shards.set(place.key, 1))
 
 
+async def test_one_that_was_lost_just_now_keeps_nobody_waiting(place: Place, flavour: Any, maybe: Any) -> None:
+    """Its connection is closed already, by who waited there: the others are ended, and the change is adopted."""
+    shards = await place.client()
+    way = shards._live.now._servers.primaries["a"]
+    lost = [await maybe(way.take(1)) for _ in range(3)]
+    for wire in lost:
+        way.waits.begin(wire, 1)
+    waiting = flavour.spawn(lambda: maybe(shards.blpop(place.key, timeout=0)))
+    await place.blocked("a")
+    for wire in lost:
+        await maybe(wire.close())
+    assert shards.adopt(place.moved())
+    with pytest.raises(StoreUnavailable, match="so nobody waits there any more"):
+        await waiting.result()
+    assert way.waits._waiting == set()
+
+
 async def test_who_decided_before_and_asks_after_it_is_routed_anew(place: Place, flavour: Any, maybe: Any) -> None:
     """Between its decision and its sending the change was adopted: it would wait for ever, and nobody would end it."""
     shards = await place.client()

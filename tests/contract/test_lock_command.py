@@ -116,6 +116,13 @@ def test_a_signal_that_comes_while_the_command_starts_is_for_the_command(
     assert not coordkit_redis.exists(f"coordkit:1:{{{name}}}:lock")
 
 
+def test_a_signal_that_is_ignored_is_ignored_by_the_command(command: Any) -> None:
+    """``nohup coordkit lock run ...``, and what a shell runs in the background."""
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getppid(), signal.SIGHUP); print(1)"
+    words = command("run", "--ttl", "5", "--", PYTHON, "-c", program)
+    assert run(["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *words]) == (0, "1\n", "")
+
+
 def test_without_a_server(name: str) -> None:
     status, _, said = run([PYTHON, "-m", "coordkit.cli", "lock", "status", name, "--redis", "redis://127.0.0.1:1"])
 

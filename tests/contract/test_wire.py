@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -155,6 +156,22 @@ def test_no_number_is_left_to_be_formatted(fsync: bool) -> None:
 
     assert {type(word) for command in [*commands, *confirmed] for word in command} == {bytes, str}
     assert confirmed[1] == (("WAITAOF", b"1", b"1", b"500") if fsync else ("WAIT", b"1", b"500"))
+
+
+def test_an_enumeration_is_its_value_whichever_way_it_is_sent() -> None:
+    """The first time a server is sent the script's text, and later its number: one word would else be two."""
+
+    class Colour(str, Enum):
+        RED = "red"
+
+    class Number(int, Enum):
+        ONE = 1
+
+    call = Call(load("lock_renew"), (b"a",), (Colour.RED, Number.ONE))
+
+    assert _redis_packing.packed(call).endswith(b"$3\r\nred\r\n$1\r\n1\r\n")
+    for command in (_redis_packing.evalsha(call), *_redis_packing.evals([call, call])):
+        assert command[-2:] == (b"red", b"1")
 
 
 async def test_a_connection_whose_transport_knows_no_abort_is_closed() -> None:

@@ -123,6 +123,59 @@ async def test_what_is_carried_out_late_changes_nothing(flavour: Any, client: An
     assert zk.get(path)[0] == b"somebody's"
 
 
+async def test_a_removal_that_was_given_up_does_not_come_after_it_was_put_up(
+    flavour: Any, client: Any, path: str
+) -> None:
+    zk, late = client(), []
+    zk.ensure_path(path)  # else the servers might remove it in between
+    barrier = flavour.zk.Barrier(zk, path)
+    await flavour.maybe(barrier.create())
+
+    def never_sent(request: Any, _: Any) -> Any:
+        late.append(request)
+        raise StoreUnavailable(path, "for the test")
+
+    meddle(zk, Multi, never_sent)
+    with pytest.raises(StoreUnavailable):
+        await flavour.maybe(barrier.remove())
+    await flavour.maybe(barrier.create())  # it is up still
+    (written, deleted) = late[0].steps
+    transaction = zk.transaction()
+    transaction.set_data(written.path, written.data, written.version)
+    transaction.delete(deleted.path)
+    assert any(isinstance(each, Exception) for each in transaction.commit())
+    with pytest.raises(NotAcquired, match="up"):
+        await flavour.maybe(barrier.wait(timeout=0))
+
+
+@pytest.mark.parametrize("up", [True, False])
+async def test_what_comes_late_in_the_middle_of_another_step_is_seen(
+    flavour: Any, client: Any, path: str, up: bool
+) -> None:
+    """What was found to be there, or not, may change until the znode above is written, which says that it did not."""
+    zk, other = client(), client()
+    zk.ensure_path(path)
+    barrier, others = flavour.zk.Barrier(zk, path), flavour.zk.Barrier(other, path)
+    if up:
+        await flavour.maybe(others.create())
+    alone = []
+
+    def in_between(request: Any, submit: Callable[[], Any]) -> Any:
+        if len(request.steps) == 1:
+            alone.append(request)
+            if len(alone) == 1:
+                transaction = other.transaction()
+                transaction.set_data(path, b"", request.steps[0].version)
+                (transaction.delete if up else transaction.create)(f"{path}/barrier")
+                transaction.commit()
+        return submit()
+
+    meddle(zk, Multi, in_between, times=9)
+    await flavour.maybe(barrier.create() if up else barrier.remove())
+    assert alone
+    assert bool(other.exists(f"{path}/barrier")) is up
+
+
 async def test_a_creation_that_was_given_up_does_not_come_after_its_removal(
     flavour: Any, client: Any, path: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import drive
 
-from coordkit._ports_zookeeper import Link
+from coordkit._ports_zookeeper import Link, OverQuota
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core import election
 from coordkit.core.candidate import Terms
@@ -92,3 +92,13 @@ def test_who_has_led_waits_for_a_moment_only() -> None:
         assert drive(standing.run(serve, again=True)) == "served"
         pauses.append(standing.pauses[-1])
     assert 0.05 < max(pauses) <= 0.1
+
+
+@pytest.mark.parametrize("kind", [StoreUnavailable, OverQuota])
+def test_who_was_told_to_stop_while_it_stood_returns_none_however_that_ended(kind: Any) -> None:
+    class Stopping(Standing):
+        async def lead(self, timeout: float | None, attempt: election.Attempt | None = None) -> Any:
+            self.stop()
+            return await super().lead(timeout, attempt)
+
+    assert drive(Stopping(kind(PATH, "for the test")).run(served, again=True)) is None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import NoNodes, StoreRefused, StoreUnavailable, TooFewReplicas
 from coordkit.routing import LeastOutstanding, PeakEwma, RoundRobin, SmoothWeightedRoundRobin, rendezvous
 from coordkit.routing.commands import table as command_table
@@ -14,6 +16,7 @@ from coordkit.routing.commands.plan import Plan, Question
 from coordkit.routing.commands.reads import OTHER, READ, WRITE
 from coordkit.routing.commands.router import Router
 from coordkit.routing.replicas.lag import MaxLag
+from coordkit.routing.replicas.probes import Probes
 from coordkit.routing.replicas.readers import Node, Readers
 from coordkit.routing.replicas.terms import Terms
 
@@ -210,3 +213,26 @@ def test_with_a_max_lag_nobody_is_read_from_before_the_first_look() -> None:
     with pytest.raises(NoNodes):
         one.pick("replica")
     assert one.told() == {"a": "it was not looked at yet", "b": "it was not looked at yet"}
+
+
+def test_one_that_is_closed_while_its_first_look_is_waited_for_looks_again_when_it_is_used_again() -> None:
+    looking = asyncio.Event()
+
+    class Questions:
+        async def infos(self, _: Any) -> Any:
+            looking.set()
+            await asyncio.sleep(3600)
+
+        async def close(self) -> None:
+            pass
+
+    async def story() -> None:
+        questions: Any = Questions()
+        probes = Probes(readers(max_lag=MaxLag(1.0)), questions, RUNTIME, follows_sentinel=False)
+        reading = asyncio.ensure_future(probes.begin())
+        await looking.wait()
+        await probes.close()
+        await reading
+        assert not probes.begun
+
+    asyncio.run(story())

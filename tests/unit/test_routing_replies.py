@@ -63,6 +63,29 @@ def test_a_command_is_packed_as_redis_py_packs_it(kind: Any, encoding: str) -> N
     assert packer.many([COMMANDS[number] for number in plain]) == b"".join(packed[number] for number in plain)
 
 
+@pytest.mark.parametrize("in_c", [True, False])
+def test_no_number_is_left_to_be_formatted(in_c: bool) -> None:
+    """hiredis crashes the process where a signal handler raises while it formats one: Ctrl-C is enough."""
+    packer, words = Packer(redis.Connection()), list[Any]()
+
+    def pack_in_c(command: Any) -> bytes:
+        words.extend(command)
+        return b""
+
+    def pack(*command: Any) -> list[bytes]:
+        words.extend(command)
+        return []
+
+    packer._in_c, packer._theirs = pack_in_c if in_c else None, pack
+    commands = [("SET", "k", 1, "PX", 1.5), ("CLIENT KILL", 5), ("SET", memoryview(b"k"), -7), ("GET", "k")]
+    for command in commands:
+        packer.one(command)
+        packer.many([command])
+    packer.many(commands)
+    assert words.count(b"1") == 3
+    assert {type(word) for word in words} == {str, bytes, memoryview}
+
+
 @pytest.mark.parametrize("kind", [redis.Connection, redis.asyncio.Connection])
 @pytest.mark.parametrize("value", [True, None, {"a": 1}, object()])
 def test_what_redis_py_does_not_take_is_refused_in_its_words(kind: Any, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,11 +82,20 @@ def test_a_room_imports_what_it_may(room: str) -> None:
 
 @pytest.mark.parametrize("room", MAY)
 def test_a_room_says_what_it_is_for(room: str) -> None:
-    """And imports nothing by itself: who needs one file of it gets that."""
+    """And which others it imports; by itself it imports nothing: who needs one file of it gets that."""
     room_file = ast.parse((ROUTING / room / "__init__.py").read_text())
 
-    assert ast.get_docstring(room_file)
+    said = ast.get_docstring(room_file) or ""
+    assert set(re.findall(r"`(\w+)`", said.partition("Imports ")[2])) == MAY[room]
     assert len(room_file.body) == 1
+
+
+@pytest.mark.parametrize("room", MAY)
+def test_a_room_may_import_no_more_than_it_does(room: str) -> None:
+    files = (ROUTING / room).rglob("*.py")
+    names = [name.split(".") for path in files for name in imported(path.read_text())]
+
+    assert {parts[2] for parts in names if parts[:2] == ["coordkit", "routing"]} - {room} == MAY[room]
 
 
 @pytest.mark.parametrize(

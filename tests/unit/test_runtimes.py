@@ -10,10 +10,12 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
 from coordkit._asyncio.runtime import RUNTIME as LOOPS
+from coordkit._asyncio.runtime import end_in
 from coordkit._run import run
 from coordkit._threads.runtime import RUNTIME as THREADS
 from coordkit._threads.runtime import Clock, now
@@ -174,6 +176,60 @@ def test_nothing_is_begun_anew_in_a_loop_that_has_ended() -> None:
         loop.close()
 
 
+def test_what_is_let_go_in_a_loop_that_has_ended_is_freed() -> None:
+    """A client may be freed after its loop has told us that it ends, and before it is closed."""
+    import weakref
+
+    class Had:
+        async def close(self) -> None:
+            raise AssertionError("it would never come to its end")
+
+    had = [Had()]
+    there = weakref.ref(had[0])
+    loop = asyncio.new_event_loop()
+    try:
+
+        async def use() -> None:
+            LOOPS.call_at(now(), lambda: None)
+
+        async def let_go() -> None:
+            end_in(weakref.ref(loop), had.pop())
+            await asyncio.sleep(0.01)
+
+        loop.run_until_complete(use())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(let_go())
+    finally:
+        loop.close()
+    gc.collect()
+    assert there() is None
+
+
+def test_background_work_begins_when_who_spawned_it_knows_of_it() -> None:
+    """An eager loop (``asyncio.eager_task_factory``, Python 3.12) runs a task before it says which: not ours."""
+    order = []
+
+    def eager(_loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> Any:
+        with pytest.raises(StopIteration):
+            work.send(None)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    async def work() -> None:
+        order.append("work")
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_task_factory(eager)
+        LOOPS.worker(work).poke()
+        order.append("poked")
+        await LOOPS.finish(work(), within=10)
+        asyncio.get_running_loop().set_task_factory(None)
+
+    asyncio.run(story())
+    assert order == ["poked", "work", "work"]
+
+
 def timer_threads() -> int:
     return [thread.name for thread in threading.enumerate()].count("coordkit-timer")
 
@@ -254,6 +310,42 @@ def test_a_worker_whose_thread_cannot_start_works_later(
     assert worked.wait(10)
     assert len(refused) == 3
     assert caplog.text.count("can't start new thread") == 1, "it is said once, however long it lasts"
+
+
+def test_one_timer_pokes_again_for_all_who_poked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of leases may be due while no thread can be started, and the timer thread has deadlines to tell."""
+    start, timers, trouble, worked = threading.Thread.start, [], ["worker", "timer"], threading.Event()
+
+    async def work() -> None:
+        worked.set()
+
+    def starting(thread: threading.Thread) -> None:
+        if "worker" in trouble and thread.name == "coordkit-worker":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def call_at(_when: float, action: Callable[[], None]) -> None:
+        if "timer" in trouble:
+            raise RuntimeError("can't start new thread")
+        timers.append(action)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    monkeypatch.setattr(THREADS, "call_at", call_at)
+    worker = THREADS.worker(work)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            worker.poke()
+    trouble.remove("timer")
+    for _ in range(3):
+        for _ in range(100):
+            worker.poke()
+        assert len(timers) == 1
+        timers.pop()()
+    assert len(timers) == 1
+    trouble.remove("worker")
+    timers.pop()()
+    assert worked.wait(10)
+    assert timers == []
 
 
 def test_the_timer_thread_is_there_with_a_session_of_zookeeper() -> None:

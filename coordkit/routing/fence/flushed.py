@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from coordkit._ports import Runtime
 from coordkit.errors import StoreUnavailable
 from coordkit.routing.fence.port import ShardPort
 from coordkit.routing.fence.walk import replies, said
+
+_AT_ONCE = re.compile("'(always|no)'")  # in a list, or a dict, of bytes or text: as the client has it
 
 _EACH = 1.5  # seconds within which a file that is written out each second is on its way to the disk
 _LOOK = 0.1  # seconds between two looks
@@ -21,8 +25,8 @@ async def flushed(runtime: Runtime, port: ShardPort) -> None:
     if await _is_on_its_way(runtime, port) is None:
         return
     [policy] = await port.ask([(b"CONFIG", b"GET", b"appendfsync")])
-    if not isinstance(policy, Exception) and "everysec" not in str(policy):  # a list, or a dict: as the client has it
-        return
+    if not isinstance(policy, Exception) and _AT_ONCE.search(str(policy)):
+        return  # one that is not told, where a service hides its configuration, may be any
     await _until_idle(runtime, port)
     await runtime.sleep(_EACH)
     await _until_idle(runtime, port)

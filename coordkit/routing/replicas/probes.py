@@ -68,13 +68,16 @@ class Probes:
         Where there is a ``max_lag``, too: until it was looked at, a replica is not read from.
         """
         self._closed = False  # a client that was closed may be used again, as redis-py's
-        if self._every() < math.inf and self._looked is None:
-            self._looked = self._runtime.event()
+        with self._mutex:
+            looked, first = self._looked, self._looked is None and self._every() < math.inf
+            if first:
+                looked = self._looked = self._runtime.event()
+        if first:
             self._worker.poke()
         awaited = self._readers.max_lag is not None or (self._follows and not self._readers.replicas)
-        if awaited and self._looked is not None:
-            await self._looked.wait(3 * WITHIN)
-        self.begun = True
+        if awaited and looked is not None:
+            await looked.wait(3 * WITHIN)
+        self.begun = not self._closed  # else it was closed meanwhile, and the next read begins anew
 
     async def close(self) -> None:
         """Look no more, until somebody reads from a replica again."""
@@ -127,8 +130,8 @@ class Probes:
                 await self._questions.close()  # what this look has opened since
             else:
                 self._look_at(min(self._due(), self._runtime.now() + self._every()))
-            if self._looked is not None:
-                self._looked.set()
+            if (looked := self._looked) is not None:  # it may be closed just now
+                looked.set()
 
     async def _look_once(self) -> None:
         readers = self._readers

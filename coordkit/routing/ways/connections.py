@@ -187,8 +187,10 @@ class Connections(Lines):
 
 
 def _end_half_of(wire: Wire) -> None:
-    # Of TLS, too: not its own shutdown, which would keep what is being read from being read.
-    socket.socket.shutdown(wire.connection._sock, socket.SHUT_WR)  # noqa: SLF001  redis-py has no other name for it
+    sock = wire.connection._sock  # noqa: SLF001  redis-py has no other name for it
+    if sock is not None:  # else it was lost, and closed, meanwhile
+        # Of TLS, too: not its own shutdown, which would keep what is being read from being read.
+        socket.socket.shutdown(sock, socket.SHUT_WR)
 
 
 def begin_probe(breaker: Breaker, probe: Callable[[], None]) -> None:

@@ -287,8 +287,10 @@ class Connections(Lines):
 
 
 def _end_half_of(wire: Wire) -> None:
-    # By another name for the same socket, as the loop's own has no such thing for TLS, or from another thread.
     stream = wire.connection._writer  # noqa: SLF001  redis-py has no other name for it
+    if stream is None:  # it was lost, and closed, meanwhile
+        return
+    # By another name for the same socket, as the loop's own has no such thing for TLS, or from another thread.
     with socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno())) as twin:
         twin.shutdown(socket.SHUT_WR)
 

@@ -4,7 +4,8 @@ The fence drops whoever waits at an old owner. Where CLIENT KILL is forbidden no
 comes to another shard: so the client that waits sees to it itself, as soon as it has adopted the change. It ends its
 half of the connection. The server then closes the other half, and gives what it takes to somebody else; what it had
 given before is still read here. (Not what it was just giving in the same turn: of that the outcome is unknown, as it is
-when the fence drops a connection.)
+when the fence drops a connection. Nor, in asyncio over TLS, what comes together with the server's farewell, an alert
+for the goodbye that it missed: asyncio's own TLS then hands on neither.)
 """
 
 from __future__ import annotations
