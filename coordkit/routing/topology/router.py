@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
@@ -27,7 +26,6 @@ from coordkit.routing.commands.reads import WRITE
 from coordkit.routing.commands.router import SPLIT, Router
 from coordkit.routing.commands.scanning import Place, scan_plan
 from coordkit.routing.fence.fence import is_local, local_key
-from coordkit.routing.placement.slots import BRACE
 from coordkit.routing.topology.sweep import order
 from coordkit.routing.topology.topology import Topology
 from coordkit.scripts import load
@@ -44,7 +42,6 @@ class TopologyRouter(Router):
 
     topology: Topology
     moving: frozenset[int] = frozenset()
-    _slots: Sequence[str]  # who serves each
     _kept: bytes  # what all keys begin with that a shard has for itself
     _kept_text: str
 
@@ -54,7 +51,6 @@ class TopologyRouter(Router):
         kind = MovingRouter if topology.moves else cls
         self = kind(topology.serving, encoder.encode, encoder.encoding, encoder.encoding_errors)
         self.topology, self.moving = topology, frozenset(topology.moving)
-        self._slots = topology.serving.table
         self._kept = local_key(topology.name, "")
         self._kept_text = self._kept.decode()
         return self
@@ -63,21 +59,17 @@ class TopologyRouter(Router):
 
     def shard_of_first_key(self, args: Sequence[Any]) -> str | None:
         """Return the shard of a command that goes there as it is; None for any other."""
-        if len(args) > 1 and args[0] in self._of_first_key:
-            key = args[1]
-            wire = key.encode(self._encoding, self._errors) if type(key) is str else self.bytes_of(key)
-            if BRACE not in wire:  # as what is kept has; `route` written out, as every command passes here
-                return self._slots[crc_hqx(wire, 0) & 0x3FFF]
-            return None if wire.startswith(self._kept) else self.route(wire)  # the former is planned, and looked at
-        return None
+        shard = super().shard_of_first_key(args)
+        if shard is None:
+            return None
+        key = args[1]
+        kept = key.startswith(self._kept_text) if type(key) is str else self.bytes_of(key).startswith(self._kept)
+        return None if kept else shard  # the former is planned, and looked at
 
     def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
         """Return the shards of commands that all go there as they are; None if one does not."""
-        names = [args[0] if len(args) > 1 else "" for args, _ in commands]
-        if not self._of_first_key.issuperset(names):
-            return None
-        keys = [args[1] for args, _ in commands]
-        return None if self._may_be_kept(keys) else self.route_many(keys)
+        shards = super().shards_of_first_keys(commands)
+        return None if shards is not None and self._may_be_kept([args[1] for args, _ in commands]) else shards
 
     def _may_be_kept(self, keys: Sequence[Any]) -> bool:
         """Return whether one of these may be a key of that kind, as fast as can be said of a hundred."""
