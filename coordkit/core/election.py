@@ -117,10 +117,14 @@ class Election:
         attempt.served()
         try:
             result = await serve(leadership)
+        except (LeadershipLost, StoreUnavailable) as error:
+            await leave(leadership, error)
+            lost = isinstance(error, LeadershipLost) or leadership.lost.is_set()  # or a write of the term shows it
+            if lost and error.name == self.path:
+                raise _Failed(error) from error
+            raise
         except BaseException as error:
             await leave(leadership, error)
-            if isinstance(error, LeadershipLost) and error.name == self.path:
-                raise _Failed(error) from error
             raise
         try:
             await leave_with_result(leadership)

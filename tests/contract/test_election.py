@@ -442,6 +442,35 @@ async def test_run_leads_again_after_a_loss(flavour: Any, zk_client: Any, path: 
     assert tokens == sorted(tokens)
 
 
+async def test_run_leads_again_where_a_write_shows_the_loss(flavour: Any, zk_client: Any, path: str) -> None:
+    """What was cut off in the middle of a write fails by that write: agents of a pair that was paused ended by it."""
+    zk, terms = zk_client(), []
+    election = flavour.Election(zk, path, identity="one")
+
+    def unanswered(_: Any, __: Any) -> Any:
+        result = zk.handler.async_result()
+
+        def fail() -> None:
+            kill_session(zk)
+            while not terms[0].lost.is_set():
+                time.sleep(0.001)
+            result.set_exception(ConnectionLoss())
+
+        threading.Thread(target=fail).start()
+        return result
+
+    async def serve(leadership: Any) -> str:
+        terms.append(leadership)
+        if len(terms) == 1:
+            meddle(zk, Multi, unanswered)
+            async with flavour.within(leadership.transaction()) as write:
+                write.check(path)
+        return "served"
+
+    assert await flavour.maybe(election.run(_fit(flavour, serve))) == "served"
+    assert len(terms) == 2
+
+
 _PASSING = [ThrottledOpError, SessionMovedError, NotReadOnlyCallError, RequestTimeoutError, QuotaExceededError]
 
 
