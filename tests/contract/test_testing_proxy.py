@@ -275,13 +275,17 @@ def test_a_server_that_is_down_looks_down_through_the_proxy():
 
 
 def test_a_closed_proxy_leaves_no_thread_and_says_that_it_is_closed(coordkit_redis_server):
-    before = set(threading.enumerate())
+    def threads():
+        return {each for each in threading.enumerate() if each.name == "fault-proxy"}
+
+    before = threads()
     proxy = FaultProxy(coordkit_redis_server.host, coordkit_redis_server.port)
     client = redis.Redis.from_url(proxy.url)
     client.ping()
+    assert len(threads()) == len(before) + 1
     proxy.close()
     proxy.close()
-    assert set(threading.enumerate()) <= before
+    assert threads() == before
     with pytest.raises(RuntimeError, match="closed"):
         proxy.hold = True
     client.close()
