@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from redis import exceptions
 from coordkit._ports import Confirm
 from coordkit.errors import CoordError, CrossShardError, StoreRefused, StoreUnavailable
 
+_DOUBT = 3.0  # seconds for which a connection is a later one that was made after somebody began to doubt an earlier one
 _ENOUGH = 300  # characters of a client's own message: a Sentinel's names every connection it tried
 
 _CROSS_SLOT = re.compile(r"CROSSSLOT|same (key )?slot|same hash slot", re.IGNORECASE)
@@ -125,15 +127,26 @@ def is_silence(error: BaseException) -> bool:
     return isinstance(error, _NO_ANSWER) or _HALF_DONE.search(str(error)) is not None
 
 
-def check_primary(replies: Sequence[Any], *, fresh: bool) -> None:
-    """Raise redis-py's ConnectionError if a server says it is no primary, and the connection is not a ``fresh`` one.
+class Primary:
+    """Whether what a way leads to is still the primary, by what it answers."""
 
-    A name, an address or a Sentinel may lead to another server by now. So that counts as no answer, once: whoever asks
-    again does so over a connection made after that, and is told what that server says.
-    """
-    for reply in replies:
-        if isinstance(reply, Exception) and not fresh and _is_no_primary(reply):
-            raise exceptions.ConnectionError(f"the server is a primary no longer: {reply}") from reply
+    def __init__(self) -> None:
+        self._doubted = -math.inf  # since when
+
+    def check(self, replies: Sequence[Any], made: float, began: float) -> None:
+        """Raise redis-py's ConnectionError if a server says it is no primary, and may be another one by now.
+
+        A name, an address or a Sentinel may lead elsewhere since the connection was ``made``. So that counts as no
+        answer, once: whoever asks again does so over a later connection, and is told what that server says. It may have
+        been made by somebody else who asked meanwhile (``began`` is when we did).
+        """
+        since = self._doubted if began - self._doubted < _DOUBT else began
+        if made >= since:
+            return
+        for reply in replies:
+            if isinstance(reply, Exception) and _is_no_primary(reply):
+                self._doubted = since
+                raise exceptions.ConnectionError(f"the server is a primary no longer: {reply}") from reply
 
 
 def _is_no_primary(error: Exception) -> bool:

@@ -36,6 +36,7 @@ class Home:
         self.connecting: asyncio.Task[None] | None = None
         self.alone = False  # whether each request needs a connection to itself
         self.used = 0.0
+        self.primary = _redis_answers.Primary()
         self.silent = (0.0, 0.0)  # since when a wait went on that ended without an answer, and how long it was
         self.watch = Watch()
         self.free = _AT_ONCE
@@ -177,7 +178,7 @@ class Lines:
                 home.watch.begin(wire, min(until, wire.until))
                 [reply] = await wire.send(_packed(wire, _redis_packing.evals([call()])), 1, until)
             if isinstance(reply, Exception):
-                _redis_answers.check_primary([reply], fresh=wire.made >= present)
+                home.primary.check([reply], wire.made, present)
         except Exception as error:
             if home.shared is wire:
                 home.shared = None
@@ -263,7 +264,7 @@ class Lines:
         home.watch.begin(wire, now() + patience)
         try:
             replies = await work(wire)
-            _redis_answers.check_primary(replies, fresh=wire.made >= began)
+            home.primary.check(replies, wire.made, began)
         except BaseException as error:
             if wire.late:
                 home.silent = began, patience

@@ -36,6 +36,7 @@ class Lines:
         self._end = weakref.finalize(self, _close_all, self._idle)
         self._end.atexit = False
         self._used = 0.0
+        self._primary = _redis_answers.Primary()
         self._silent = (0.0, 0.0)  # since when a bounded wait went on that ended without an answer, and how long it was
         self._sweeping = False
 
@@ -51,7 +52,7 @@ class Lines:
         wire = self._take()
         try:
             [reply] = _taught(wire, [call], b"")
-            _redis_answers.check_primary([reply], fresh=wire.made >= began)
+            self._primary.check([reply], wire.made, began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -72,7 +73,7 @@ class Lines:
         try:
             reply = wire.ask(data)
             if isinstance(reply, Exception):
-                _redis_answers.check_primary([reply], fresh=wire.made >= present)
+                self._primary.check([reply], wire.made, present)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -90,7 +91,7 @@ class Lines:
             wire.send(_redis_packing.PING + data)
             _, reply = wire.replies(2)
             if isinstance(reply, Exception):
-                _redis_answers.check_primary([reply], fresh=wire.made >= began)
+                self._primary.check([reply], wire.made, began)
         except BaseException as error:
             self._broken(wire, error)
             raise
@@ -108,7 +109,7 @@ class Lines:
                 taught = _taught(wire, [calls[i] for i in unknown], ahead)
                 for i, reply in zip(unknown, taught, strict=True):
                     replies[i] = reply
-            _redis_answers.check_primary(replies, fresh=wire.made >= began)
+            self._primary.check(replies, wire.made, began)
         except BaseException as error:
             if within is not None:
                 self._silent = began, within
@@ -129,7 +130,7 @@ class Lines:
                 replies = wire.replies(2 + bool(ahead))[-2:]
                 if not isinstance(replies[0], exceptions.NoScriptError):
                     break
-            _redis_answers.check_primary(replies, fresh=wire.made >= began)
+            self._primary.check(replies, wire.made, began)
         except BaseException as error:
             self._broken(wire, error)
             raise
