@@ -57,7 +57,9 @@ async def _wait(stage: Stage) -> str:
         try:
             return await _told_of(stage, lambda: stage.lock.acquire(timeout=30))
         finally:
-            giving.result(10)
+            while not giving.done():  # never blocking: a loop that stands still renews nothing
+                await stage.flavour.sleep(0.002)
+            giving.result()
 
 
 async def _wait_and_keep(stage: Stage) -> str:

@@ -181,7 +181,8 @@ def _votes(api: Any, clients: Sequence[Any], name: str, ttl: float) -> Any:
 
 
 def _votes_rivals(servers: Servers, name: str, ttl: float) -> list[Any]:
-    return [_votes(coordkit, servers, name, ttl).acquire()]
+    # A busy machine renews less often; and nobody waits for the end of a ttl here, but asks again and again.
+    return [_votes(coordkit, servers, name, 4 * ttl).acquire()]
 
 
 def _votes_kept(servers: Servers, name: str) -> list[Kept]:
