@@ -340,4 +340,6 @@ def test_a_proxy_that_is_closed_over_live_connections_says_nothing():
         timeout=40,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+    # That a step of the loop took long says only that the machine is a busy one.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("WARNING:asyncio:Executing <")]
+    assert (done.returncode, done.stdout, said) == (0, "closed\n", [])
