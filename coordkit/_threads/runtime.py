@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -155,7 +154,10 @@ class Clock:
     def reset(self) -> None:
         """Forget everything: a forked child inherits the agenda but not the thread."""
         self._agenda = Agenda()
-        self._bell: SimpleQueue[None] = SimpleQueue()  # the one queue whose ``put`` may interrupt itself
+        # Locked until it is rung, which may interrupt itself. Not a SimpleQueue, for which that is true as well: up to
+        # CPython 3.12 it waits for ever where a timeout runs out before it gets to wait.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._beginning = threading.RLock()
         self._thread: threading.Thread | None = None
         self._looks = math.inf  # when the thread looks at the agenda by itself; what is due later may wait unsorted
@@ -169,8 +171,8 @@ class Clock:
         return entry
 
     def _wake(self) -> None:
-        if self._bell.empty():  # else it has yet to hear of another's, and looks after that
-            self._bell.put(None)
+        with suppress(RuntimeError):  # it has yet to hear of another's, and looks after that
+            self._bell.release()
         if self._thread is None:
             with self._beginning:
                 if self._thread is None:
@@ -199,11 +201,7 @@ class Clock:
 
     def _rung(self, timeout: float | None) -> bool:
         """Wait for the bell; return whether it rang."""
-        try:
-            self._bell.get(timeout=timeout)
-        except Empty:
-            return False
-        return True
+        return self._bell.acquire(timeout=-1 if timeout is None else timeout)
 
 
 def weakly(action: Callable[[], None]) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -72,16 +72,37 @@ def test_a_timer_that_is_cancelled_at_once_hardly_ever_wakes_the_thread() -> Non
     """A lock that is taken and given back again and again costs no switch to another thread each time."""
     clock, woken = Clock(), []
 
-    class Bell(SimpleQueue):  # type: ignore[type-arg]  # as it is made
-        def put(self, *_: object) -> None:
-            woken.append(1)
-            super().put(None)
+    class Bell:
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.acquire = self._lock.acquire
 
-    clock._bell, began = Bell(), now()
+        def release(self) -> None:
+            self._lock.release()
+            woken.append(1)
+
+    clock._bell, began = Bell(), now()  # type: ignore[assignment]  # what is used of a lock
     for _ in range(2000):
         clock.call_at(now() + 3, lambda: None).cancel()
 
     assert len(woken) <= 2 + 4 * (now() - began)
+
+
+def test_the_clock_waits_for_a_moment_and_not_for_ever() -> None:
+    """queue.SimpleQueue did, if the moment was over before it got to wait: no lease was renewed any more."""
+    clock, done = Clock(), threading.Event()
+
+    def wait() -> None:
+        for seconds in (0.0, 1e-9, 1e-7, 1e-6, 1e-5):
+            for _ in range(500):
+                clock._rung(seconds)
+                with suppress(RuntimeError):
+                    clock._bell.release()
+                assert clock._rung(seconds)
+        done.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert done.wait(20)
 
 
 def test_a_timer_may_be_set_by_the_collector() -> None:
