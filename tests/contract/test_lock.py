@@ -149,6 +149,23 @@ async def test_it_is_renewed_while_it_is_held(flavour: Any, make: Any, maybe: An
     assert lease.remaining() == 0.0
 
 
+async def test_a_renewal_counts_from_when_it_was_asked_for(flavour: Any, make: Any, maybe: Any) -> None:
+    """The server counts from some moment before its answer came: who counts from that believes for too long."""
+    lease = await maybe((await warm(maybe, make(ttl=60, renew=False))).acquire())
+    core = lease._core
+    renew = core.grantor.renew
+
+    async def slowly(*args: Any) -> Any:
+        said = await renew(*args)
+        await core._runtime.sleep(1.0)
+        return said
+
+    core.grantor.renew = slowly
+    await maybe(lease.renew())
+    assert lease.remaining() <= 60 - 1.0
+    await maybe(lease.release())
+
+
 async def test_without_renewal_it_ends_and_says_so(flavour: Any, make: Any, maybe: Any) -> None:
     lease = await maybe((await warm(maybe, make(ttl=1.0, renew=False))).acquire())
 
