@@ -16,11 +16,19 @@ def evalsha(call: Call) -> tuple[Any, ...]:
 
 
 def _plain(*words: bytes | str | int) -> tuple[bytes, ...]:
-    """Return words as bytes: hiredis crashes where a signal handler raises while it formats a number."""
+    """Return words as bytes, for the same reason as ``without_numbers``."""
     # As `_words` has them: an enumeration's own str is its name, and no value.
     return tuple(
         word if isinstance(word, bytes) else b"%d" % word if isinstance(word, int) else word.encode() for word in words
     )
+
+
+NUMBERS = frozenset({int, float})
+
+
+def without_numbers(words: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the same words: hiredis crashes where a signal handler (Ctrl-C) raises while it formats a number."""
+    return tuple([repr(word).encode() if type(word) in NUMBERS else word for word in words])
 
 
 def packed(call: Call) -> bytes:

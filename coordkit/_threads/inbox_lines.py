@@ -10,14 +10,12 @@ import contextlib
 import weakref
 from typing import Any
 
-import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordkit import _redis, _redis_answers
 from coordkit._inbox import MANY, MESSAGES, QUIET, Boxes, Ear, leaving, refuse, understood
 from coordkit._ports import BROKEN
+from coordkit._threads.connection import bounded, connection_of
 from coordkit._threads.line import Box, Line
 from coordkit._threads.runtime import RUNTIME, now, weakly
 
@@ -200,10 +198,9 @@ class InboxLines:
             raise exceptions.ConnectionError("the connection broke while it was subscribed")
 
     def _connect(self, ear: Ear, until: float) -> Line:
-        patience = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection)["socket_timeout"]
-        kwargs = _redis.recipe(ear.pool, Retry(NoBackoff(), 0), redis.Connection, seconds_left(until))
-        kwargs.update(protocol=2, decode_responses=False)  # what is pushed comes as lists of bytes, whatever the client
-        connection = ear.pool.connection_class(**kwargs)
+        patience = bounded(ear.pool)["socket_timeout"]
+        # What is pushed comes as lists of bytes, whatever the client.
+        connection = connection_of(ear.pool, seconds_left(until), protocol=2, decode_responses=False)
         connection.connect()
         return Line(ear.node, connection, patience)
 

@@ -7,13 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordkit import _redis, _redis_answers, _redis_packing
 from coordkit._ports import Call, Confirm
+from coordkit._threads.connection import connection_of
 from coordkit._threads.runtime import RUNTIME, not_in_a_forked_child, now, weakly
 from coordkit._threads.wire import Wire, wire_on
 
@@ -155,8 +153,7 @@ class Lines:
         return self._connected(began, within)
 
     def _connected(self, began: float, within: float | None) -> Wire:
-        pool = self._client.connection_pool
-        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, within))
+        connection = connection_of(self._client.connection_pool, within)
         connection.connect()
         wire = wire_on(connection, began, _redis.patience(self._client))
         if within is not None:

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import redis
 from redis import exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordkit import _redis
 from coordkit._panel import pause_after
 from coordkit._ports import Call
+from coordkit._threads.connection import connection_of
 from coordkit._threads.runtime import now
 from coordkit._threads.wire import Wire, wire_on
 
@@ -40,8 +38,7 @@ class Instance:
         self.trouble, self.again, self.probing = error, now() + pause_after(took), False
 
     def connect(self) -> Wire:
-        pool = self.client.connection_pool
-        connection = pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
+        connection = connection_of(self.client.connection_pool)
         connection.connect()
         return wire_on(connection, now(), self.patience)
 

@@ -13,6 +13,7 @@ from coordkit import _reader, _redis_packing
 from coordkit._asyncio.wire import hang_up
 from coordkit._ports import Call, Confirm, Form
 from coordkit._run import run
+from coordkit._threads.connection import connection_of
 from coordkit.scripts import load
 
 
@@ -172,6 +173,24 @@ def test_an_enumeration_is_its_value_whichever_way_it_is_sent() -> None:
     assert _redis_packing.packed(call).endswith(b"$3\r\nred\r\n$1\r\n1\r\n")
     for command in (_redis_packing.evalsha(call), *_redis_packing.evals([call, call])):
         assert command[-2:] == (b"red", b"1")
+
+
+def test_no_number_of_a_handshake_is_left_to_be_formatted(
+    coordkit_redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HELLO 3 and SELECT 1 crashed the process just so: 2 of 70,000 acquisitions that a signal handler interrupted."""
+    sent: list[tuple[Any, ...]] = []
+    connect = redis.connection
+    pack = connect.hiredis.pack_command
+    monkeypatch.setattr(connect.hiredis, "pack_command", lambda words: sent.append(words) or pack(words))
+    pool = redis.ConnectionPool.from_url(coordkit_redis_server.url, protocol=3)
+    pool.connection_kwargs["db"] = 1
+    connection = connection_of(pool)
+    connection.connect()
+    connection.disconnect()
+
+    assert {words[0] for words in sent} >= {b"HELLO", b"SELECT"}
+    assert {type(word) for words in sent for word in words} <= {bytes, str}
 
 
 async def test_a_connection_whose_transport_knows_no_abort_is_closed() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError  # noqa: A004  redis-py's own
-from redis.retry import Retry
 
-from coordkit import _redis
 from coordkit._inbox import QUIET
 from coordkit._threads import line as subscribed
+from coordkit._threads.connection import bounded, connection_of
 from coordkit._threads.runtime import now
 from coordkit.routing.pubsub.subscriptions import KEEPALIVE
 
@@ -44,10 +41,9 @@ class Line(subscribed.Line):
 
 def opened(shard: str, pool: Any) -> Line:
     """Return a connection by the recipe of a client's pool; raise redis-py's errors."""
-    kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection)
     # What is pushed comes as plain lists, whatever the version of the client.
-    connection = pool.connection_class(**{**kwargs, "protocol": 2, "decode_responses": False})
+    connection = connection_of(pool, protocol=2, decode_responses=False)
     connection.connect()
-    line = Line(shard, connection, kwargs["socket_timeout"])
+    line = Line(shard, connection, bounded(pool)["socket_timeout"])
     line.pool = pool
     return line

@@ -6,11 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
-from redis.retry import Retry
 
-from coordkit import _redis
+from coordkit._threads.connection import bounded
 from coordkit.routing.replicas.probes import WITHIN
 from coordkit.routing.replicas.readers import Node
 from coordkit.routing.replicas.sentinels import Followed
@@ -68,8 +66,7 @@ class Questions:
     def _bounded(self, client: Any) -> redis.Redis:
         if client not in self._clients:
             pool = client.connection_pool
-            kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, WITHIN)
-            made = redis.ConnectionPool(connection_class=pool.connection_class, **kwargs)
+            made = redis.ConnectionPool(connection_class=pool.connection_class, **bounded(pool, WITHIN))
             self._clients[client] = redis.Redis(connection_pool=made)
         return self._clients[client]
 

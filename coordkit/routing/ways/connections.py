@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
-from redis.retry import Retry
 
 from coordkit import _redis, _redis_packing
+from coordkit._threads.connection import connection_of
 from coordkit._threads.lines import Lines
 from coordkit._threads.runtime import now
 from coordkit._threads.wire import Wire, wire_on
@@ -170,8 +169,7 @@ class Connections(Lines):
         return wire
 
     def _connection(self) -> Any:
-        pool = self._client.connection_pool
-        return pool.connection_class(**_redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection))
+        return connection_of(self._client.connection_pool)
 
     def _close(self, wire: Wire) -> None:
         self._count_closed()

@@ -16,6 +16,7 @@ from typing import Any
 from redis import exceptions
 
 from coordkit import _redis
+from coordkit._redis_packing import NUMBERS, without_numbers
 
 OF_PARSING = {"NEVER_DECODE", "EMPTY_RESPONSE", "keys"}
 """Options that redis-py takes away before its callbacks."""
@@ -43,7 +44,6 @@ BY_CLIENT = frozenset({"HIMPORT"})
 _SENT_BY = ("send_packed_command", "read_response", "pack_command", "pack_commands", "can_read")
 _PACKER: Any = getattr(import_module("redis.connection"), "HiredisRespSerializer", None)
 _SAME_IN_C = frozenset({bytes, str})  # types, exactly: of a memoryview in steps C sends other bytes
-_NUMBERS = frozenset({int, float})
 try:
     _IN_C: Any = import_module("hiredis").pack_command
 except (ImportError, AttributeError):  # hiredis is optional
@@ -92,26 +92,21 @@ class Packer:
         if self._in_c is not None and type(name) is str and name.isalpha() and _SAME_IN_C.issuperset(map(type, args)):
             packed: bytes = self._in_c(args)
             return packed
-        if not _NUMBERS.isdisjoint(map(type, args)):
-            return self.one(_without_numbers(args))
+        if not NUMBERS.isdisjoint(map(type, args)):
+            return self.one(without_numbers(args))
         return b"".join(map(bytes, self._theirs(*args)))
 
     def many(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return the bytes of several."""
         in_c = self._in_c
         kinds = set(map(type, chain.from_iterable(commands)))
-        if not _NUMBERS.isdisjoint(kinds):
-            commands, kinds = [_without_numbers(args) for args in commands], kinds - _NUMBERS
+        if not NUMBERS.isdisjoint(kinds):
+            commands, kinds = [without_numbers(args) for args in commands], kinds - NUMBERS
         if in_c is not None and _SAME_IN_C.issuperset(kinds):
             names = [args[0] for args in commands]
             if {str}.issuperset(map(type, names)) and "".join(names).isalpha():
                 return b"".join([in_c(args) for args in commands])
         return b"".join([self.one(args) for args in commands])
-
-
-def _without_numbers(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the same words: hiredis crashes where a signal handler (Ctrl-C) raises while it formats a number."""
-    return tuple([repr(word).encode() if type(word) in _NUMBERS else word for word in args])
 
 
 def callback_of(callbacks: Any, name: Any) -> Any:
