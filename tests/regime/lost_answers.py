@@ -31,7 +31,7 @@ from regime.scripts import names
 from regime.stage import OTHERS_TTL, TTL, Operation, Stage
 from regime.subjects import SUBJECTS, holder_ids, tokens
 
-from coordkit import LeaseLost, StoreUnavailable
+from coordkit import AcquireTimeout, LeaseLost, StoreUnavailable
 
 GOES_WITHIN = 2.5  # seconds: what nobody holds is given back, and does not wait for its ttl
 AT_ONCE = 8  # cases
@@ -177,7 +177,10 @@ async def _leave(stage: Stage, told: str, within: float) -> list[str]:
     if left:
         wrong.append(f"told {told!r}, and {within} s later the servers still keep {left}")
     elif hasattr(stage.lock, "acquire"):
-        stage.seen.append(_next(stage))
+        try:
+            stage.seen.append(_next(stage))
+        except AcquireTimeout as error:
+            wrong.append(f"told {told!r}, and it cannot be had again: {error}")
     for before, after in itertools.pairwise(stage.seen):
         if any(a <= b for b, a in zip(before, after, strict=True)):
             wrong.append(f"tokens that do not rise: {stage.seen}")
