@@ -2,6 +2,7 @@
 
 from coordkit._async.balance import Balance
 from coordkit._async.clients import RedisClient
+from coordkit._async.disconnect import disconnect
 from coordkit._async.election import Election, Lead, Views
 from coordkit._async.fence import Fence
 from coordkit._async.group import Changes, Group, Join, Member
@@ -140,6 +141,7 @@ __all__ = [
     "TransactionFailed",
     "View",
     "Views",
+    "disconnect",
     "from_json",
     "rendezvous",
     "to_json",

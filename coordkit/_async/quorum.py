@@ -36,7 +36,8 @@ class Quorum:
 
     def __init__(self, servers: Iterable[redis.asyncio.Redis]) -> None:
         self.servers = _redis.check_servers(servers, flavour="asyncio")
-        self._core = QuorumSet(RUNTIME, RedisPanel(self.servers))
+        self._panel = RedisPanel(self.servers)
+        self._core = QuorumSet(RUNTIME, self._panel)
 
     async def initialise(self) -> None:
         """Seat the servers of a new set, all of which must answer; to one that is seated it does nothing.

@@ -51,6 +51,18 @@ class Home:
         for wire in idle:
             await wire.close()
 
+    async def close_idle(self) -> None:
+        """Close what nobody uses; what is shared once nobody waits for its answers."""
+        idle, self.idle = self.idle, []
+        shared, self.shared = self.shared, None
+        if shared is not None and shared.waited_for:
+            shared.retire()
+        elif shared is not None:
+            self.watch.end(shared)
+            idle.append(shared)
+        for wire in idle:
+            await wire.close()
+
     # -- turns
 
     async def turn(self, patience: float) -> None:

@@ -133,6 +133,12 @@ class Lines:
 
         return await self._in_turn(work, self._patience + confirm.within)
 
+    async def close(self) -> None:
+        """Close what nobody uses now, under this event loop; the way can still be used."""
+        home = self._homes.get(asyncio.get_running_loop())
+        if home is not None:
+            await home.close_idle()
+
     async def _share(self, home: Home) -> FastWire | None:
         """Return the connection that all share, made now; None where each request needs one to itself."""
         if home.alone:

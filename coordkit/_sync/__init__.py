@@ -2,6 +2,7 @@
 
 from coordkit._sync.balance import Balance
 from coordkit._sync.clients import RedisClient
+from coordkit._sync.disconnect import disconnect
 from coordkit._sync.election import Election, Lead, Views
 from coordkit._sync.fence import Fence
 from coordkit._sync.group import Changes, Group, Join, Member
@@ -140,6 +141,7 @@ __all__ = [
     "TransactionFailed",
     "View",
     "Views",
+    "disconnect",
     "from_json",
     "rendezvous",
     "to_json",

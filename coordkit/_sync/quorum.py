@@ -37,7 +37,8 @@ class Quorum:
 
     def __init__(self, servers: Iterable[redis.Redis]) -> None:
         self.servers = _redis.check_servers(servers, flavour="blocking")
-        self._core = QuorumSet(RUNTIME, RedisPanel(self.servers))
+        self._panel = RedisPanel(self.servers)
+        self._core = QuorumSet(RUNTIME, self._panel)
 
     def initialise(self) -> None:
         """Seat the servers of a new set, all of which must answer; to one that is seated it does nothing.
