@@ -92,6 +92,11 @@ def repeats(client: Any) -> bool:
     return tries != 0 or bool(kwargs.get("retry_on_timeout") or kwargs.get("retry_on_error")) or is_cluster(client)
 
 
+def shards_of(client: Any) -> list[Any]:
+    """Return the clients of a sharded client's shards; none for another client."""
+    return list(client.shards().values()) if hasattr(client, "store_client") else []
+
+
 def is_cluster(client: Any) -> bool:
     """Whether this is redis-py's client of a Cluster, with its own way of asking."""
     ways = (redis.RedisCluster.execute_command, redis.asyncio.cluster.RedisCluster.execute_command)

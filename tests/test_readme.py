@@ -65,3 +65,13 @@ def test_the_links_to_sections_lead_somewhere() -> None:
     headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    """By their paths from the top, from the package, or from one of its rooms or of the tests'."""
+    top = README.parent
+    homes = [top, top / "coordkit", top / "coordkit/routing", top / "tests/bench", top / "tests/faults"]
+    named = re.findall(r"`([\w/]+\.(?:py|lua|yml))`", README.read_text("utf-8"))
+
+    assert len(named) > 20
+    assert [path for path in named if not any((home / path).is_file() for home in homes)] == []

@@ -1,6 +1,8 @@
 """The asyncio facade, whole: what ``coordkit.aio`` gives out by name."""
 
 from coordkit._async.balance import Balance
+from coordkit._async.clients import RedisClient
+from coordkit._async.disconnect import disconnect
 from coordkit._async.election import Election, Lead, Views
 from coordkit._async.fence import Fence
 from coordkit._async.group import Changes, Group, Join, Member
@@ -62,12 +64,13 @@ from coordkit.routing.client.client_aio import ShardedRedis
 from coordkit.routing.client.live_aio import LiveShardedRedis
 from coordkit.routing.client.pipeline_aio import ShardedPipeline
 from coordkit.routing.moving.progress import Progress
+from coordkit.routing.topology.parts import Shard
 from coordkit.routing.topology.topology import Topology
 
 __all__ = [
     "AcquireTimeout",
-    "BadTopology",
     "Backup",
+    "BadTopology",
     "Balance",
     "Change",
     "Changes",
@@ -109,13 +112,15 @@ __all__ = [
     "QuorumLock",
     "Random",
     "ReadWriteLock",
+    "RedisClient",
+    "ReplicaSet",
     "Reshard",
     "Roles",
     "RoundRobin",
     "Semaphore",
     "SessionScope",
     "SetAside",
-    "ReplicaSet",
+    "Shard",
     "ShardDown",
     "ShardedPipeline",
     "ShardedRedis",
@@ -127,15 +132,16 @@ __all__ = [
     "StoreUnavailable",
     "Token",
     "TokenGate",
+    "TooFewReplicas",
     "Topologies",
     "Topology",
     "TopologyOutdated",
     "TopologyStore",
-    "TooFewReplicas",
     "Transaction",
     "TransactionFailed",
     "View",
     "Views",
+    "disconnect",
     "from_json",
     "rendezvous",
     "to_json",

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from kazoo.client import KazooClient
+
 from coordkit import _kazoo
 from coordkit._async.leadership import Leadership
 from coordkit._async.lost import Scope
@@ -132,7 +134,7 @@ class Election:
 
     def __init__(
         self,
-        zk: Any,
+        zk: KazooClient,
         path: str,
         *,
         identity: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from coordkit._async.clients import RedisClient
 from coordkit._asyncio.redis import store_for
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit.core import checks, fence
@@ -22,7 +23,7 @@ class Fence:
     from one source only.
     """
 
-    def __init__(self, redis: Any, name: str) -> None:
+    def __init__(self, redis: RedisClient, name: str) -> None:
         self.name = checks.check_name("name", name)
         self._core = fence.Fence(RUNTIME, store_for(redis), name)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from kazoo.client import KazooClient
+
 from coordkit import _kazoo
 from coordkit._async.balance import Balance
 from coordkit._async.lost import Lost, Scope
@@ -163,7 +165,7 @@ class Group:
     Not promised: that a member shown is alive. After a crash it is shown until its session timeout has passed.
     """
 
-    def __init__(self, zk: Any, path: str) -> None:
+    def __init__(self, zk: KazooClient, path: str) -> None:
         _kazoo.check_client(zk)
         self.path = zk_checks.check_path(path)
         self.client = zk

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from tenacity.wait import wait_base
 
+from coordkit._async.clients import RedisClient
 from coordkit._async.hold import Holdable, Lease
 from coordkit._async.inspection import Inspected
 from coordkit._asyncio.redis import store_for
@@ -54,7 +55,7 @@ class Lock(Inspected, Holdable):
 
     def __init__(
         self,
-        redis: Any,
+        redis: RedisClient,
         name: str,
         *,
         ttl: float,

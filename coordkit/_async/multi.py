@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from tenacity.wait import wait_base
 
+from coordkit._async.clients import RedisClient
 from coordkit._async.hold import Hold, Holdable, Lease
 from coordkit._asyncio.redis import store_for
 from coordkit._asyncio.runtime import RUNTIME
@@ -65,7 +66,7 @@ class MultiLock(Holdable):
 
     def __init__(
         self,
-        redis: Any,
+        redis: RedisClient,
         names: Sequence[str],
         *,
         ttl: float,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
+
+from kazoo.client import KazooClient
 
 from coordkit import _kazoo
 from coordkit._async.election import Views
@@ -100,7 +102,7 @@ class Roles(Generic[R]):
 
     def __init__(
         self,
-        zk: Any,
+        zk: KazooClient,
         path: str,
         *,
         identity: str,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenacity.wait import wait_base
 
+from coordkit._async.clients import RedisClient
 from coordkit._async.hold import Holdable
 from coordkit._asyncio.redis import store_for
 from coordkit._asyncio.runtime import RUNTIME
@@ -16,7 +15,7 @@ from coordkit.core.contend import PAUSES, Contender
 class Side(Holdable):
     """One side of a readers-writer lock, held like a ``Lock``. Made by ``ReadWriteLock``, never by hand."""
 
-    def __init__(self, side: str, client: Any, key: str, ttl: float, contender: Contender) -> None:
+    def __init__(self, side: str, client: RedisClient, key: str, ttl: float, contender: Contender) -> None:
         super().__init__(contender.name, ttl, contender)
         self.client = client
         self.key = key
@@ -51,7 +50,7 @@ class ReadWriteLock:
 
     def __init__(
         self,
-        redis: Any,
+        redis: RedisClient,
         name: str,
         *,
         ttl: float,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenacity.wait import wait_base
 
+from coordkit._async.clients import RedisClient
 from coordkit._async.hold import Holdable
 from coordkit._asyncio.redis import store_for
 from coordkit._asyncio.runtime import RUNTIME
@@ -38,7 +37,7 @@ class Semaphore(Holdable):
 
     def __init__(
         self,
-        redis: Any,
+        redis: RedisClient,
         name: str,
         *,
         permits: int,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kazoo.client import KazooClient
 
 from coordkit import _kazoo
 from coordkit._async.election import Election
@@ -72,7 +74,7 @@ class TopologyStore:
     it safe is that clients and shards compare epochs.
     """
 
-    def __init__(self, zk: Any, path: str, *, history: int = 100) -> None:
+    def __init__(self, zk: KazooClient, path: str, *, history: int = 100) -> None:
         _kazoo.check_client(zk)
         self.path = zk_checks.check_path(path)
         self.history_length = checks.check_history(history)

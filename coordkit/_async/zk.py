@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from kazoo.client import KazooClient
 
 from coordkit import _kazoo
 from coordkit._async.hold import Acquirable
@@ -38,7 +38,7 @@ class Lock(Acquirable):
     tells the two apart: let the resource compare it.
     """
 
-    def __init__(self, zk: Any, path: str, *, max_hold: float | None = None, label: str = "") -> None:
+    def __init__(self, zk: KazooClient, path: str, *, max_hold: float | None = None, label: str = "") -> None:
         options = _described(zk, path, max_hold, label)
         self.client = zk
         self._turns = Turns(lambda: session_of(zk), path, lambda session: Ticket(session, path, options))
@@ -59,7 +59,7 @@ class Lock(Acquirable):
 class Side(Acquirable):
     """One side of a readers-writer lock, held like a ``Lock``. Made by ``ReadWriteLock``, never by hand."""
 
-    def __init__(self, side: str, client: Any, path: str, ticket: type[Ticket], options: Options) -> None:
+    def __init__(self, side: str, client: KazooClient, path: str, ticket: type[Ticket], options: Options) -> None:
         super().__init__(path, Turns(lambda: session_of(client), path, lambda session: ticket(session, path, options)))
         self.client = client
         self._side = side
@@ -90,7 +90,7 @@ class ReadWriteLock:
     to write waits for itself: leave first, and look again after you entered.
     """
 
-    def __init__(self, zk: Any, path: str, *, max_hold: float | None = None, label: str = "") -> None:
+    def __init__(self, zk: KazooClient, path: str, *, max_hold: float | None = None, label: str = "") -> None:
         options = _described(zk, path, max_hold, label)
         self.name = path
         self.client = zk
@@ -121,7 +121,9 @@ class Semaphore(Acquirable):
     Not promised: that never more than so many *believe* to hold it; see ``Lock``.
     """
 
-    def __init__(self, zk: Any, path: str, *, permits: int, max_hold: float | None = None, label: str = "") -> None:
+    def __init__(
+        self, zk: KazooClient, path: str, *, permits: int, max_hold: float | None = None, label: str = ""
+    ) -> None:
         options = _described(zk, path, max_hold, label)
         self.client = zk
         self.permits = count = checks.check_permits(permits)
@@ -134,7 +136,7 @@ class Semaphore(Acquirable):
         return f"<Semaphore {self.name} permits={self.permits}>"
 
 
-def _described(zk: Any, path: str, max_hold: float | None, label: str) -> Options:
+def _described(zk: KazooClient, path: str, max_hold: float | None, label: str) -> Options:
     """Check what describes a lock, before its client is started: to hear what it negotiates."""
     _kazoo.check_client(zk)
     zk_checks.check_path(path)

@@ -57,6 +57,11 @@ class Nodes:
             raise replies
         return list(replies)
 
+    async def close(self) -> None:
+        """Close what nobody uses now, under this event loop; the ways can still be used."""
+        for lines in list(self._lines.values()):
+            await lines.close()
+
     async def _all(self, calls: Sequence[Call], replies: list[Any], ask: Ask, within: float | None) -> list[Any]:
         """Ask until no reply says that its call was not carried out, or the time is up."""
 

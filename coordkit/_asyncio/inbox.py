@@ -41,6 +41,11 @@ class Inbox:
         self._openings: dict[str, asyncio.Task[None]] = {}  # by name
         self._not_before = 0.0
 
+    async def close(self) -> None:
+        """Listen no more, unless somebody waits, or is about to; whoever comes next listens anew."""
+        if not self._openings:
+            await self._lines.close()
+
     # -- the port
 
     def address(self, name: str) -> str:

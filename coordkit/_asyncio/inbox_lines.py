@@ -79,6 +79,12 @@ class InboxLines:
         self._by_address: dict[str, Line] = {}
         finalize(self, end_in, ref(asyncio.get_running_loop()), _Left(self.by_node)).atexit = False
 
+    async def close(self) -> None:
+        """Hang up, unless somebody waits for a message."""
+        if not len(self._boxes):
+            for line in list(self.by_node.values()):
+                await self.broken(line)
+
     def address_of(self, ear: Ear) -> str:
         """Return the address of an ear; "" if nothing is heard there."""
         line = self.by_node.get(ear.node)

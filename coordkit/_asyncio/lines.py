@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
@@ -14,94 +13,14 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from coordkit import _redis, _redis_answers, _redis_packing
+from coordkit import _redis, _redis_packing
+from coordkit._asyncio.home import Home
 from coordkit._asyncio.runtime import end_all, forget_closed, life
-from coordkit._asyncio.watch import Watch
 from coordkit._asyncio.wire import FastWire, Wire, hang_up, wire_on
 from coordkit._ports import Call, Confirm
 from coordkit._threads.runtime import now
 
 Work = Callable[[Wire], Awaitable[list[Any]]]
-
-_AT_ONCE = 32
-"""Connections to one server under one loop: a thousand tasks take turns on them."""
-
-
-class Home:
-    """What is kept under one event loop: connections belong to the loop that made them."""
-
-    def __init__(self) -> None:
-        self.idle: list[Wire] = []  # the one used last is last
-        self.shared: FastWire | None = None  # on which any number of requests may be under way
-        self.connecting: asyncio.Task[None] | None = None
-        self.alone = False  # whether each request needs a connection to itself
-        self.used = 0.0
-        self.primary = _redis_answers.Primary()
-        self.silent = (0.0, 0.0)  # since when a wait went on that ended without an answer, and how long it was
-        self.watch = Watch()
-        self.free = _AT_ONCE
-        self.busy = 0  # connections that somebody has to himself
-        self._sweep: asyncio.TimerHandle | None = None
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        life().closing.add(self)
-
-    def sweep_later(self) -> None:
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep_out)
-
-    async def close(self) -> None:
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-        idle, self.idle = self.idle, []
-        if self.shared is not None:
-            self.watch.end(self.shared)
-            idle.append(self.shared)
-            self.shared = None
-        for wire in idle:
-            await wire.close()
-
-    # -- turns
-
-    async def turn(self, patience: float) -> None:
-        """Wait for one of the turns; those before us wait for a server no longer than ``patience``, nor do we."""
-        if self.free:
-            self.free -= 1
-            return
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
-        timer = loop.call_later(patience, _too_late, turn)
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.done()  # it was ours when we were cancelled
-            raise
-        finally:
-            timer.cancel()
-
-    def done(self) -> None:
-        """Hand the turn on."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.free += 1
-
-    def keep(self, wire: Wire) -> None:
-        """Keep a connection for the next who asks, for a while."""
-        self.idle.append(wire)
-        self.sweep_later()
-
-    def _sweep_out(self) -> None:
-        rest = self.used + _redis.IDLE - now()
-        if rest > 0:
-            self._sweep = asyncio.get_running_loop().call_later(rest, self._sweep_out)
-            return
-        self._sweep = None
-        life().spawn(self.close())
 
 
 async def _abandon(connecting: asyncio.Task[None], connection: Any) -> None:
@@ -117,11 +36,6 @@ def _looked_at(connecting: asyncio.Task[None]) -> None:
     """Take note of how it ended: whoever was cancelled meanwhile does not ask, and asyncio would complain."""
     if not connecting.cancelled():
         connecting.exception()
-
-
-def _too_late(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_exception(exceptions.TimeoutError(f"{_AT_ONCE} requests before this one have no answer yet"))
 
 
 async def connect(pool: Any, patience: float, **changes: Any) -> Any:
@@ -218,6 +132,12 @@ class Lines:
             return replies
 
         return await self._in_turn(work, self._patience + confirm.within)
+
+    async def close(self) -> None:
+        """Close what nobody uses now, under this event loop; the way can still be used."""
+        home = self._homes.get(asyncio.get_running_loop())
+        if home is not None:
+            await home.close_idle()
 
     async def _share(self, home: Home) -> FastWire | None:
         """Return the connection that all share, made now; None where each request needs one to itself."""

@@ -49,6 +49,14 @@ class RedisStore:
             inbox = self._inboxes[loop] = Inbox(self, self._client, self._told, keeps=self._lines is not None)
         return inbox
 
+    async def close(self) -> None:
+        """Close the connections that nobody uses now, under this event loop; the store can still be used."""
+        if self._way is not None:
+            await self._way.close()
+        inbox = self._inboxes.get(asyncio.get_running_loop())
+        if inbox is not None:
+            await inbox.close()
+
     def __str__(self) -> str:
         return self._where
 
@@ -154,6 +162,14 @@ def store_for(client: Any) -> RedisStore | ShardedStore:
     _redis.check_client(client, flavour="asyncio")
     known: RedisStore | ShardedStore | None = vars(client).get(_ATTRIBUTE)
     return known or vars(client).setdefault(_ATTRIBUTE, _made(client))  # lives and dies with it
+
+
+async def disconnect(client: Any) -> None:
+    """Close the connections that the store of a client, and those of its shards, keep and nobody uses now."""
+    _redis.check_client(client, flavour="asyncio")
+    for one in (client, *_redis.shards_of(client)):
+        if isinstance(store := vars(one).get(_ATTRIBUTE), RedisStore):
+            await store.close()
 
 
 def _made(client: Any) -> RedisStore | ShardedStore:

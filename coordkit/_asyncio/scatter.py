@@ -217,6 +217,12 @@ class Lines:
         for line in self.lines:
             await line.close()
 
+    def close_idle(self) -> None:
+        """Close the connections on which no answer is on its way."""
+        for line in self.lines:
+            if line.wire is not None and not line.wire.waited_for:
+                line.drop()
+
     def used(self, present: float) -> None:
         """Have the connections closed when they were idle for a while."""
         self._used = present
@@ -255,6 +261,12 @@ class RedisPanel:
 
     def wall_clock(self) -> float:
         return time.time()
+
+    async def close(self) -> None:
+        """Close the connections that nobody uses now, under this event loop; the panel can still be asked."""
+        home = self._homes.get(asyncio.get_running_loop())
+        if home is not None:
+            home.close_idle()
 
     async def ask(
         self, name: str, calls: Mapping[int, Sequence[Call]], *, within: float, enough: Enough

@@ -1,6 +1,8 @@
 """The blocking facade, whole: what ``coordkit`` gives out by name."""
 
 from coordkit._sync.balance import Balance
+from coordkit._sync.clients import RedisClient
+from coordkit._sync.disconnect import disconnect
 from coordkit._sync.election import Election, Lead, Views
 from coordkit._sync.fence import Fence
 from coordkit._sync.group import Changes, Group, Join, Member
@@ -62,12 +64,13 @@ from coordkit.routing.client.client import ShardedRedis
 from coordkit.routing.client.live import LiveShardedRedis
 from coordkit.routing.client.pipeline import ShardedPipeline
 from coordkit.routing.moving.progress import Progress
+from coordkit.routing.topology.parts import Shard
 from coordkit.routing.topology.topology import Topology
 
 __all__ = [
     "AcquireTimeout",
-    "BadTopology",
     "Backup",
+    "BadTopology",
     "Balance",
     "Change",
     "Changes",
@@ -109,13 +112,15 @@ __all__ = [
     "QuorumLock",
     "Random",
     "ReadWriteLock",
+    "RedisClient",
+    "ReplicaSet",
     "Reshard",
     "Roles",
     "RoundRobin",
     "Semaphore",
     "SessionScope",
     "SetAside",
-    "ReplicaSet",
+    "Shard",
     "ShardDown",
     "ShardedPipeline",
     "ShardedRedis",
@@ -127,15 +132,16 @@ __all__ = [
     "StoreUnavailable",
     "Token",
     "TokenGate",
+    "TooFewReplicas",
     "Topologies",
     "Topology",
     "TopologyOutdated",
     "TopologyStore",
-    "TooFewReplicas",
     "Transaction",
     "TransactionFailed",
     "View",
     "Views",
+    "disconnect",
     "from_json",
     "rendezvous",
     "to_json",

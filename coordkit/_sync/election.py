@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from kazoo.client import KazooClient
+
 from coordkit import _kazoo
 from coordkit._open import OpenBlocks
 from coordkit._run import run
@@ -128,7 +130,7 @@ class Election:
 
     def __init__(
         self,
-        zk: Any,
+        zk: KazooClient,
         path: str,
         *,
         identity: str,

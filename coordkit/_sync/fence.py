@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordkit._run import run
+from coordkit._sync.clients import RedisClient
 from coordkit._threads.redis import store_for
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core import checks, fence
@@ -23,7 +24,7 @@ class Fence:
     from one source only.
     """
 
-    def __init__(self, redis: Any, name: str) -> None:
+    def __init__(self, redis: RedisClient, name: str) -> None:
         self.name = checks.check_name("name", name)
         self._core = fence.Fence(RUNTIME, store_for(redis), name)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from tenacity.wait import wait_base
 
 from coordkit._run import run
+from coordkit._sync.clients import RedisClient
 from coordkit._sync.hold import Holdable, Lease
 from coordkit._sync.inspection import Inspected
 from coordkit._threads.redis import store_for
@@ -51,7 +52,7 @@ class Lock(Inspected, Holdable):
 
     def __init__(
         self,
-        redis: Any,
+        redis: RedisClient,
         name: str,
         *,
         ttl: float,

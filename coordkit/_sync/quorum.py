@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
+import redis
 from tenacity.wait import wait_base
 
 from coordkit import _redis
@@ -35,9 +35,10 @@ class Quorum:
     data, and tokens then rest on the clients' clocks alone.
     """
 
-    def __init__(self, servers: Iterable[Any]) -> None:
+    def __init__(self, servers: Iterable[redis.Redis]) -> None:
         self.servers = _redis.check_servers(servers, flavour="blocking")
-        self._core = QuorumSet(RUNTIME, RedisPanel(self.servers))
+        self._panel = RedisPanel(self.servers)
+        self._core = QuorumSet(RUNTIME, self._panel)
 
     def initialise(self) -> None:
         """Seat the servers of a new set, all of which must answer; to one that is seated it does nothing.

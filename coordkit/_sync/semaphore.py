@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tenacity.wait import wait_base
 
+from coordkit._sync.clients import RedisClient
 from coordkit._sync.hold import Holdable
 from coordkit._threads.redis import store_for
 from coordkit._threads.runtime import RUNTIME
@@ -38,7 +37,7 @@ class Semaphore(Holdable):
 
     def __init__(
         self,
-        redis: Any,
+        redis: RedisClient,
         name: str,
         *,
         permits: int,

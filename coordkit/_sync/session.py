@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from kazoo.client import KazooClient
+
 from coordkit import _kazoo
 from coordkit._guardian import Companion
 from coordkit._run import run
@@ -35,7 +37,7 @@ class SessionScope:
     the session ends at its timeout. (At the normal end of the interpreter, sessions are closed without this.)
     """
 
-    def __init__(self, zk: Any, *, signals: Iterable[int] = (signal.SIGTERM,)) -> None:
+    def __init__(self, zk: KazooClient, *, signals: Iterable[int] = (signal.SIGTERM,)) -> None:
         _kazoo.check_client(zk)
         self.client = zk
         self.signals = checks.check_signals(signals)
@@ -95,7 +97,7 @@ class Guardian:
     whose first process is this one takes the companion with it. Then the session timeout is what it was.
     """
 
-    def __init__(self, zk: Any, *, hang: float = 2.0, python: str | None = None) -> None:
+    def __init__(self, zk: KazooClient, *, hang: float = 2.0, python: str | None = None) -> None:
         _kazoo.check_client(zk)
         self.client = zk
         self.hang = checks.check_hang(hang)

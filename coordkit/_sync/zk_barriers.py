@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Any
+
+from kazoo.client import KazooClient
 
 from coordkit import _kazoo
 from coordkit._open import OpenBlocks
@@ -22,7 +23,7 @@ class Barrier:
     :raises ValueError, TypeError: for arguments that can only be mistakes.
     """
 
-    def __init__(self, zk: Any, path: str) -> None:
+    def __init__(self, zk: KazooClient, path: str) -> None:
         _kazoo.check_client(zk)
         self.name = zk_checks.check_path(path)
         self.client = zk
@@ -118,7 +119,7 @@ class DoubleBarrier:
     who loses its session has left, too.
     """
 
-    def __init__(self, zk: Any, path: str, *, parties: int) -> None:
+    def __init__(self, zk: KazooClient, path: str, *, parties: int) -> None:
         _kazoo.check_client(zk)
         self.name = zk_checks.check_path(path)
         self.client = zk

@@ -62,6 +62,11 @@ class Nodes:
             raise replies
         return list(replies)
 
+    def close(self) -> None:
+        """Close what is idle; the ways can still be used."""
+        for lines in list(self._lines.values()):
+            lines.close()
+
     def _all(self, calls: Sequence[Call], replies: list[Any], ask: Ask, within: float | None) -> list[Any]:
         """Ask until no reply says that its call was not carried out, or the time is up."""
         until = now() + min(within or self._patience, self._patience)

@@ -47,6 +47,11 @@ class Inbox:
         self._opening = Turns()
         self._not_before = 0.0
 
+    def close(self) -> None:
+        """Listen no more, unless somebody waits for a message; whoever comes next listens anew."""
+        if os.getpid() == self._process:
+            self._lines.close()
+
     # -- the port
 
     def address(self, name: str) -> str:

@@ -46,6 +46,12 @@ class InboxLines:
         """Hang up nothing any more: in a forked child the sockets are its parent's."""
         self._end.detach()
 
+    def close(self) -> None:
+        """Hang up, unless somebody waits for a message."""
+        if not len(self._boxes):
+            for line in list(self.by_node.values()):
+                self._broken(line)
+
     def any_address(self) -> str:
         """Return where the one line listens that there is; "" if it does not."""
         line = next(iter(self.by_node.values()), None)
@@ -236,5 +242,4 @@ class InboxLines:
             RUNTIME.call_at(now() + _redis.IDLE, weakly(self._sweep))
             return
         self._sweeping = False
-        for line in list(self.by_node.values()):
-            self._broken(line)
+        self.close()

@@ -135,6 +135,10 @@ class Lines:
         self._keep(wire, bounded=True)
         return replies
 
+    def close(self) -> None:
+        """Close what is idle; the way can still be used."""
+        _close_all(self._idle)
+
     def _take(self, within: float | None = None) -> Wire:
         self._used = began = now()
         while True:
@@ -174,7 +178,7 @@ class Lines:
         if isinstance(error, BlockingIOError):  # the kernel's word for it
             raise exceptions.TimeoutError("no answer in time") from error
         if isinstance(error, exceptions.ConnectionError | OSError) and not isinstance(error, TimeoutError):
-            self._drop_idle()  # the server went away: what is idle is dead as well
+            self.close()  # the server went away: what is idle is dead as well
 
     def _sweep_later(self) -> None:
         self._sweeping = True
@@ -186,10 +190,7 @@ class Lines:
             RUNTIME.call_at(now() + rest, weakly(self._sweep))
             return
         self._sweeping = False
-        self._drop_idle()
-
-    def _drop_idle(self) -> None:
-        _close_all(self._idle)
+        self.close()
 
     def _close(self, wire: Wire) -> None:
         wire.close()

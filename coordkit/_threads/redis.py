@@ -39,6 +39,12 @@ class RedisStore:
     def inbox(self) -> Inbox:
         return self._inbox
 
+    def close(self) -> None:
+        """Close the connections that nobody uses now; the store can still be used."""
+        if self._way is not None:
+            self._way.close()
+        self._inbox.close()
+
     def __str__(self) -> str:
         return self._where
 
@@ -140,6 +146,14 @@ def store_for(client: Any) -> RedisStore | ShardedStore:
     _redis.check_client(client, flavour="blocking")
     known: RedisStore | ShardedStore | None = vars(client).get(_ATTRIBUTE)
     return known or vars(client).setdefault(_ATTRIBUTE, _made(client))  # lives and dies with it
+
+
+def disconnect(client: Any) -> None:
+    """Close the connections that the store of a client, and those of its shards, keep and nobody uses now."""
+    _redis.check_client(client, flavour="blocking")
+    for one in (client, *_redis.shards_of(client)):
+        if isinstance(store := vars(one).get(_ATTRIBUTE), RedisStore):
+            store.close()
 
 
 def _made(client: Any) -> RedisStore | ShardedStore:

@@ -14,6 +14,7 @@ import redis.asyncio
 
 import coordkit
 import coordkit.aio
+from coordkit import _redis
 from coordkit.testing.servers import wait_until
 
 
@@ -60,6 +61,67 @@ async def test_they_end_with_their_client(
         await flavour.until(lambda: tasks() == before)
 
 
+@pytest.mark.parametrize("deployment", ["standalone", "cluster", "shards"], indirect=True)
+async def test_they_end_when_they_are_told_to(
+    flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str
+) -> None:
+    """Only what nobody uses: a lease is held on, who waits goes on waiting, and what comes next connects anew."""
+    client = deployment.redis()
+    held, free = (flavour.Lock(client, f"{coordkit_namespace}:{each}", ttl=60) for each in ("held", "free"))
+    lease = await maybe(held.acquire())
+    with pytest.raises(flavour.AcquireTimeout):
+        await maybe(held.acquire(timeout=0.5))  # listens, too
+    assert kept(client)
+    await maybe(flavour.disconnect(client))
+
+    assert kept(client) == []
+    assert lease.ensure()
+    await maybe(lease.renew())
+    waiting = flavour.spawn(_acquired, maybe, held)
+    await flavour.until(lambda: maybe(_waits(maybe, held)))
+    await maybe(flavour.disconnect(client))
+    async with flavour.within(free):
+        pass
+    assert await maybe(lease.release())
+    assert await maybe((await waiting.result()).release())
+    await maybe(flavour.disconnect(client))
+    assert kept(client) == []
+
+
+async def _acquired(maybe: Any, lock: Any) -> Any:
+    return await maybe(lock.acquire(timeout=20))
+
+
+async def _waits(maybe: Any, lock: Any) -> bool:
+    return bool(await maybe(lock.waiters()))
+
+
+def kept(client: Any) -> list[Any]:
+    """Return the connections that are kept for a client, or for its shards, under this event loop if there is one."""
+    stores = [
+        vars(each)["_coordkit_store"] for each in (client, *_redis.shards_of(client)) if "_coordkit_store" in vars(each)
+    ]
+    found: list[Any] = []
+    for store in stores:
+        if not hasattr(store, "_way"):
+            continue  # of several clients, whose own are among these
+        found += [
+            wire
+            for lines in (store._nodes._lines.values() if store._nodes else [store._lines])
+            for home in getattr(lines, "_homes", {None: lines}).values()
+            for wire in (*(home.idle if hasattr(home, "idle") else home._idle), getattr(home, "shared", None))
+            if wire is not None
+        ]
+        inboxes = store._inboxes.values() if hasattr(store, "_inboxes") else [store._inbox]
+        found += [line for inbox in inboxes for line in inbox._lines.by_node.values()]
+    return found
+
+
+async def test_what_was_no_client_is_not_disconnected(flavour: Any, maybe: Any) -> None:
+    with pytest.raises(TypeError, match="redis must be a redis-py client"):
+        await maybe(flavour.disconnect("redis://localhost"))
+
+
 async def test_they_end_with_their_quorum(
     flavour: Any, maybe: Any, coordkit_redis_quorum: Any, coordkit_namespace: str
 ) -> None:
@@ -84,6 +146,27 @@ async def test_they_end_with_their_quorum(
         admin.close()
 
 
+async def test_those_of_a_quorum_end_when_they_are_told_to(
+    flavour: Any, maybe: Any, coordkit_redis_quorum: Any, coordkit_namespace: str
+) -> None:
+    name = coordkit_namespace.replace(":", "-")
+    admins = [flavour.closing(redis.Redis.from_url(server.url)) for server in coordkit_redis_quorum]
+    quorum = flavour.Quorum([flavour.redis(server.url, client_name=name) for server in coordkit_redis_quorum])
+    await maybe(quorum.initialise())
+    lock = flavour.QuorumLock(quorum, f"{coordkit_namespace}:job", ttl=60)
+    lease = await maybe(lock.acquire())
+
+    async def gone() -> bool:
+        await maybe(flavour.disconnect(quorum))  # again, for what a minority still owed an answer on
+        return not any(count_of(admin, name)() for admin in admins)
+
+    assert any(count_of(admin, name)() for admin in admins)
+    await flavour.until(gone)
+    await maybe(lease.renew())
+    assert any(count_of(admin, name)() for admin in admins)
+    assert await maybe(lease.release())
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of redis-py and asyncio: connections that nobody closed
 def test_what_loops_that_were_closed_by_hand_had_is_freed(
     coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str, caplog: pytest.LogCaptureFixture
@@ -96,8 +179,11 @@ def test_what_loops_that_were_closed_by_hand_had_is_freed(
 
     async def story() -> None:
         async with lock:
-            with pytest.raises(coordkit.AcquireTimeout):
-                await lock.acquire(timeout=0.1)
+            waiting = asyncio.ensure_future(lock.acquire())
+            while not await lock.waiters():  # noqa: ASYNC110  no event tells; once it does, nothing is half opened
+                await asyncio.sleep(0.001)
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
     loops = []
     for _ in range(5):

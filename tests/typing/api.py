@@ -1,4 +1,8 @@
-"""Never executed: what a type checker must understand of the API, in both flavours (mypy --strict and pyright)."""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+"""Never executed: what a type checker must understand of the API, in both flavours (mypy --strict and pyright).
+
+What it must refuse has an ignore, which both checkers complain of where there is nothing to be ignored.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from kazoo.client import KazooClient
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from typing_extensions import assert_type
 
@@ -115,7 +120,7 @@ async def sql_awaited(connection: AsyncConnection, session: AsyncSession) -> Non
     await coordkit.aio.sql.RowFence("accounts").claim(session, 42, token=7)
 
 
-def zookeeper(zk: object) -> None:
+def zookeeper(zk: KazooClient) -> None:
     with coordkit.SessionScope(zk, signals=[15]) as scope, coordkit.Guardian(zk, hang=2.0) as guardian:
         assert_type(scope, coordkit.SessionScope)
         assert_type(guardian.pid, int | None)
@@ -170,7 +175,7 @@ def zookeeper(zk: object) -> None:
     shards.set("k", 1)
 
 
-async def zookeeper_awaited(zk: object) -> None:
+async def zookeeper_awaited(zk: KazooClient) -> None:
     async with coordkit.aio.SessionScope(zk) as scope, coordkit.aio.Guardian(zk) as guardian:
         assert_type(scope, coordkit.aio.SessionScope)
         assert_type(guardian.pid, int | None)
@@ -229,7 +234,7 @@ async def zookeeper_awaited(zk: object) -> None:
     await shards.set("k", 1)
 
 
-def zookeeper_locks(zk: object) -> None:
+def zookeeper_locks(zk: KazooClient) -> None:
     lock = coordkit.zk.Lock(zk, "/jobs", max_hold=60, label="night")
     with lock as lease:
         assert_type(lease, coordkit.Lease)
@@ -251,7 +256,7 @@ def zookeeper_locks(zk: object) -> None:
         assert_type(crossing, coordkit.zk.Crossing)
 
 
-async def zookeeper_locks_awaited(zk: object) -> None:
+async def zookeeper_locks_awaited(zk: KazooClient) -> None:
     lock = coordkit.aio.zk.Lock(zk, "/jobs")
     async with lock as lease:
         assert_type(lease, coordkit.aio.Lease)
@@ -327,3 +332,46 @@ async def voting_awaited(client: redis.asyncio.Redis) -> None:
     voted = coordkit.aio.QuorumLock(quorum, "jobs", ttl=10)
     async with voted as lease:
         assert_type(lease, coordkit.aio.Lease)
+
+
+def clients(
+    cluster: redis.RedisCluster, sentinel: redis.Sentinel, one_shard: redis.Redis, shards: coordkit.ShardedRedis
+) -> None:
+    every: list[coordkit.RedisClient] = [cluster, shards, shards.on("a")]
+    for one in every:
+        coordkit.Lock(one, "jobs", ttl=10)
+        coordkit.Fence(one, "ledger")
+    coordkit.Semaphore(cluster, "jobs", permits=2, ttl=10)
+    coordkit.ShardedRedis({"a": one_shard, "b": coordkit.ReplicaSet.of_sentinel(sentinel, "b")})
+
+
+async def clients_awaited(cluster: redis.asyncio.RedisCluster, shards: coordkit.aio.ShardedRedis) -> None:
+    every: list[coordkit.aio.RedisClient] = [cluster, shards, shards.on("a")]
+    for one in every:
+        coordkit.aio.Lock(one, "jobs", ttl=10)
+        coordkit.aio.Fence(one, "ledger")
+
+
+def of_the_other_flavour(
+    client: redis.Redis, awaited: redis.asyncio.Redis, cluster: redis.asyncio.RedisCluster
+) -> None:
+    coordkit.Lock(awaited, "jobs", ttl=10)  # type: ignore[arg-type]
+    coordkit.Fence(cluster, "ledger")  # type: ignore[arg-type]
+    coordkit.MultiLock(awaited, ["a"], ttl=10)  # type: ignore[arg-type]
+    coordkit.Quorum([awaited, awaited, awaited])  # type: ignore[list-item]
+    coordkit.ShardedRedis({"a": awaited})  # type: ignore[dict-item]
+    coordkit.aio.Lock(client, "jobs", ttl=10)  # type: ignore[arg-type]
+    coordkit.aio.Semaphore(client, "jobs", permits=2, ttl=10)  # type: ignore[arg-type]
+    coordkit.aio.Quorum([client, client, client])  # type: ignore[list-item]
+    coordkit.aio.ShardedRedis({"a": client})  # type: ignore[dict-item]
+    coordkit.QuorumLock(coordkit.aio.Quorum([awaited, awaited, awaited]), "jobs", ttl=10)  # type: ignore[arg-type]
+
+
+def no_clients(client: redis.Redis, cluster: redis.RedisCluster, zk: KazooClient) -> None:
+    coordkit.Lock("redis://localhost", "jobs", ttl=10)  # type: ignore[arg-type]
+    coordkit.Lock(None, "jobs", ttl=10)  # type: ignore[arg-type]
+    coordkit.Lock(zk.get("/x"), "jobs", ttl="10")  # type: ignore[arg-type]
+    coordkit.Quorum([cluster, cluster, cluster])  # type: ignore[list-item]
+    coordkit.Lock(client, "jobs", ttl=10, compatible_with="redlock")  # type: ignore[arg-type]
+    coordkit.Lock(client, "jobs", 10)  # type: ignore[call-arg]
+    coordkit.Election(zk, "/leader", identity="me", policy="loose")  # type: ignore[arg-type]

@@ -9,7 +9,12 @@ import pytest
 
 import coordkit
 import coordkit.aio
+import coordkit.aio.sql
 import coordkit.aio.zk
+import coordkit.errors
+import coordkit.routing
+import coordkit.sql
+import coordkit.testing
 import coordkit.zk
 
 PAIRS = {
@@ -19,8 +24,8 @@ PAIRS = {
     "__next__": "__anext__",
     "close": "aclose",
 }
-TWINS = [(coordkit, coordkit.aio), (coordkit.zk, coordkit.aio.zk)]
-MODULES = [module for twins in TWINS for module in twins]
+TWINS = [(coordkit, coordkit.aio), (coordkit.zk, coordkit.aio.zk), (coordkit.sql, coordkit.aio.sql)]
+MODULES = [*(module for twins in TWINS for module in twins), coordkit.errors, coordkit.routing, coordkit.testing]
 CLASSES = [
     pytest.param(getattr(blocking, name), getattr(awaited, name), id=f"{blocking.__name__}.{name}")
     for blocking, awaited in TWINS
@@ -68,6 +73,15 @@ def test_the_signatures_are_the_same(one: type, other: type) -> None:
     }
 
 
+@pytest.mark.parametrize(("blocking", "awaited"), TWINS)
+def test_the_functions_are_the_same(blocking: Any, awaited: Any) -> None:
+    names = [name for name in blocking.__all__ if inspect.isfunction(getattr(blocking, name))]
+
+    assert {name: parameters(getattr(awaited, name)) for name in names} == {
+        name: parameters(getattr(blocking, name)) for name in names
+    }
+
+
 def test_the_parity_test_can_fail() -> None:
     """redis-py's own twins: the asyncio lock's acquire lacks ``sleep``."""
     from redis.asyncio.lock import Lock as AwaitedLock
@@ -83,7 +97,8 @@ def test_every_name_exists(module: Any) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_is_documented(module: Any) -> None:
-    undocumented = [
+    undocumented = [name for name in module.__all__ if not _is_data(module, name) and not getattr(module, name).__doc__]
+    undocumented += [
         f"{name}.{method}"
         for name in module.__all__
         if inspect.isclass(getattr(module, name))
@@ -92,3 +107,8 @@ def test_everything_public_is_documented(module: Any) -> None:
     ]
 
     assert undocumented == []
+
+
+def _is_data(module: Any, name: str) -> bool:
+    """Say whether it is a constant: what its value has for a docstring is its type's."""
+    return not (inspect.isclass(getattr(module, name)) or inspect.isroutine(getattr(module, name)))

@@ -57,10 +57,6 @@ class Connections(Lines):
         self._counting = threading.Lock()
         self.breaker.reset()
 
-    def close(self) -> None:
-        """Close what is idle; the way can still be used."""
-        self._drop_idle()
-
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
         """Return commands as they go on the wire; redis-py's DataError for what it does not take."""
         return (self._packer or self._first_packer()).many(commands)
@@ -113,7 +109,7 @@ class Connections(Lines):
     def heed(self, error: ResponseError) -> None:
         """Ask Sentinel anew for the master where it turns out to be a replica now."""
         if self._sentinel and isinstance(error, ReadOnlyError):
-            self._drop_idle()
+            self.close()
 
     # -- the breaker
 

@@ -21,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 
 from coordkit import _redis, _redis_packing
-from coordkit._asyncio.lines import Home, Lines, connect
+from coordkit._asyncio.home import Home
+from coordkit._asyncio.lines import Lines, connect
 from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._threads.runtime import now
