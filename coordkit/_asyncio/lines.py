@@ -97,11 +97,19 @@ class Home:
 
     def _sweep_out(self) -> None:
         rest = self.used + _redis.IDLE - now()
+        if self.shared is not None and self.shared.waited_for:
+            rest = _redis.IDLE  # a server that is slow, and a client that has the patience
         if rest > 0:
             self._sweep = asyncio.get_running_loop().call_later(rest, self._sweep_out)
             return
         self._sweep = None
-        life().spawn(self.close())
+        # Taken out at once: whoever comes before the task does makes a connection anew.
+        idle, self.idle, shared, self.shared = self.idle, [], self.shared, None
+        if shared is not None:
+            self.watch.end(shared)
+            idle.append(shared)
+        for wire in idle:
+            life().spawn(wire.close())
 
 
 async def _abandon(connecting: asyncio.Task[None], connection: Any) -> None:
