@@ -53,6 +53,11 @@ class Home:
 
     async def close_idle(self) -> None:
         """Close what nobody uses; what is shared once nobody waits for its answers."""
+        for wire in self._taken():
+            await wire.close()
+
+    def _taken(self) -> list[Wire]:
+        """Take out what nobody uses, at once: whoever comes before it is closed makes a connection anew."""
         idle, self.idle = self.idle, []
         shared, self.shared = self.shared, None
         if shared is not None and shared.waited_for:
@@ -60,8 +65,7 @@ class Home:
         elif shared is not None:
             self.watch.end(shared)
             idle.append(shared)
-        for wire in idle:
-            await wire.close()
+        return idle
 
     # -- turns
 
@@ -99,11 +103,14 @@ class Home:
 
     def _sweep_out(self) -> None:
         rest = self.used + _redis.IDLE - now()
+        if self.shared is not None and self.shared.waited_for:
+            rest = _redis.IDLE  # a server that is slow, and a client that has the patience
         if rest > 0:
             self._sweep = asyncio.get_running_loop().call_later(rest, self._sweep_out)
             return
         self._sweep = None
-        life().spawn(self.close())
+        for wire in self._taken():
+            life().spawn(wire.close())
 
 
 def _too_late(turn: asyncio.Future[None]) -> None:

@@ -227,7 +227,10 @@ class LoopWorker:
 
     def poke(self) -> None:
         self._pending = True
-        loop, here = asyncio.get_running_loop(), life()
+        loop = running_loop()
+        if loop is None:  # a coroutine that is closed after its loop: whoever pokes in the next one sees to it
+            return
+        here = life()
         idle = self._task is None or self._task.done() or self._task.get_loop() is not loop
         if idle and not here.over:
             self._task = here.spawn(self._serve())

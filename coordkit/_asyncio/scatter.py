@@ -160,6 +160,11 @@ class Line:
     def _down(self, error: Exception, took: float) -> None:
         self._trouble, self._again = error, now() + pause_after(took)
 
+    @property
+    def owed(self) -> bool:
+        """Whether an answer is waited for, and may come in time."""
+        return self.wire is not None and self.wire.waited_for and self.wire.due > now()
+
     def drop(self) -> None:
         """Close the connection; the next who asks has it made anew."""
         wire, self.wire = self.wire, None
@@ -231,7 +236,7 @@ class Lines:
 
     def _look(self) -> None:
         self._sweep = None
-        if self._used + _redis.IDLE > now():
+        if self._used + _redis.IDLE > now() or any(line.owed for line in self.lines):
             self.used(self._used)
             return
         for line in self.lines:

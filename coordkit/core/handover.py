@@ -77,18 +77,18 @@ def _unpacked(value: str) -> Handover | None:
 async def adopt(contender: Contender, mutex: Mutex, value: object) -> Lease:
     """Take over what was handed over; raise ``LeaseLost`` if it is gone, or was adopted by another."""
     said, runtime = read(value, contender.name), contender.runtime
-    holder, asked = contender.new_holder(), runtime.now()
+    holder, asked, asks = contender.new_holder(), runtime.now(), 0
 
     async def ask() -> int | None:
-        nonlocal asked
-        asked = runtime.now()
+        nonlocal asked, asks
+        asked, asks = runtime.now(), asks + 1
         return await mutex.adopt(said.holder, holder, contender.ttl)
 
     try:
         token = await answered(runtime, ask, runtime.now())
-    except StoreRefused:
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, StoreRefused) and asks == 1 and mutex.confirm is None:
+            raise  # else an earlier ask got no answer, or it is the waiting for copies that was refused
         # Nobody knows whether it is ours now; if it is, nobody will use it.
         mutex.keeper.give_back(mutex, holder, until=runtime.now() + contender.ttl)
         raise

@@ -9,7 +9,7 @@ local function guard(fence, token, holder)
     if token < highest or (token == highest and holder ~= '' and by ~= '' and holder ~= by) then
       return {0, highest, by}
     end
-    if token == highest then
+    if token == highest and (holder == '' or by ~= '') then
       -- Changes nothing (a fence has no expiry), but it is a write: a replica, whose copy may be old, says no.
       redis.call('PERSIST', fence)
       return nil

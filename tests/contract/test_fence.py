@@ -84,7 +84,12 @@ async def test_an_equal_token_of_another_holder_is_refused(fence: Any, maybe: An
         await maybe(fence.claim(token=Token(5, "you")))
     await maybe(fence.claim(token=5))  # a bare number has lost its holder on the way: it cannot be told apart
     await maybe(fence.claim(token=6))
-    await maybe(fence.claim(token=Token(6, "you")))  # nor can whoever comes after one
+    await maybe(fence.claim(token=Token(6, "you")))  # nor can whoever comes after one; but from then on he is known
+    with pytest.raises(StaleToken, match="6 of you"):
+        await maybe(fence.claim(token=Token(6, "me")))
+    await maybe(fence.claim(token=6))
+    with pytest.raises(StaleToken, match="6 of you"):
+        await maybe(fence.claim(token=Token(6, "me")))
 
 
 async def test_tokens_beyond_53_bits_keep_their_order(fence: Any, maybe: Any) -> None:

@@ -27,7 +27,7 @@ def make(flavour: Any, deployment: Any, coordkit_namespace: str) -> Any:
 
 
 async def test_it_goes_on_with_a_token_of_its_own(flavour: Any, make: Any, maybe: Any) -> None:
-    giver, taker = make(), make(ttl=4.5)
+    giver, taker = make(ttl=60), make(ttl=4.5)
     async with flavour.within(giver) as lease:
         text = await maybe(lease.handover())
         assert lease.remaining() == 0
@@ -36,7 +36,7 @@ async def test_it_goes_on_with_a_token_of_its_own(flavour: Any, make: Any, maybe
             lease.ensure()
         with pytest.raises(LeaseLost, match="handed over"):
             await maybe(lease.handover())
-        assert await maybe(giver.remaining()) > 9
+        assert await maybe(giver.remaining()) > 50
     assert await maybe(giver.try_acquire()) is None
     adopted = await maybe(taker.adopt(text))
 

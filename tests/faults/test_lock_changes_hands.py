@@ -278,5 +278,17 @@ async def test_an_adoption_wants_its_copies_too(flavour: Any, maybe: Any) -> Non
         await flavour.until(lambda: _is_free(giver, maybe))
 
 
+async def test_an_adoption_whose_copies_are_refused_is_given_back(flavour: Any, maybe: Any) -> None:
+    """It was to be on the disk, of which this server says no: by then it had been adopted, and nobody had it."""
+    with start_redis() as server:
+        client = flavour.redis(server.url)
+        giver, taker = flavour.Lock(client, "job", ttl=60), flavour.Lock(client, "job", ttl=60, fsync=True)
+        text = await maybe((await maybe(giver.acquire())).handover())
+        with pytest.raises(StoreRefused, match=r"WAITAOF needs|set `appendonly yes`"):
+            await maybe(taker.adopt(text))
+
+        await flavour.until(lambda: _is_free(giver, maybe))
+
+
 async def _is_free(lock: Any, maybe: Any) -> bool:
     return await maybe(lock.holder()) is None

@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import redis
 
 from coordkit._threads.runtime import now
 from coordkit.core.lease import Lease
@@ -176,6 +177,27 @@ async def test_leases_that_a_slow_line_costs_take_no_others_with_them(
         assert "long" not in failed
         proxy.latency = 0.0
         await give_back(maybe, [long, *shorts])
+
+
+async def test_a_server_that_is_busy_ends_no_renewal(flavour: Any, maybe: Any) -> None:
+    """Redisson: somebody's script ran for too long, one renewal was answered BUSY, and none was sent any more."""
+    with start_redis(args=["--lua-time-limit", "20"]) as server:
+        lease = await maybe(flavour.Lock(flavour.redis(server.url), "job", ttl=6).acquire())
+        with redis.Redis.from_url(server.url) as admin, redis.Redis.from_url(server.url, socket_timeout=None) as other:
+
+            def run() -> None:
+                with suppress(redis.ResponseError):  # killed
+                    other.eval("while true do end", 0)
+
+            running = threading.Thread(target=run)
+            running.start()
+            try:
+                await flavour.until(lambda: "BUSY" in str(lease._core._trouble))
+            finally:
+                admin.script_kill()
+                running.join()
+        await flavour.renewed(lease)
+        assert await maybe(lease.release()) is True
 
 
 async def test_a_bounded_pool_renews_in_pipelines_too(flavour: Any, maybe: Any) -> None:

@@ -195,6 +195,11 @@ class SimWorker:
             await self._work()
 
 
+def broken(violations: list[str]) -> list[str]:
+    """Return the promises that were broken: that a task failed of what is no code of coordkit's proves nothing."""
+    return [line for line in violations if " failed: " not in line]
+
+
 class Process:
     """One process: a runtime whose clock runs at its own rate, and that can be paused or killed as a whole."""
 
