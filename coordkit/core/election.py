@@ -80,7 +80,7 @@ class Election:
             stood=_nothing if attempt is None else attempt.stands,
             standing=self.standing,
         )
-        self._marked = leadership.candidate.mark > 0
+        self._marked = leadership.candidate.reordered
         return leadership
 
     async def run(self, serve: Callable[[Leadership], Awaitable[T]], *, again: bool) -> T | None:

@@ -811,6 +811,34 @@ async def test_a_take_over_that_is_carried_out_late_changes_no_token(flavour: An
         assert again.token > leadership.token
 
 
+async def test_a_take_over_that_was_asked_twice_costs_those_who_come_later_nothing(
+    flavour: Any, zk_client: Any, path: str
+) -> None:
+    """It raises the mark of the line, so whoever came to it later looked at the line twice, as long as it stood."""
+    zk, later, asked = zk_client(), zk_client(), []
+    election, other = flavour.Election(zk, path, identity="one"), flavour.Election(later, path, identity="two")
+
+    def unanswered(_: Any, __: Any) -> Any:
+        result = zk.handler.async_result()
+        result.set_exception(ConnectionLoss())
+        return result
+
+    meddle(zk, Multi, unanswered)
+    async with flavour.within(election):
+        assert zk.exists(f"{path}/candidates").version == 1
+        later.sync(path)
+        record(later, asked)
+        with pytest.raises(NotAcquired):
+            async with flavour.within(other.lead(timeout=0)):
+                pytest.fail("two leaders")
+        assert [type(each) for each in asked if isinstance(each, GetChildren | GetData)] == [GetChildren]
+    later.sync(path)
+    del asked[:]
+    async with flavour.within(other):
+        reads = [each for each in asked if isinstance(each, GetChildren | GetData)]
+    assert [type(each) for each in reads if each.path in (f"{path}/candidates", f"{path}/epoch")] == [GetChildren]
+
+
 async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_client: Any, path: str) -> None:
     """The answer to its creation was lost, and the session with it: it will go, and would take the term with it."""
     zk, direct = zk_client(timeout=2.0), zk_client()
