@@ -14,6 +14,7 @@ import pytest
 from kazoo.exceptions import NoNodeError
 from kazoo.protocol.connection import _SESSION_EXPIRED
 from kazoo.security import make_acl
+from zk_lines import names
 
 import coordkit
 from coordkit import _kazoo_trees
@@ -612,6 +613,21 @@ async def test_an_older_incarnation_that_comes_back_gives_way(flavour: Any, zk_c
     ends[1].set()
     await running[1].result()
     assert at_last(seen).get_children(path) == []
+
+
+async def test_a_member_that_was_made_anew_and_deleted_by_hand_leaves_nothing(
+    flavour: Any, zk_client: Any, path: str
+) -> None:
+    """Its mark stayed, as long as its session did."""
+    zk, seen = zk_client(), zk_client()
+    async with flavour.within(flavour.Group(zk, path).join("a")) as member:
+        kill_session(zk)
+        await flavour.until(lambda: set(names(at_last(seen), path)) == {"a", "a%"}, 20)
+        await flavour.until(lambda: not (zk._queue or zk._pending))
+        _hang(member, True)
+        seen.delete(f"{path}/a")
+        zk.sync(path)
+    assert names(at_last(seen), path) == []
 
 
 def _data(zk: Any, node: str) -> bytes | None:
