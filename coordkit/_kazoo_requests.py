@@ -186,8 +186,8 @@ def _fits(request: Request, value: Any) -> bool:
 
 
 def _stat(stat: Any) -> Stat:
-    times = stat.ctime / 1000, stat.pzxid
-    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner, *times)
+    more = stat.ctime / 1000, stat.pzxid, stat.dataLength
+    return Stat(stat.czxid, stat.mzxid, stat.version, stat.ephemeralOwner, *more)
 
 
 def _in_our_words(request: Request, value: Any) -> Any:

@@ -35,7 +35,7 @@ class Stat(NamedTuple):
     """What ZooKeeper knows of a znode; ``owner`` is the session of an ephemeral one, else 0.
 
     ``born`` is when it was made, in seconds since the epoch by the servers' clock;
-    ``listed`` is the zxid by which the list of its children changed last.
+    ``listed`` is the zxid by which the list of its children changed last; ``size`` is that of its data, in bytes.
     """
 
     created: int
@@ -44,6 +44,7 @@ class Stat(NamedTuple):
     owner: int
     born: float = 0.0
     listed: int = 0
+    size: int = 0
 
 
 Watch = Callable[[bool], None]

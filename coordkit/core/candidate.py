@@ -5,6 +5,9 @@ leaving do not change the order of the others; whatever does (an arrival with a 
 raises the mark, and taking over checks it. So whoever sees the one before it leave may take over without another look,
 and of two that would, by what they know, one is refused and looks again. The proof in short: two takings-over under one
 mark knew one order, and the later in it waited for the znode of the earlier to go.
+
+What raises the mark also says there whether the order was ever changed. As long as it was not, it is that of the
+numbers, and who comes need read nothing more.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ class Candidate(Place[Leadership]):
         self.terms = terms
         self.marked = marked or terms.priority > 0  # the order is not that of the numbers: the epoch record tells more
         self.mark = 0
+        self.reordered = False  # as of the mark
         self.successor: tuple[str, bytes] | None = None  # the znode of who is to lead after us, and what it says
         self._comes_before_others = terms.priority > 0  # ... who have not been told yet
         self._led = False
@@ -72,7 +76,7 @@ class Candidate(Place[Leadership]):
     def looks(self) -> Sequence[Request]:
         requests: list[Request] = [GetChildren(self.parent, with_stat=True)]
         if self._comes_before_others:
-            requests.append(SetData(self.parent, b""))  # raises the mark
+            requests.append(SetData(self.parent, records.REORDERED))  # raises the mark
         if self.marked:
             requests.append(GetData(self._epoch))  # after the names: who came to lead meanwhile is seen
         return requests
@@ -81,7 +85,7 @@ class Candidate(Place[Leadership]):
         if not isinstance(names, tuple) or any(isinstance(each, Exception) and not _missing(each) for each in seen):
             return None
         (listed, stat), answers = names, list(seen)
-        mark = stat.version
+        mark, reordered = stat.version, stat.size > 0
         if self._comes_before_others:
             raised = answers.pop(0)
             if not isinstance(raised, Stat):
@@ -89,11 +93,11 @@ class Candidate(Place[Leadership]):
             self._comes_before_others = False
             if raised.version != mark + 1:
                 return None  # another came before others in between
-            mark = raised.version
-        if mark and not self.marked:
+            mark, reordered = raised.version, True
+        if reordered and not self.marked:
             self.marked = True
             return None
-        self.mark = mark
+        self.mark, self.reordered = mark, reordered
         epoch = answers.pop(0) if self.marked else None
         return znodes.line(listed, records.unpack_record(epoch[0]) if isinstance(epoch, tuple) else None)
 
@@ -110,7 +114,8 @@ class Candidate(Place[Leadership]):
         give the record a token that is greater than ours.
         """
         record = records.pack_record(self._record())
-        order = SetData(self.parent, b"", self.mark) if self._asked else Check(self.parent, self.mark)
+        known = records.REORDERED if self.reordered else b""
+        order = SetData(self.parent, known, self.mark) if self._asked else Check(self.parent, self.mark)
         return Multi((Check(self.node), order, SetData(self._epoch, record)))
 
     def unanswered(self) -> None:
@@ -140,7 +145,7 @@ class Candidate(Place[Leadership]):
         node, data = self.successor
         record = record._replace(successor=node.rpartition("/")[2])
         steps = Delete(self.node), SetData(self._epoch, records.pack_record(record))
-        return Multi((*steps, SetData(node, data), SetData(self.parent, b"")))
+        return Multi((*steps, SetData(node, data), SetData(self.parent, records.REORDERED)))
 
     async def revoke(self, holder: str) -> Returned:  # noqa: ARG002  one candidate, one holder
         """Resign: leave the line and write that we did, in one transaction."""

@@ -45,6 +45,10 @@ class Attempt:
         self.stood = False
         self.served()
 
+    def stands(self) -> None:
+        """Say that there was a connection: from now on an outage is ridden out."""
+        self.stood = True
+
     def served(self) -> None:
         """Begin with short pauses again."""
         self.failures = attempts()
@@ -67,21 +71,16 @@ class Election:
     async def lead(self, timeout: float | None, attempt: Attempt | None = None) -> Leadership:
         """Stand until we lead: None for ever, 0 once."""
         session = self._session()
-
-        def stood() -> None:
-            if attempt is not None:
-                attempt.stood = True
-
         leadership = await stand(
             session,
             self.path,
             lambda: self.candidate(session, self.path, self.terms, marked=self._marked),
             timeout,
             stop=None if attempt is None else attempt.stop,
-            stood=stood,
+            stood=_nothing if attempt is None else attempt.stands,
             standing=self.standing,
         )
-        self._marked = leadership.candidate.mark > 0
+        self._marked = leadership.candidate.reordered
         return leadership
 
     async def run(self, serve: Callable[[Leadership], Awaitable[T]], *, again: bool) -> T | None:
@@ -172,6 +171,9 @@ class Election:
     async def contenders(self) -> list[str]:
         """Return who stands, the leader first, by two round trips."""
         return [each.identity for each in await succession(self._session(), self.path)]
+
+
+def _nothing() -> None: ...
 
 
 class _Failed(Exception):

@@ -1,7 +1,8 @@
 """What a backup does beside standing: one piece of work at a time, for one primary at a time.
 
 The work for one primary has ended before that for the next begins, and before we become the primary ourselves. A
-primary that is gone is followed until there is another: what it did last may still come, and nothing else can.
+primary that is gone is followed until there is another: what it did last may still come, and nothing else can. None is
+followed after one that came later, ourselves included: a replica that went back to it would take over what it lacks.
 """
 
 from __future__ import annotations
@@ -42,15 +43,35 @@ class Follower:
         self._mutex = runtime.mutex()
         self._leader: Leader | None = None  # whom to follow
         self._served: Token | None = None  # the term whose work was begun last
+        self._newest: Token | None = None  # the latest term that we know of
         self._halted = False
         self._present: Following | None = None
         self._worker = runtime.worker(self._serve)
 
+    def begin(self) -> None:
+        """Know nobody, as at first, and follow whoever is told from now on."""
+        with self._mutex:
+            self._leader = self._served = self._newest = None
+            self._halted = False
+
+    def led(self, token: Token) -> None:
+        """Be told that we lead, or somebody under our name: nobody from before that is to be followed any more."""
+        with self._mutex:
+            if self._newest is None or self._newest < token:
+                self._newest, self._leader = token, None
+
     def follow(self, leader: Leader) -> None:
-        """Follow ``leader`` from now on; never ourselves, nor whoever led under our name before."""
+        """Follow ``leader`` from now on; never ourselves, nor whoever led under our name before.
+
+        Nor one that came before the latest that we know of: after a new session our server may be late.
+        """
         if leader.identity == self._identity:
+            self.led(leader.token)
             return
         with self._mutex:
+            if self._newest is not None and leader.token < self._newest:
+                return
+            self._newest = leader.token
             present, self._leader = self._present, leader
         if present is not None and present.leader.token != leader.token:
             present.ended.set()

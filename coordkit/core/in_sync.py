@@ -22,7 +22,7 @@ from coordkit._ports_zookeeper import GetData, NoNode
 from coordkit.core import zk_checks
 from coordkit.core.leadership import Leadership
 from coordkit.core.session import Session, Stop, Stopped, Wake
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import StoreUnavailable, TransactionFailed
 
 _PAUSE = 0.05  # seconds before what got no answer is asked again
 
@@ -44,17 +44,38 @@ class InSync:
         self._session = session
 
     async def write(self, leadership: Leadership, identities: Iterable[str] | Mapping[str, str]) -> None:
-        """Say who is in sync; what a leader says that leads no more is refused by the servers."""
-        transaction = leadership.transaction()
-        transaction.set(self.path, pack(identities, leadership.token), -1)
-        await transaction.commit()
+        """Say who is in sync; what a leader says that leads no more is refused by the servers.
+
+        So is what got no answer and is carried out late, after something else was said: it goes by the version.
+        """
+        data = pack(identities, leadership.token)
+        leadership.ensure()
+        version = await self._version()
+        while True:
+            transaction = leadership.transaction()
+            transaction.set(self.path, data, version)
+            try:
+                return await transaction.commit()
+            except TransactionFailed:
+                before, version = version, await self._version()
+                if version == before:
+                    raise
+
+    async def _version(self) -> int:
+        answer = (await self._session().read(self._name, [GetData(self.path)]))[0]
+        return -1 if isinstance(answer, NoNode) else int(answer[1].version)
 
     async def read(self) -> InSyncSet | None:
         answer = (await self._session().read(self._name, [GetData(self.path)]))[0]
         return None if isinstance(answer, NoNode) else unpack(answer[0])
 
-    async def admitted(self, identity: str, stop: Stop | None) -> None:
-        """Wait until ``identity`` is in the set. Raises ``Stopped``, or what a client that cannot connect raises."""
+    async def admitted(
+        self, identity: str, stop: Stop | None = None, answered: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait until ``identity`` is in the set; ``answered`` is called when the servers have said whether it is.
+
+        Raises ``Stopped``, or what a client that cannot connect raises.
+        """
         session = self._session()
         wake = Wake(session.runtime)
         look = GetData(self.path, wake.ring)
@@ -72,6 +93,7 @@ class InSync:
                     await session.connected(self._name, math.inf, stop)
                     await session.runtime.sleep(_PAUSE)
                     continue
+                answered()
                 if isinstance(answer, NoNode) or may(identity, unpack(answer[0])):
                     return
                 await wake.wait(math.inf)

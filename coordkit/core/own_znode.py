@@ -94,8 +94,11 @@ class OwnZnode:
     def forget(self) -> None:
         """Leave no watch behind, no word that we joined, and nothing that may be made yet."""
         self._session.ensemble.unwatch(self._own())
+        doubted = {self.node: b"", self.mark: records.mark_data(self.since)} if self.since else {self.node: b""}
         for session in self._unanswered:
-            self._session.doubts.add(self.group, self.group, self.node.rpartition("/")[2], session, whole=True)
+            for node, data in doubted.items():
+                name = node.rpartition("/")[2]
+                self._session.doubts.add(self.group, self.group, name, session, whole=True, data=data)
         joins = self._session.joins
         with self._session.mutex:
             for session in self._sessions:
@@ -133,6 +136,8 @@ class OwnZnode:
     async def put(self, session: int, data: bytes, replaced: Stat | None = None, mark: Any = None) -> bool:
         """Make our znode, in place of ``replaced``; return False if something else is there. One transaction."""
         self._trying(session)
+        doubted = session in self._unanswered
+        self._unanswered.add(session)  # until there is an answer: we may be cancelled before
         make: Request = Create(self.node, data, Kind.EPHEMERAL)
         if replaced is not None or self.since:
             make = self._anew(data, replaced, mark)
@@ -140,9 +145,9 @@ class OwnZnode:
         if isinstance(made, NoNode) and replaced is None:
             await self._found()
             made, seen = await self.ask(make, self._own())
-        if isinstance(made, StoreUnavailable):
-            self._unanswered.add(session)
-        elif isinstance(made, Exception):
+        if not (doubted or isinstance(made, StoreUnavailable)):
+            self._unanswered.discard(session)
+        if isinstance(made, Exception) and not isinstance(made, StoreUnavailable):
             self.unsure = False
         if isinstance(made, NotEmpty):
             raise StoreRefused(self.group, f"{self.node} has children, so no member can take its place: delete them")
@@ -194,6 +199,7 @@ class OwnZnode:
         if isinstance(synced, StoreUnavailable):
             raise synced
         if isinstance(seen, NoNode):
+            await self._remove_mark(session, mark)
             return True
         if isinstance(seen, Exception):
             raise seen
@@ -207,3 +213,13 @@ class OwnZnode:
         if isinstance(answer, Exception) and not isinstance(answer, NoNode):
             raise answer
         return True
+
+    async def _remove_mark(self, session: Session, mark: Any) -> None:
+        """Delete our mark, if it stands alone: beside no znode it says nothing, and keeps the group from its end."""
+        if isinstance(mark, StoreUnavailable):
+            raise mark
+        if isinstance(mark, Exception) or not self.since or records.marked(mark[0]) != self.since:
+            return
+        answer = (await session.ask_soon(self.group, [Delete(self.mark, mark[1].version)]))[0]
+        if isinstance(answer, StoreUnavailable):
+            raise answer

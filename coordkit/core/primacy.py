@@ -96,7 +96,10 @@ class RoleElection(Election):
 
     async def lead(self, timeout: float | None, attempt: Attempt | None = None) -> Leadership:
         while True:
-            await self.in_sync.admitted(self.terms.identity, None if attempt is None else attempt.stop)
+            if attempt is None:
+                await self.in_sync.admitted(self.terms.identity)
+            else:
+                await self.in_sync.admitted(self.terms.identity, attempt.stop, attempt.stands)
             try:
                 return await super().lead(timeout, attempt)
             except NotAdmitted:

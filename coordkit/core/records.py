@@ -19,6 +19,10 @@ class Leader(NamedTuple):
     token: Token
 
 
+REORDERED = b'{"v": 1, "order": "changed"}'
+"""What the znode of a line says once its order is another than that of arrival; it says nothing before."""
+
+
 class Record(NamedTuple):
     """The epoch record: who took over last, whether it has resigned since, and in favour of which candidate."""
 

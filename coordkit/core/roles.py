@@ -58,7 +58,7 @@ class Roles(Generic[R]):
         if self._views is not None:
             raise CoordError(self.election.path, f"{self._identity} has its role already: run() once at a time")
         self._failure, self._views, self.role = None, self.election.observe(), "backup"
-        self._follower.resume()
+        self._follower.begin()
         self._watcher.poke()
         try:
             result = await self.election.run(self._term, again=True)
@@ -74,11 +74,15 @@ class Roles(Generic[R]):
         """Be the primary, once nobody else is and no work of a backup goes on."""
         try:
             await self._follower.halt()
+            self._follower.led(leadership.token)
+            if self._failure is not None:  # the work of a backup failed as it ended
+                raise self._failure
             leadership.ensure()
             self.role = "primary"
             to_fence = cast("Applicant", leadership.candidate).to_fence
             if to_fence:
                 await self._take_the_place_of(to_fence, leadership)
+                leadership.ensure()  # work that begins after the loss would not hear of it
             return await self._duties.primary(leadership)
         finally:
             self.role = "backup"
@@ -107,7 +111,7 @@ class Roles(Generic[R]):
                 _log.warning("%s: who leads is not known: %s", self.election.path, error)
                 await self._runtime.sleep(1.0)
                 continue
-            if view is not None and view.leader is not None and view.token is not None:
+            if views is self._views and view is not None and view.leader is not None and view.token is not None:
                 self._follower.follow(Leader(view.leader, view.token))
 
     def _failed(self, error: BaseException) -> None:

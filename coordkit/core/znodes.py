@@ -4,7 +4,7 @@
 
     <election>              persistent
     ├── epoch               persistent; JSON: who leads, or who resigned last; its mzxid is the token
-    └── candidates          container; its version rises when somebody gets in before those who wait
+    └── candidates          container; its version rises when somebody gets in before those who wait, and it says so
         └── <guid>-<seq>    ephemeral, sequential; JSON: who stands; <guid>-p<priority>-<seq> with a priority
     <lock>                  container
     ├── lock, rw, semaphore container: the line of a Lock, a ReadWriteLock, a Semaphore

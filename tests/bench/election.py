@@ -1,6 +1,6 @@
 """What an election costs, beside kazoo's and tooz's and floors of raw kazoo calls, in the same interleaved run.
 
-    python tests/bench/election.py [--rounds 15] [--only lead hand-over crash herd]
+    python tests/bench/election.py [--rounds 15] [--only lead hand-over crash herd] [--check [SLACK]]
 
 Printed are medians, and ratios to the floor of the same round. Server and clients share the machine; the floors do so
 too. The floors are the least that the protocol can do, by kazoo's own calls, one after the other, over a client that
@@ -22,6 +22,7 @@ answers and watches without a thread in between, so kazoo's own calls are faster
                 50 contenders over 10 sessions, and 1,000 over 20.
 
 tooz elects by polling its lock, so its lock is shown. It is left out where it is not installed: pip install tooz.
+With --check the exit status is 1 if a target is missed, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import logging
 import multiprocessing
 import secrets
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +44,7 @@ from functools import partial
 from typing import Any
 
 from kazoo.client import KazooClient
+from targets import Targets
 
 import coordkit
 import coordkit.aio
@@ -51,6 +54,8 @@ from coordkit.testing.servers import ask
 
 Enter = Callable[[], AbstractContextManager[Any]]
 RECORD = b"x" * 150  # about as long as an epoch record
+TICK = 0.2  # seconds, of the server that is started here
+PUSHES = 2.2  # who leads watches its own znode, and hears of its end; the other push is the wake-up of the next
 
 
 def connect(hosts: str, timeout: float = 10.0) -> Any:
@@ -175,7 +180,7 @@ class Relay:
         return time.perf_counter() - began
 
 
-def lead(hosts: str, title: str, rounds: int, times: int) -> None:
+def lead(hosts: str, title: str, rounds: int, times: int) -> float:
     raw, runs = connect(hosts), {}  # a client that coordkit never sees: it makes kazoo faster
     runs["floor: create, then multi"] = two_round_trips(raw, f"/{secrets.token_hex(4)}")
     clients = [raw]
@@ -187,17 +192,18 @@ def lead(hosts: str, title: str, rounds: int, times: int) -> None:
     runs["part: the floor over coordkit's client"] = two_round_trips(clients[1], f"/{secrets.token_hex(4)}")
     runs["part: two reads by raw kazoo"] = lambda: two_reads(raw)
     runs["part: twice to another thread and back"] = Relay().twice
-    table(f"lead, {title}", runs, rounds, times, warm=times * 3)
+    ratios = table(f"lead, {title}", runs, rounds, times, warm=times * 3)
     for client in clients:
         client.stop()
         client.close()
+    return ratios["coordkit.Election"]
 
 
-def lead_asyncio(hosts: str, title: str, rounds: int, times: int) -> None:
+def lead_asyncio(hosts: str, title: str, rounds: int, times: int) -> float:
     """The same under asyncio, where each answer is carried from kazoo's thread to the loop."""
     client, raw = connect(hosts), connect(hosts)
 
-    async def main() -> None:
+    async def main() -> float:
         election = coordkit.aio.Election(client, f"/{secrets.token_hex(4)}", identity="bench")
         floor = two_round_trips(raw, f"/{secrets.token_hex(4)}")
 
@@ -219,14 +225,17 @@ def lead_asyncio(hosts: str, title: str, rounds: int, times: int) -> None:
         names = f"coordkit.aio.Election, {title}", "part: twice from a loop to a thread and back"
         for name, row in zip(names, zip(*rows, strict=True), strict=True):
             print(f"{name:<44}{'':>10}{statistics.median(row):>10.2f}")
+        return statistics.median(mine for mine, _ in rows)
 
-    asyncio.run(main())
+    ratio = asyncio.run(main())
     for each in (client, raw):
         each.stop()
         each.close()
+    return ratio
 
 
-def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, times: int, warm: int = 0) -> None:
+def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, times: int, warm: int = 0) -> dict[str, float]:
+    """Print the medians, and return the ratios to the floor by name."""
     for run in runs.values():
         for _ in range(warm):
             run()
@@ -236,9 +245,11 @@ def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, times: 
             rows[name].append(statistics.median(run() for _ in range(times)))
     floor = next(iter(rows.values()))
     print(f"\n{title:<44}{'us':>10}{'x floor':>10}")
+    ratios: dict[str, float] = {}
     for name, row in rows.items():
-        ratio = statistics.median(one / least for one, least in zip(row, floor, strict=True))
-        print(f"{name:<44}{statistics.median(row) * 1e6:>10.0f}{ratio:>10.2f}")
+        ratios[name] = statistics.median(one / least for one, least in zip(row, floor, strict=True))
+        print(f"{name:<44}{statistics.median(row) * 1e6:>10.0f}{ratios[name]:>10.2f}")
+    return ratios
 
 
 # -- hand-over
@@ -280,7 +291,7 @@ def waiter(pipe: Any, hosts: str, paths: dict[str, str]) -> None:
         each.close()
 
 
-def hand_over(hosts: str, title: str, rounds: int, times: int) -> None:
+def hand_over(hosts: str, title: str, rounds: int, times: int) -> float:
     one, direct, *clients = [connect(hosts) for _ in range(2 + len(SYSTEMS))]
     paths = {name: f"/{secrets.token_hex(4)}" for name in (FLOOR, SAME, *SYSTEMS)}
     context = multiprocessing.get_context("spawn")
@@ -320,12 +331,13 @@ def hand_over(hosts: str, title: str, rounds: int, times: int) -> None:
         line = paths[name] + lines[name] if name in lines else ""
         entered(enter)
         runs[name] = lambda name=name, enter=enter, line=line: handed_over(name, enter, line)
-    table(f"hand-over, {title}", runs, rounds, times, warm=3)
+    ratios = table(f"hand-over, {title}", runs, rounds, times, warm=3)
     pipe.send("")
     other.join()
     for client in (one, direct, *clients):
         client.stop()
         client.close()
+    return ratios["coordkit.Election"]
 
 
 # -- crash
@@ -339,7 +351,8 @@ def holds_all(pipe: Any, hosts: str, timeout: float, path: str) -> None:
         pipe.recv()
 
 
-def crash(hosts: str, rounds: int, timeout: float = 2.0) -> None:
+def crash(hosts: str, rounds: int, timeout: float = 2.0) -> float:
+    """Return how many seconds after the servers' own expiry another led."""
     context = multiprocessing.get_context("spawn")
     clients = [connect(hosts) for _ in range(3)]
     rows: dict[str, list[float]] = {"floor: the watch": [], "coordkit.Election": [], "kazoo.Lock": []}
@@ -379,12 +392,14 @@ def crash(hosts: str, rounds: int, timeout: float = 2.0) -> None:
         for name, at in seen.items():
             rows[name].append(at - began)
     print(f"\n{f'after a crash, session timeout {timeout} s':<44}{'timeouts':>10}{'after it':>10}")
+    late: dict[str, float] = {}
     for name, row in rows.items():
-        late = statistics.median(one - least for one, least in zip(row, rows["floor: the watch"], strict=True))
-        print(f"{name:<44}{statistics.median(row) / timeout:>10.2f}{late * 1e3:>7.1f} ms")
+        late[name] = statistics.median(one - least for one, least in zip(row, rows["floor: the watch"], strict=True))
+        print(f"{name:<44}{statistics.median(row) / timeout:>10.2f}{late[name] * 1e3:>7.1f} ms")
     for client in clients:
         client.stop()
         client.close()
+    return late["coordkit.Election"]
 
 
 # -- the herd
@@ -471,7 +486,7 @@ def herd_kazoo(server: Any, clients: list[Any], contenders: int) -> tuple[float,
     return counter[0] / contenders, counter[1] / contenders, spent / contenders
 
 
-def herd(server: Any, hosts: str) -> None:
+def herd(server: Any, hosts: str, targets: Targets) -> None:
     print(f"\n{'per hand-over':<44}{'requests':>10}{'pushes':>10}{'ms':>8}")
     for contenders, sessions in ((50, 10), (1000, 20)):
         clients = [connect(hosts) for _ in range(sessions)]
@@ -480,6 +495,8 @@ def herd(server: Any, hosts: str) -> None:
             requests, pushes, spent = run(server, clients, contenders)
             title = f"{name}, {contenders} over {sessions} sessions"
             print(f"{title:<44}{requests:>10.2f}{pushes:>10.2f}{spent * 1e3:>8.2f}")
+            if run is herd_ours:
+                targets.at_most(f"pushes per hand-over, {contenders} contenders", pushes, PUSHES)
         for client in clients:
             client.stop()
             client.close()
@@ -489,6 +506,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=15)
     arguments.add_argument("--only", nargs="+", default=["lead", "hand-over", "crash", "herd"])
+    targets = Targets(arguments)
     options = arguments.parse_args()
     logging.basicConfig(level=logging.ERROR)
     if len(SYSTEMS) < 3:
@@ -501,14 +519,20 @@ def main() -> None:
             for (hosts, title, times), part in itertools.product(ways, options.only):
                 rounds = options.rounds if "loopback" in title else max(1, options.rounds // 3)
                 if part == "lead":
-                    lead(hosts, title, rounds, times)
-                    lead_asyncio(hosts, title, rounds, times)
+                    ratio = lead(hosts, title, rounds, times)
+                    targets.at_most(f"lead, {title}, x two round trips", ratio, 1.2)
+                    ratio = lead_asyncio(hosts, title, rounds, times)
+                    if "loopback" not in title:  # there it is the loop's and kazoo's threads, see above
+                        targets.at_most(f"lead, asyncio, {title}, x two round trips", ratio, 1.2)
                 elif part == "hand-over":
-                    hand_over(hosts, title, rounds, max(1, times // 10))
+                    ratio = hand_over(hosts, title, rounds, max(1, times // 10))
+                    targets.at_most(f"hand-over, {title}, x a push and a write", ratio, 1.3)
         if "crash" in options.only:
-            crash(ensemble.hosts, max(3, options.rounds // 2))
+            late = crash(ensemble.hosts, max(3, options.rounds // 2))
+            targets.at_most("seconds after the servers ended the session of a crashed leader", late, TICK)
         if "herd" in options.only:
-            herd(server, ensemble.hosts)
+            herd(server, ensemble.hosts, targets)
+    sys.exit(targets.status(options.check))
 
 
 if __name__ == "__main__":

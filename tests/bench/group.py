@@ -1,7 +1,7 @@
 """What membership costs: a snapshot, a join that is watched, and a crowd, beside peers and a floor of the same run.
 
     python tests/bench/group.py [--rounds 3] [--members 50] [--watchers 100] [--crowd 1000]
-        [--crowd-watchers 100] [--peer-watchers 10] [--limit 120] [--delay 0.04] [--only crowd]
+        [--crowd-watchers 100] [--peer-watchers 10] [--limit 120] [--delay 0.04] [--only crowd] [--check [SLACK]]
 
     snapshot   all members with their data, in round trips: every client sits behind a proxy that makes one take --delay
                seconds, and the floor is one ``get`` of raw kazoo
@@ -17,7 +17,8 @@
 
 Printed are medians of the rounds; each round measures all rows. kazoo's own watchers know names only, so its row reads
 the data of who is new by ``get``. tooz has no watches, and a snapshot of names that asks for each member's data. It is
-left out, and that is said, where it is not installed: pip install tooz.
+left out, and that is said, where it is not installed: pip install tooz. With --check the exit status is 1 if a target
+is missed, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import argparse
 import asyncio
 import importlib.util
 import itertools
+import math
 import secrets
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +38,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from kazoo.client import KazooClient
+from targets import Targets
 
 import coordkit
 import coordkit.aio
@@ -44,6 +48,9 @@ from coordkit.testing.proxy import FaultProxy
 _numbers = itertools.count()
 _run = secrets.token_hex(4)
 Row = tuple[str, str, float]
+
+MOST = {"snapshot": 3.0, "seen": 2.0}
+"""Round trips. A join is seen by the push, which is half a one, and one more; what is above that is work."""
 
 
 class Over(Exception):
@@ -276,6 +283,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=120.0)
     parser.add_argument("--only", nargs="+", default=["one by one", "crowd"])
     parser.add_argument("--delay", type=float, default=0.04)
+    targets = Targets(parser)
     options = parser.parse_args()
     rows: dict[tuple[str, str], list[float]] = {}
     with start_zookeeper() as ensemble, ExitStack() as stack:
@@ -301,8 +309,16 @@ def main() -> None:
     unit = {"snapshot": "round trips", "seen": "round trips", "crowd": "times the floor"}
     for (what, who), ratios in rows.items():
         print(f"{what:9} {who:28} {statistics.median(ratios):7.2f} {unit[what]}")
+    for (what, who), ratios in rows.items():
+        if not who.startswith("coordkit"):
+            continue
+        if what in MOST:
+            targets.at_most(f"{what}, {who}: round trips", statistics.median(ratios), MOST[what])
+        else:
+            targets.at_least(f"rounds in which all saw a {what}, {who}", sum(map(math.isfinite, ratios)), len(ratios))
     if importlib.util.find_spec("tooz") is None:
         print("tooz is not installed: left out")
+    sys.exit(targets.status(options.check))
 
 
 if __name__ == "__main__":

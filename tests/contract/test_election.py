@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -364,8 +365,11 @@ async def test_after_its_session_the_same_election_leads_again(flavour: Any, zk_
     assert candidates(zk, path) == []
 
 
-async def test_a_session_that_ends_in_line_is_replaced(flavour: Any, zk_client: Any, path: str) -> None:
+async def test_a_session_that_ends_in_line_is_replaced(
+    flavour: Any, zk_client: Any, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The contender comes back by itself, with a new znode of its new session, and says so in the log (K3)."""
+    caplog.set_level(logging.INFO, "coordkit")
     zk, waiting = zk_client(), zk_client()
 
     async def stand() -> int:
@@ -379,6 +383,7 @@ async def test_a_session_that_ends_in_line_is_replaced(flavour: Any, zk_client: 
         kill_session(waiting)
         await flavour.until(lambda: len(candidates(zk, path)) == 2 and set(candidates(zk, path)) != before)
     assert await running.result() > first.token
+    assert any("two is in line again, at its end" in each.message for each in caplog.records)
 
 
 async def test_deleting_everything_below_the_path_is_survived(flavour: Any, zk_client: Any, path: str) -> None:
@@ -573,11 +578,15 @@ async def test_run_raises_what_the_function_raises(
 
 
 async def test_stop_ends_a_run_in_line_and_not_the_next_one(flavour: Any, zk_client: Any, path: str) -> None:
-    """After kazoo's ``cancel`` the next run returns without having led (K4)."""
-    zk = zk_client()
+    """After kazoo's ``cancel``, while it leads or at any other time, the next run returns without having led (K4)."""
+    zk, stops = zk_client(), [True]
     election = flavour.Election(zk_client(), path, identity="two")
 
     async def serve(leadership: Any) -> str:
+        if not stops:
+            election.stop()
+            stops.append(True)
+            leadership.ensure()
         return "served"
 
     async def stand() -> Any:
@@ -590,6 +599,10 @@ async def test_stop_ends_a_run_in_line_and_not_the_next_one(flavour: Any, zk_cli
         assert await running.result() is None
         assert len(candidates(zk, path)) == 1
     election.stop()
+    assert await stand() == "served"
+    stops.clear()
+    assert await stand() == "served", "what leads is not interrupted"
+    assert stops
     assert await stand() == "served"
 
 
@@ -809,6 +822,34 @@ async def test_a_take_over_that_is_carried_out_late_changes_no_token(flavour: An
         assert (await flavour.maybe(election.leader())).token == leadership.token
     async with flavour.within(election) as again:
         assert again.token > leadership.token
+
+
+async def test_a_take_over_that_was_asked_twice_costs_those_who_come_later_nothing(
+    flavour: Any, zk_client: Any, path: str
+) -> None:
+    """It raises the mark of the line, so whoever came to it later looked at the line twice, as long as it stood."""
+    zk, later, asked = zk_client(), zk_client(), []
+    election, other = flavour.Election(zk, path, identity="one"), flavour.Election(later, path, identity="two")
+
+    def unanswered(_: Any, __: Any) -> Any:
+        result = zk.handler.async_result()
+        result.set_exception(ConnectionLoss())
+        return result
+
+    meddle(zk, Multi, unanswered)
+    async with flavour.within(election):
+        assert zk.exists(f"{path}/candidates").version == 1
+        later.sync(path)
+        record(later, asked)
+        with pytest.raises(NotAcquired):
+            async with flavour.within(other.lead(timeout=0)):
+                pytest.fail("two leaders")
+        assert [type(each) for each in asked if isinstance(each, GetChildren | GetData)] == [GetChildren]
+    later.sync(path)
+    del asked[:]
+    async with flavour.within(other):
+        reads = [each for each in asked if isinstance(each, GetChildren | GetData)]
+    assert [type(each) for each in reads if each.path in (f"{path}/candidates", f"{path}/epoch")] == [GetChildren]
 
 
 async def test_a_znode_of_an_earlier_session_is_not_adopted(flavour: Any, zk_client: Any, path: str) -> None:

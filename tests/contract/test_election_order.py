@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
-from kazoo.exceptions import BadVersionError
+from kazoo.exceptions import BadVersionError, ConnectionLoss
 
 import coordkit
 from coordkit._ports_zookeeper import Delete, GetData, Multi, SetData
 from coordkit.core import records, znodes
 from coordkit.core.succession import succession
-from coordkit.errors import AcquireTimeout, LeadershipLost, NoNodes
+from coordkit.errors import AcquireTimeout, LeadershipLost, NoNodes, NotAcquired
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
@@ -106,7 +106,7 @@ async def test_a_priority_that_comes_at_the_hand_over_makes_no_second_leader(
         if isinstance(request, Multi) and not raced:
             raced.append(stage.zk_client())
             raced[0].create(f"{path}/candidates/{'f' * 32}-p1-", b"{}", ephemeral=True, sequence=True)
-            raced[0].set(f"{path}/candidates", b"")
+            raced[0].set(f"{path}/candidates", records.REORDERED)
             raced.append(submit(request, deliver))
             return raced[1]
         return submit(request, deliver)
@@ -154,9 +154,10 @@ async def test_of_two_that_come_before_others_at_once_one_looks_again(flavour: A
 
     def overtake() -> None:
         other.create(f"{path}/candidates/{'f' * 32}-p9-", b"{}", ephemeral=True, sequence=True)
-        other.set(f"{path}/candidates", b"")
+        other.set(f"{path}/candidates", records.REORDERED)
 
-    acted = before(election.client, lambda request: request == SetData(f"{path}/candidates", b""), overtake)
+    marks = SetData(f"{path}/candidates", records.REORDERED)
+    acted = before(election.client, lambda request: request == marks, overtake)
     with pytest.raises(AcquireTimeout, match="contenders ahead: 1"):
         async with flavour.within(election.lead(timeout=0.3)):
             pytest.fail("it leads before one that comes before it")
@@ -179,7 +180,7 @@ async def test_a_successor_that_is_named_while_it_comes_to_wait_hears_of_it(
         resigned = record._replace(resigned=True, successor=own)
         transaction.set_data(f"{path}/epoch", records.pack_record(resigned))
         transaction.set_data(f"{path}/candidates/{own}", records.candidate_data("named"))
-        transaction.set_data(f"{path}/candidates", b"")
+        transaction.set_data(f"{path}/candidates", records.REORDERED)
         assert not any(isinstance(each, Exception) for each in transaction.commit())
 
     async def stand() -> None:
@@ -248,6 +249,46 @@ async def test_after_a_transfer_all_goes_on_as_before(flavour: Any, stage: Stage
         await stage.add("b", then=wait)
         await flavour.maybe(leadership.transfer_to("b"))
     await flavour.until(lambda: stage.led == ["b"])
+    await stage.add("c")
+    assert await stage.standing() == ["b", "a", "c"]
+    go.append(True)
+    await stage.end()
+    assert stage.led == ["b", "a", "c"]
+
+
+async def test_a_take_over_that_was_asked_twice_forgets_no_change_of_the_order(
+    flavour: Any, stage: Stage, path: str
+) -> None:
+    """Whoever comes after a transfer stands behind a leader that overtook others, also if that had to ask twice."""
+    go, unanswered = [], []
+
+    async def wait(leadership: Any) -> None:
+        await flavour.until(lambda: bool(go))
+        leadership.ensure()
+
+    async with flavour.within(stage.election("first")) as leadership:
+        await stage.add("a")
+        named = (await stage.add("b", then=wait)).client
+        wire = named._coordkit_wire
+        submit = wire.submit
+
+        def losing(request: Any, deliver: Any) -> Any:
+            if isinstance(request, Multi) and len(request.steps) == 3 and not unanswered:
+                unanswered.append(request)
+                result = named.handler.async_result()
+                result.set_exception(ConnectionLoss())
+                return result
+            return submit(request, deliver)
+
+        wire.submit = losing
+        await flavour.maybe(leadership.transfer_to("b"))
+    await flavour.until(lambda: stage.led == ["b"])
+    assert unanswered
+    before = stage.watcher.get(f"{path}/candidates")
+    assert before[0] == records.REORDERED
+    with pytest.raises(NotAcquired, match="contenders ahead: 2"):
+        async with flavour.within(stage.election("late").lead(timeout=0)):
+            pytest.fail("two leaders")
     await stage.add("c")
     assert await stage.standing() == ["b", "a", "c"]
     go.append(True)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from kazoo.exceptions import BadVersionError, ConnectionLoss
 
 from coordkit._ports_zookeeper import Multi, SetData
 from coordkit.core import in_sync, unfenced
 from coordkit.core.views import Views
-from coordkit.errors import CoordError, LeadershipLost, StoreRefused
+from coordkit.errors import CoordError, LeadershipLost, StoreRefused, StoreUnavailable
 from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble
 
@@ -39,6 +40,7 @@ class Node:
         self.slow = 0.0  # seconds that a backup takes to end
         self.fence_ends = True  # or stays in its fence until its session is over
         self.fence_fails = False
+        self.follow_fails = False  # when it ends
         self.primary: Any = None
         self.roles = flavour.Roles(
             client,
@@ -87,6 +89,8 @@ class Node:
             if self.slow:
                 await self.flavour.sleep(self.slow)
             self.story.append((self.name, "followed", backup.primary.identity))
+            if self.follow_fails:
+                raise OSError("the disk is full")
 
     async def _fence(self, before: Any, primary: Any) -> None:
         assert before.token < primary.token
@@ -217,6 +221,91 @@ async def test_a_backup_that_was_refused_follows_again(
     assert len(refused) >= 2
     await b.end()
     await c.end()
+
+
+async def test_a_backup_whose_work_fails_as_it_ends_does_not_lead(flavour: Any, node: Any) -> None:
+    """It led for as long as it liked, and raised the error of its former role when that was over."""
+    a, b = node("a").start(), node("b")
+    b.follow_fails = True
+    await flavour.until(a.did("primary"))
+    b.start()
+    await flavour.until(b.did("follows", "a"))
+    await a.end()
+    with pytest.raises(OSError, match="the disk is full"):
+        await b.running.result()
+    assert ("b", "primary") not in b.story
+    assert await flavour.maybe(a.roles.primary()) is None
+
+
+async def test_a_second_run_follows_the_same_primary_again(flavour: Any, node: Any) -> None:
+    a, b = node("a").start(), node("b")
+    await flavour.until(a.did("primary"))
+    for _ in range(2):
+        b.leave = False
+        b.start()
+        await flavour.until(b.did("follows", "a"))
+        assert await b.end() is None
+        b.story[:] = [each for each in b.story if each[0] == "a"]
+    await a.end()
+
+
+async def test_a_primary_that_is_lost_as_it_has_fenced_does_not_work(
+    flavour: Any, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under asyncio nothing would have cancelled it: it was told before it listened."""
+    a, b, lost = node("a").start(), node("b"), []
+    await flavour.until(a.did("primary"))
+    b.start()
+    await flavour.until(b.did("follows", "a"))
+    clear = unfenced.clear
+
+    async def losing(leadership: Any) -> None:
+        await clear(leadership)
+        if not lost:
+            lost.append(leadership.token)
+            leadership.lose("for the test")
+
+    monkeypatch.setattr(unfenced, "clear", losing)
+    a.leave = True
+    kill_session(a.client)
+    await flavour.until(b.did("primary"), 20)
+    assert b.primary.token > lost[0]
+    assert b.primary.ensure()
+    for each in (a, b):
+        await each.end()
+
+
+async def test_what_was_said_of_who_is_in_sync_is_not_said_again_late(
+    flavour: Any, node: Any, zk_client: Any, path: str
+) -> None:
+    """The first got no answer: a server that was cut off may hand it on after the next, and let in who is behind."""
+    a, direct, held_back = node("a", policy="session").start(), zk_client(), []
+    await flavour.until(a.did("primary"))
+    wire = a.client._coordkit_wire
+    submit = wire.submit
+
+    def unanswered(request: Any, deliver: Any) -> Any:
+        if not held_back and isinstance(request, Multi) and request.steps[-1].path == f"{path}/in_sync":
+            held_back.append(request)
+            result = a.client.handler.async_result()
+            result.set_exception(ConnectionLoss())
+            return result
+        return submit(request, deliver)
+
+    wire.submit = unanswered
+    with pytest.raises(StoreUnavailable):
+        await flavour.maybe(a.primary.set_in_sync({"a", "b"}))
+    await flavour.maybe(a.primary.set_in_sync({"a"}))
+    late = direct.transaction()
+    for step in held_back[0].steps[:-1]:
+        late.check(step.path, step.version)
+    late.set_data(held_back[0].steps[-1].path, held_back[0].steps[-1].data, held_back[0].steps[-1].version)
+    assert any(isinstance(each, BadVersionError) for each in late.commit())
+    assert (await flavour.maybe(a.roles.in_sync())).identities == {"a"}
+    direct.set(f"{path}/in_sync", in_sync.pack(["a", "c"], 1))  # by hand, in between
+    await flavour.maybe(a.primary.set_in_sync({"a"}))
+    assert (await flavour.maybe(a.roles.in_sync())).identities == {"a"}
+    await a.end()
 
 
 @pytest.mark.parametrize("how", ["raises", "waits", "crashes"])

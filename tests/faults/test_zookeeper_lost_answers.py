@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss
 from zookeeper_relay import Loss, Relay
 
 from coordkit._ports_zookeeper import Multi
+from coordkit.core import records
 from coordkit.errors import AcquireTimeout, LeadershipLost, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo
+from coordkit.testing.faults import kill_session
 from coordkit.testing.servers import ZooKeeperEnsemble, scaled
 
 
@@ -218,6 +221,40 @@ async def test_a_claim_that_is_made_late_is_not_waited_for(
     share.stop()
     await running.result()
     assert direct.get_children(f"{path}/%claims") == []
+
+
+async def test_a_member_that_is_made_anew_late_leaves_no_mark(
+    flavour: Any, zk: Any, zk_client: Any, relay: Relay, coordkit_namespace: str
+) -> None:
+    """In its new session; the znode went, and the mark beside it stayed for as long as the session did."""
+    direct, path, asked = zk_client(timeout=60.0), f"/{coordkit_namespace}/late", []
+    group = flavour.Group(zk, path)
+    submit = zk._coordkit_wire.submit
+
+    def submitting(request: Any, deliver: Any) -> Any:
+        if isinstance(request, Multi) and request.steps[0].path == f"{path}/one%":
+            if not asked:
+                relay.arm(1, "request")
+            asked.append(request)
+            if len(asked) > 1:  # the first alone may be made, and that late
+                result = zk.handler.async_result()
+                result.set_exception(ConnectionLoss())
+                return result
+        return submit(request, deliver)
+
+    with contextlib.suppress(StoreUnavailable):
+        async with flavour.within(group.join("one", data=b"1")) as member:
+            zk._coordkit_wire.submit = submitting
+            kill_session(zk)
+            await flavour.until(lambda: len(asked) > 1, 20)
+            assert b"/late/one%" in relay.lost, relay.seen
+            token = member.token
+    zk._coordkit_wire.submit = submit
+    late = zk.transaction()
+    late.create(f"{path}/one%", records.mark_data(int(token)), ephemeral=True)
+    late.create(f"{path}/one", b"1", ephemeral=True)
+    assert not any(isinstance(each, Exception) for each in late.commit())
+    await flavour.until(lambda: direct.get_children(path) == [], 20)
 
 
 async def test_a_member_that_is_made_late_does_not_haunt_its_group(

@@ -1,7 +1,8 @@
 """Run the regime at any length: ``python tests/regime W2 --seconds 600 --seeds 10``, or ``--help``.
 
 Prints one line per run, what each failure was with the command that does it again, and a table at the end. Its status
-is 0 only if every run passed and every mutant was found in nine of ten seeds.
+is 0 only if every run passed and every mutant was found in nine of ten seeds. A mutant is run with the workloads that
+must find it, and with no other: ``python tests/regime --only-mutants`` runs each under its own.
 """
 
 from __future__ import annotations
@@ -62,13 +63,19 @@ def _one(options: argparse.Namespace, workload: str, mutant: str, seed: int) -> 
 
 
 def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    for workload in options.workloads or ALL:
+    for workload in options.workloads or (_owners(options.mutant) if options.mutant else ALL):
         if options.mutant:
             yield workload, options.mutant
             continue
-        yield workload, ""
-        if options.mutants:
+        if not options.only_mutants:
+            yield workload, ""
+        if options.mutants or options.only_mutants:
             yield from ((workload, mutant) for mutant in ALL[workload])
+
+
+def _owners(mutant: str) -> list[str]:
+    """Return the workloads that must find a mutant; none where only a test names it, with what it is found by."""
+    return [workload for workload, mutants in ALL.items() if mutant in mutants]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,10 +85,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="so many seeds from 0 on (10)")
     parser.add_argument("--seed", type=int, help="this seed only")
     parser.add_argument("--kind", choices=list(KINDS), default="lock", help="what is held")
-    parser.add_argument("--mutant", choices=[*MUTANTS, *ZOO_MUTANTS, *SHARD_MUTANTS], help="with this bug")
-    parser.add_argument("--mutants", action="store_true", help="also with each bug that the workload must find")
+    bugs = parser.add_mutually_exclusive_group()
+    bugs.add_argument("--mutant", choices=[*MUTANTS, *ZOO_MUTANTS, *SHARD_MUTANTS], help="with this bug")
+    bugs.add_argument("--mutants", action="store_true", help="also with each bug that the workload must find")
+    bugs.add_argument("--only-mutants", action="store_true", help="with each bug that the workload must find")
     parser.add_argument("--keep", type=Path, help="directory that takes the logs")
     options = parser.parse_args(arguments)
     if unknown := set(options.workloads) - set(ALL):
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
+    owners = _owners(options.mutant) if options.mutant else []
+    if options.mutant and not (owners or options.workloads):
+        parser.error(f"{options.mutant} is in no workload's list: name one, and --kind, as the test does that wants it")
+    if owners and (wrong := set(options.workloads) - set(owners)):
+        parser.error(f"{options.mutant} need not be found by {', '.join(sorted(wrong))}, but by {', '.join(owners)}")
     return options

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from regime import repeated, stateful
+from regime import repeated, run, stateful, zoo_campaign
 from regime.mutants import MUTANTS
 from regime.run import ALL, main
+from regime.verdict import Verdict
 
 
 @pytest.mark.timeout(240)
@@ -35,6 +36,55 @@ def test_it_runs_and_says_what_came_of_it(
 
     assert main(words) == 0, capsys.readouterr().out
     assert ("found 1 of 1" if mutant else "passed 1 of 1") in capsys.readouterr().out
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """Have nothing run, and give what would: workload, mutant, seed."""
+    runs: list[tuple[str, str, int]] = []
+
+    def one(options: Any, workload: str, mutant: str, seed: int) -> Verdict:
+        del options
+        runs.append((workload, mutant, seed))
+        return Verdict(workload, seed, 0.0, mutant, found=["it"] if mutant or workload in run.CONTROLS else [])
+
+    monkeypatch.setattr(run, "_one", one)
+    return runs
+
+
+def test_each_mutant_is_run_under_its_own_workload(ran: list[tuple[str, str, int]]) -> None:
+    """A survey ran one of W6-quorum's under W6, whose weather does not bring it to light."""
+    assert main(["--only-mutants", "--seeds", "10"]) == 0
+    assert ran == [(workload, mutant, seed) for workload in ALL for mutant in ALL[workload] for seed in range(10)]
+    ran.clear()
+    assert main(["--mutant", "lease_counted_from_the_reply", "--seed", "3"]) == 0
+    assert ran == [("W6-quorum", "lease_counted_from_the_reply", 3)]
+    ran.clear()
+    assert main(["W6", "W6-quorum", "--mutants", "--seeds", "1"]) == 0
+    assert ran == [(each, mutant, 0) for each in ("W6", "W6-quorum") for mutant in ("", *ALL[each])]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["W6", "--mutant", "lease_counted_from_the_reply"], "need not be found by W6, but by W6-quorum"),
+        (["W6-quorum", "W7", "--mutant", "connected_is_proof"], "need not be found by W7, but by W6-quorum"),
+        (["--mutants", "--mutant", "connected_is_proof"], "not allowed with"),
+        (["W66"], "no such workload: W66"),
+    ],
+)
+def test_what_would_prove_nothing_is_refused(
+    words: list[str], said: str, ran: list[tuple[str, str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert said in capsys.readouterr().err
+    assert ran == []
+
+
+def test_a_mutant_of_another_workload_is_no_run() -> None:
+    with pytest.raises(KeyError, match="lease_counted_from_the_reply"):
+        zoo_campaign.run("W6", 0, 0.0, mutant="lease_counted_from_the_reply")
 
 
 def test_every_mutant_is_somebodys() -> None:

@@ -59,7 +59,8 @@ class _Run:
         self._what = what
         self._verdict = verdict
         self._directory = directory
-        self._first = what.mutants.get(verdict.mutant, what.faults)
+        # Not any other's: without the faults that bring it to light a mutant is found by chance, or never.
+        self._first = what.mutants[verdict.mutant] if verdict.mutant else what.faults
         hurts_nodes = bool(NODE_FAULTS & {*self._first, *(what.faults if verdict.seconds else ())})
         self._wired = Wired(stack.enter_context(Cables()), 3 if hurts_nodes or not verdict.mutant else 1)
         stack.callback(self._wired.stop)
