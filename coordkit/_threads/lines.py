@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -192,19 +192,19 @@ class Lines:
         self._drop_idle()
 
     def _drop_idle(self) -> None:
-        _close_all(self._idle)
+        _close_all(self._idle, self._close)
 
     def _close(self, wire: Wire) -> None:
         wire.close()
 
 
-def _close_all(idle: deque[Wire]) -> None:
+def _close_all(idle: deque[Wire], close: Callable[[Wire], None] = Wire.close) -> None:
     while True:
         try:
             wire = idle.pop()
         except IndexError:
             return
-        wire.close()
+        close(wire)
 
 
 def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:
