@@ -48,6 +48,7 @@ class Router(KeyRouter):
         self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
         self._of_first_key = {name for name, rule in self._rules.items() if rule == "1:0:1"}
         self._kinds = Kinds()
+        self._blocking = frozenset(table.BLOCKING.split())
 
     def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
         """Return the shard of each command as `shard_of_first_key` does; None if one of them is not such a command."""
@@ -91,6 +92,8 @@ class Router(KeyRouter):
         keys = [wire[i] for i in key_positions(rule, wire)]
         if rule == "sort":
             self._check_patterns(name, wire, keys)
+        if name in self._blocking:  # whoever waits is known by this name: see `ways.waits`
+            args = (name if isinstance(args[0], str) else name.encode(), *wire[1:])
         return self._routed(name, keys, args, options)
 
     def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
