@@ -59,6 +59,10 @@ class WatchingQueue(Queue[Plan]):
         self._forget()
         self._let_go()
 
+    def close(self) -> None:
+        """Do what `reset` does; it may be used on."""
+        self.reset()
+
     def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         self._check_still_there()
         with outdated_is_lost(held):

@@ -9,11 +9,9 @@ from coordkit.errors import CrossShardError, StoreUnavailable
 from coordkit.routing.commands import table
 from coordkit.routing.commands.key_router import KeyRouter, named
 from coordkit.routing.commands.keyless import (
-    CONNECTION,
+    NOT_THROUGH_A_POOL,
     PUBLISHING,
-    SUBSCRIPTION,
     TOGETHER,
-    TRANSACTION,
     WAITS,
     by_shard,
     joined,
@@ -76,7 +74,7 @@ class Router(KeyRouter):
         """
         wire = wire_arguments(args)
         name = self._name(wire)
-        if name in CONNECTION or name in TRANSACTION or name in SUBSCRIPTION:
+        if name in NOT_THROUGH_A_POOL:
             raise refused(name)
         rule = self._rules.get(name)
         if rule is None:
@@ -99,7 +97,7 @@ class Router(KeyRouter):
     def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         """Say what is sent to put a command to each shard as it is; CrossShardError if it is about a connection."""
         name = self._name(wire_arguments(args))
-        if name in CONNECTION or name in TRANSACTION or name in SUBSCRIPTION or name in WAITS:
+        if name in NOT_THROUGH_A_POOL or name in WAITS:
             raise refused(name)
         shards = self.placement.shards
         parts = [Part(shard, tuple(args), dict(options), (shard,)) for shard in shards]
