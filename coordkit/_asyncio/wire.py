@@ -50,6 +50,7 @@ class Wire:
 
     def __init__(self, connection: Any, made: float) -> None:
         self.connection = connection
+        self.loop = asyncio.get_running_loop()
         self.epoch = 0  # of the sharding topology that it saw when it was made
         self.number = 0  # how many had been made by its way, with it
         self.made = self.used = made  # and when it was asked last what it answered
@@ -217,7 +218,6 @@ class FastWire(PipedWire, asyncio.Protocol):
 
     def __init__(self, connection: Any, made: float, reader: Any) -> None:
         super().__init__(connection, made)
-        self._loop = asyncio.get_running_loop()
         self._feed = reader.feed
         self._gets = reader.gets
         self._empty = reader.gets()  # what it says while there is nothing
@@ -237,7 +237,7 @@ class FastWire(PipedWire, asyncio.Protocol):
 
     def send(self, data: bytes, count: int, until: float) -> asyncio.Future[list[Any]]:
         """Send commands; return what will be the list of their replies. ``until`` is when to give up."""
-        waiter: asyncio.Future[list[Any]] = self._loop.create_future()
+        waiter: asyncio.Future[list[Any]] = self.loop.create_future()
         self.put(waiter, data, count, until)
         return waiter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions
@@ -137,7 +137,7 @@ class Lines:
 
     def close(self) -> None:
         """Close what is idle; the way can still be used."""
-        _close_all(self._idle)
+        _close_all(self._idle, self._close)
 
     def _take(self, within: float | None = None) -> Wire:
         self._used = began = now()
@@ -196,13 +196,13 @@ class Lines:
         wire.close()
 
 
-def _close_all(idle: deque[Wire]) -> None:
+def _close_all(idle: deque[Wire], close: Callable[[Wire], None] = Wire.close) -> None:
     while True:
         try:
             wire = idle.pop()
         except IndexError:
             return
-        wire.close()
+        close(wire)
 
 
 def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:

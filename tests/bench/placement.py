@@ -1,22 +1,27 @@
-"""What it costs to say which shard owns a key: `python tests/bench/placement.py [--rounds N]`.
+"""What it costs to say which shard owns a key: `python tests/bench/placement.py [--rounds N] [--check [SLACK]]`.
 
 One lookup of each placement in nanoseconds, singly and per key of a batch, beside a call that does nothing, and as
 ratios to uhashring's ``get_node`` and tooz's ``get_nodes`` where they can be imported; then building, rebalancing and
 comparing placements of 10 to 1,000 shards. No server, no network; the clock is the processor's. All rivals take turns
 in each round, and a ratio is the median over the rounds of the ratio within the round: read the ratios, the absolute
-values drift with the machine.
+values drift with the machine. With --check the exit status is 1 if a target is missed, by more than a factor of SLACK,
+or could not be measured because uhashring or tooz is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any
+
+from targets import Targets
 
 from coordkit.routing import (
     Placement,
@@ -37,6 +42,8 @@ from coordkit.routing.placement.xxh64 import pure_xxh64
 
 KEYS = [f"user:{i}:name" for i in range(100)]
 TIMES = 10
+ROUTE, SINGLY, MANY = "route(str), of ShardedRedis", "lookup(str), of rendezvous", "lookup_many(str), per key"
+QUICKER = {"uhashring": 5.0, "tooz": 7.0}  # how many times quicker `route` has to be
 MAKERS: dict[str, Callable[[list[str]], Placement]] = {
     "rendezvous (the default)": rendezvous,
     "slot_map": slot_map,
@@ -55,16 +62,18 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    targets = Targets(parser)
+    options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"xxh64: {'in Python' if fastest() is pure_xxh64 else 'of the extra xxhash'}")
-    lookups(rounds)
+    lookups(options.rounds, targets)
     building()
     changing()
+    sys.exit(targets.status(options.check))
 
 
-def lookups(rounds: int) -> None:
+def lookups(rounds: int, targets: Targets) -> None:
     """Time one lookup of each rival among ten shards."""
     names = [f"redis-{i}" for i in range(10)]
     placements = {kind: make(names) for kind, make in MAKERS.items()}
@@ -74,15 +83,15 @@ def lookups(rounds: int) -> None:
     singly: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
         "a call that does nothing": (lambda key: key, list(KEYS)),
         "slot_of(str)": (slot_of, list(KEYS)),
-        "lookup(str), of rendezvous": (default.lookup, list(KEYS)),
+        SINGLY: (default.lookup, list(KEYS)),
         "lookup(bytes)": (default.lookup, wire),
         "lookup(tagged str)": (default.lookup, tagged),
-        "route(str), of ShardedRedis": (Router(default).route, list(KEYS)),
+        ROUTE: (Router(default).route, list(KEYS)),
         **{kind: (made.lookup, list(KEYS)) for kind, made in placements.items() if made is not default},
         "owners(str, 2), of rendezvous": (lambda key: default.owners(key, 2), list(KEYS)),
     }
     batches: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
-        "lookup_many(str), per key": (default.lookup_many, list(KEYS)),
+        MANY: (default.lookup_many, list(KEYS)),
         "lookup_many(bytes), per key": (default.lookup_many, wire),
         **{f"{kind}, many": (made.lookup_many, list(KEYS)) for kind, made in placements.items() if made is not default},
     }
@@ -107,12 +116,16 @@ def lookups(rounds: int) -> None:
             measured[name].append((time.process_time_ns() - begin) / (TIMES * len(keys)))
     heads = "".join(f"{f'{rival} / this':>18}" for rival in rivals)
     print(f"\n{'one lookup among 10 shards':34} {'ns':>6} {'x lookup(str)':>14}{heads}")
-    base = measured["lookup(str), of rendezvous"]
+    base = measured[SINGLY]
     for name, times in measured.items():
         ratios = "".join(f"{ratio(measured[rival], times):18.1f}" for rival in rivals)
         print(f"{name:34} {median(times):6.0f} {ratio(times, base):14.2f}{ratios}")
     for rival in absent:
         print(f"{rival:34} not installed, not measured")
+    for rival, least in QUICKER.items():
+        quicker = math.nan if rival in absent else ratio(measured[rival], measured[ROUTE])
+        targets.at_least(f"{rival} / {ROUTE}", quicker, least)
+    targets.at_most(f"{MANY} / {SINGLY}", ratio(measured[MANY], base), 1.0)
 
 
 def ratio(times: list[float], base: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""What a read from replicas costs: `python tests/bench/replicas.py [--rounds N] [--realtime]`.
+"""What a read from replicas costs: `python tests/bench/replicas.py [--rounds N] [--realtime] [--check [SLACK]]`.
 
 One shard, a primary with two replicas, is read from at all three through each picker, beside redis-py's GET at one
 server and the same bytes over a bare socket; under a live topology as well, where each read from a replica carries two
@@ -6,13 +6,15 @@ looks at how far that replica is. All rivals take turns in each round; a ratio i
 ratio to redis-py in the same round. CPU is that of this process. The last columns say how the reads were shared out
 among primary and replicas, by the servers' own counts. In the table "32 tasks" as many tasks read at once.
 It starts its own servers on loopback, all pinned to one core with the client: what three servers could do that one
-cannot is not to be seen here.
+cannot is not to be seen here. With --check the exit status is 1 if a GET of one caller, through any picker, costs
+this process more CPU than redis-py's, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import time
 from statistics import median
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import redis
 import redis.asyncio
 from routing import Floor, pinned
+from targets import Targets
 
 import coordkit
 from coordkit import aio
@@ -60,21 +63,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--realtime", action="store_true", help="give client and servers a real-time priority")
-    rounds, realtime = vars(parser.parse_args()).values()
+    targets = Targets(parser)
+    options = parser.parse_args()
+    rounds, realtime = options.rounds, options.realtime
     with start_replicated(2) as servers:
         with redis.Redis.from_url(servers.primary.url) as primary:
             primary.mset(dict.fromkeys(KEYS, "v" * 20))
             primary.set(local_key(NAME, "epoch"), 1)
         servers.wait_in_sync()
         print(f"redis-py {redis.__version__}; client and servers: {pinned([*servers.nodes], realtime=realtime)}")
-        table("blocking", *blocking(servers, rounds))
-        table("asyncio", *asyncio.run(tasks(servers, rounds, 1)))
+        for title, measured in (
+            ("blocking", blocking(servers, rounds)),
+            ("asyncio", asyncio.run(tasks(servers, rounds, 1))),
+        ):
+            dearer = table(title, *measured)
+            for name in ("primary only", *(picker.__name__ for picker in PICKERS)):
+                targets.at_most(f"{title}, GET, {name}, CPU x redis-py", dearer[name], 1.0)
         table("32 tasks", *asyncio.run(tasks(servers, rounds, 32)))
+    sys.exit(targets.status(options.check))
 
 
-def table(title: str, costs: Costs, spread: Spread) -> None:
+def table(title: str, costs: Costs, spread: Spread) -> dict[str, float]:
+    """Print what reads cost; return the ratios of CPU to redis-py."""
     print(f"\n{title:12} {'':26} {'us':>7} {'x redis-py':>11} {'CPU us':>7} {'x redis-py':>11}  primary, replicas")
-    base = costs[PLAIN]
+    base, dearer = costs[PLAIN], {}
     for name, mine in costs.items():
         wall, cpu = (
             median(getattr(one, what) / getattr(other, what) for one, other in zip(mine, base, strict=True))
@@ -83,6 +95,8 @@ def table(title: str, costs: Costs, spread: Spread) -> None:
         times = [median(each.wall for each in mine) * 1e6, median(each.cpu for each in mine) * 1e6]
         shares = [f"{100 * count / max(1, sum(spread[name])):3.0f} %" for count in spread[name]]
         print(f"{'':12} {name:26} {times[0]:7.1f} {wall:11.2f} {times[1]:7.1f} {cpu:11.2f}  {' '.join(shares)}")
+        dearer[name] = cpu
+    return dearer
 
 
 def given(module: Any, servers: ReplicatedRedis) -> Any:

@@ -1,11 +1,12 @@
-"""What routing costs: `python tests/bench/routing.py [--rounds N] [--realtime]`.
+"""What routing costs: `python tests/bench/routing.py [--rounds N] [--realtime] [--check [SLACK]]`.
 
 GET, SET, a pipeline of 100 and MGET of 100 through ShardedRedis beside redis-py on one server, both flavours, and the
 floor: the same bytes over bare sockets to the three servers, all sent before any is read, each reply parsed by hiredis.
 What a lookup alone costs is in `placement.py`. It starts its own three servers on loopback. All rivals take turns in
 each round; a ratio is the median over the rounds of the ratio to redis-py in the same round. Client and servers are
 pinned to one core where the system lets them be, because loopback is bimodal across cores; read the ratios, the
-absolute values drift with the machine.
+absolute values drift with the machine. With --check the exit status is 1 if a target is missed, by more than a factor
+of SLACK.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from statistics import median
@@ -22,6 +24,7 @@ from typing import Any
 import hiredis
 import redis
 import redis.asyncio
+from targets import Targets
 
 from coordkit.routing import rendezvous
 from coordkit.routing.client import client, client_aio
@@ -29,6 +32,13 @@ from coordkit.testing.processes import RedisProcess, start_redis_servers
 
 KEYS = [f"user:{i}:name" for i in range(100)]
 VALUES = dict.fromkeys(KEYS, "v" * 20)
+PLAIN, ONE, THREE = "redis-py, one server", "ShardedRedis, one shard", "ShardedRedis, three shards"
+TARGETS = {  # of the ratios to redis-py: by operation, and over how many shards
+    "SET": {ONE: 1.0, THREE: 1.0},
+    "GET": {ONE: 1.0, THREE: 1.0},
+    "pipeline of 100": {THREE: 0.9},
+    "MGET of 100": {THREE: 2.4},
+}
 
 
 def main() -> None:
@@ -36,16 +46,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--realtime", action="store_true", help="give client and servers a real-time priority")
-    rounds, realtime = vars(parser.parse_args()).values()
+    targets = Targets(parser)
+    options = parser.parse_args()
     print(f"redis-py {redis.__version__}")
     servers = start_redis_servers(3)
     try:
-        print(f"\nclient and servers: {pinned(servers, realtime=realtime)}")
-        blocking(servers, rounds)
-        asyncio.run(aio(servers, rounds))
+        print(f"\nclient and servers: {pinned(servers, realtime=options.realtime)}")
+        table("blocking", blocking(servers, options.rounds), targets)
+        table("asyncio", asyncio.run(aio(servers, options.rounds)), targets)
     finally:
         for server in servers:
             server.stop()
+    sys.exit(targets.status(options.check))
 
 
 def pinned(servers: list[RedisProcess], *, realtime: bool = False) -> str:
@@ -105,24 +117,30 @@ class Floor:
         return replies
 
 
-def table(title: str, operations: dict[str, dict[str, list[float]]]) -> None:
+Times = dict[str, dict[str, list[float]]]
+"""In microseconds, by operation and rival: one for each round."""
+
+
+def table(title: str, operations: Times, targets: Targets) -> None:
     print(f"\n{title:24} {'rival':32} {'us':>8} {'x redis-py':>11}")
+    ratios = {}
     for operation, rivals in operations.items():
-        base = rivals["redis-py, one server"]
         for name, times in rivals.items():
-            ratio = median(one / other for one, other in zip(times, base, strict=True))
+            ratio = median(one / other for one, other in zip(times, rivals[PLAIN], strict=True))
             print(f"{operation:24} {name:32} {median(times):8.1f} {ratio:11.2f}")
+            ratios[operation, name] = ratio
+    for operation, wanted in TARGETS.items():
+        for name, most in wanted.items():
+            targets.at_most(f"{title}, {operation}, {name}, x redis-py", ratios[operation, name], most)
 
 
-def blocking(servers: list[RedisProcess], rounds: int) -> None:
+def blocking(servers: list[RedisProcess], rounds: int) -> Times:
     """Time redis-py on one server and ShardedRedis on one and on three shards."""
     plain = redis.Redis.from_url(servers[0].url)
     rivals: dict[str, Any] = {
-        "redis-py, one server": plain,
-        "ShardedRedis, one shard": client.ShardedRedis({"a": redis.Redis.from_url(servers[0].url)}),
-        "ShardedRedis, three shards": client.ShardedRedis(
-            {server.url: redis.Redis.from_url(server.url) for server in servers}
-        ),
+        PLAIN: plain,
+        ONE: client.ShardedRedis({"a": redis.Redis.from_url(servers[0].url)}),
+        THREE: client.ShardedRedis({server.url: redis.Redis.from_url(server.url) for server in servers}),
         "bare sockets, three servers": Floor(servers),
     }
 
@@ -148,7 +166,7 @@ def blocking(servers: list[RedisProcess], rounds: int) -> None:
         "pipeline of 100": (pipeline, 1),
         "MGET of 100": (lambda one: one.mget(KEYS), 1),
     }
-    times: dict[str, dict[str, list[float]]] = {name: {rival: [] for rival in rivals} for name in operations}
+    times: Times = {name: {rival: [] for rival in rivals} for name in operations}
     for one in rivals.values():
         if not isinstance(one, Floor):
             one.mset(VALUES)
@@ -162,17 +180,15 @@ def blocking(servers: list[RedisProcess], rounds: int) -> None:
                 times[name][rival].append((time.perf_counter() - begin) * 1e6 / repeat / divisor)
     for one in rivals.values():
         one.close()
-    table("blocking", times)
+    return times
 
 
-async def aio(servers: list[RedisProcess], rounds: int) -> None:
+async def aio(servers: list[RedisProcess], rounds: int) -> Times:
     """Do what `blocking` does, under asyncio."""
     rivals: dict[str, Any] = {
-        "redis-py, one server": redis.asyncio.Redis.from_url(servers[0].url),
-        "ShardedRedis, one shard": client_aio.ShardedRedis({"a": redis.asyncio.Redis.from_url(servers[0].url)}),
-        "ShardedRedis, three shards": client_aio.ShardedRedis(
-            {server.url: redis.asyncio.Redis.from_url(server.url) for server in servers}
-        ),
+        PLAIN: redis.asyncio.Redis.from_url(servers[0].url),
+        ONE: client_aio.ShardedRedis({"a": redis.asyncio.Redis.from_url(servers[0].url)}),
+        THREE: client_aio.ShardedRedis({server.url: redis.asyncio.Redis.from_url(server.url) for server in servers}),
     }
 
     async def pipeline(one: Any) -> None:
@@ -194,7 +210,7 @@ async def aio(servers: list[RedisProcess], rounds: int) -> None:
         "pipeline of 100": (pipeline, 1),
         "MGET of 100": (lambda one: one.mget(KEYS), 1),
     }
-    times: dict[str, dict[str, list[float]]] = {name: {rival: [] for rival in rivals} for name in operations}
+    times: Times = {name: {rival: [] for rival in rivals} for name in operations}
     for one in rivals.values():
         await one.mset(VALUES)
     for _ in range(rounds):
@@ -207,7 +223,7 @@ async def aio(servers: list[RedisProcess], rounds: int) -> None:
                 times[name][rival].append((time.perf_counter() - begin) * 1e6 / repeat / divisor)
     for one in rivals.values():
         await one.aclose()
-    table("asyncio", times)
+    return times
 
 
 if __name__ == "__main__":

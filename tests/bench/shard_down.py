@@ -1,9 +1,10 @@
-"""What a sick shard costs the others: `python tests/bench/shard_down.py [--rounds N] [--realtime]`.
+"""What a sick shard costs the others: `python tests/bench/shard_down.py [--rounds N] [--realtime] [--check [SLACK]]`.
 
 Three services take turns in each round, each over three shards: all well, one dead (its port is closed), one stalled
 (SIGSTOP). Each asks the two well shards as fast as it can, while something beside it asks the third every millisecond.
 What is shown is the latency of the well shards: the median over the rounds, and that of the ratios in each round. The
-time until the breaker opens is measured as well: who asks the sick shard waits, and nobody else.
+time until the breaker opens is measured as well: who asks the sick shard waits, and nobody else. With --check the exit
+status is 1 if a target is missed, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,6 +22,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from routing import pinned
+from targets import Targets
 
 from coordkit.errors import StoreUnavailable
 from coordkit.routing import rendezvous
@@ -33,6 +36,7 @@ WELL = [key for key in KEYS if PLACEMENT.lookup(key) != "b"]
 SICK = next(key for key in KEYS if PLACEMENT.lookup(key) == "b")
 BOUNDS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 TIMES = 2000
+P99 = 1.1  # times that of all well, at most
 
 
 def main() -> None:
@@ -40,7 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--realtime", action="store_true", help="give client and servers a real-time priority")
-    rounds, realtime = vars(parser.parse_args()).values()
+    targets = Targets(parser)
+    options = parser.parse_args()
     servers = start_redis_servers(4)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -51,18 +56,20 @@ def main() -> None:
             for state, third in (("all well", well.url), ("one dead", closed_url), ("one stalled", stalled.url))
         }
         try:
-            print(f"client and servers: {pinned(servers, realtime=realtime)}")
+            print(f"client and servers: {pinned(servers, realtime=options.realtime)}")
             stalled.pause()
-            table("blocking", blocking(urls, rounds))
-            table("asyncio", asyncio.run(aio(urls, rounds)))
+            table("blocking", blocking(urls, options.rounds), targets)
+            table("asyncio", asyncio.run(aio(urls, options.rounds)), targets)
         finally:
             stalled.resume()
             for server in servers:
                 server.stop()
+    sys.exit(targets.status(options.check))
 
 
-def table(title: str, rounds: list[dict[str, list[float]]]) -> None:
+def table(title: str, rounds: list[dict[str, list[float]]], targets: Targets) -> None:
     print(f"\n{title:12} {'p50 us':>8} {'x well':>7} {'p99 us':>8} {'x well':>7}")
+    slower = {}
     for state in rounds[0]:
         cells = []
         for percent in (50, 99):
@@ -70,7 +77,10 @@ def table(title: str, rounds: list[dict[str, list[float]]]) -> None:
             base = [percentile(each["all well"], percent) for each in rounds]
             ratio = median(one / other for one, other in zip(here, base, strict=True))
             cells.append(f"{median(here) * 1e6:8.1f} {ratio:7.2f}")
+            slower[state, percent] = ratio
         print(f"{state:12} {' '.join(cells)}")
+    for state in ("one dead", "one stalled"):
+        targets.at_most(f"{title}, {state}, p99 x all well", slower[state, 99], P99)
 
 
 def percentile(times: list[float], percent: int) -> float:

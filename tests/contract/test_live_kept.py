@@ -75,6 +75,7 @@ async def test_it_is_not_written(make: Any, plain: dict[str, Any], maybe: Any, c
             with pytest.raises(CrossShardError, match=r"is what each shard of topology .* keeps for itself") as caught:
                 pytest.fail(f"{what}: {await maybe(write(shards, key))}")
             assert "Nothing was sent" in str(caught.value)
+            assert "memory" not in str(caught.value), "it is named as the bytes that it is"
     for client in plain.values():
         assert client.get(epoch) == b"1"
         assert client.keys() == [epoch]

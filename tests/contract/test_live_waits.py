@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 
+from coordkit import ShardedRedis
 from coordkit.errors import PartialFailure, StoreUnavailable
 from coordkit.routing import Topology, slot_of
 from coordkit.routing.fence.fence import local_key
+from coordkit.testing.servers import wait_until
 
 pytestmark = pytest.mark.empties_servers
 
@@ -61,6 +66,8 @@ def place(flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str) -> 
 WAITS = {
     "alone": lambda shards, key: shards.blpop(key, timeout=0),
     "in small letters": lambda shards, key: shards.execute_command("blpop", key, 0),
+    "in all letters": lambda shards, key: shards.execute_command("BlPop", key, 0),
+    "in bytes": lambda shards, key: shards.execute_command(b"BLpop", key, 0),
     "a stream": lambda shards, key: shards.xread({key: "$"}, block=0),
     "undecoded": lambda shards, key: shards.execute_command("BLPOP", key, 0, NEVER_DECODE=True),
     "in a pipeline": lambda shards, key: shards.pipeline().set(key + "x", 1).blpop(key, timeout=0).execute(),
@@ -207,3 +214,34 @@ async def test_who_listens_hears_it_at_the_new_owner(place: Place, flavour: Any,
     await flavour.until(lambda: heard or (place.plain["b"].execute_command(publish, place.key, "word") and heard))
     await listening.result()
     assert heard == [b"word"]
+
+
+async def test_a_change_that_another_thread_adopts_ends_the_waits_of_this_one(
+    place: Place, flavour: Any, maybe: Any
+) -> None:
+    """As it is adopted in the thread of a KazooClient; a socket is closed by its own loop alone."""
+    shards = await place.client()
+    waiting = flavour.spawn(lambda: maybe(shards.blpop(place.key, timeout=0)))
+    await place.blocked("a")
+    adopting = threading.Thread(target=shards.adopt, args=(place.moved(),))
+    adopting.start()
+    with pytest.raises(StoreUnavailable, match="so nobody waits there any more"):
+        await waiting.result()
+    adopting.join(10)
+
+
+def test_a_forked_child_ends_no_wait_of_its_parent(coordkit_redis_server: Any, coordkit_namespace: str) -> None:
+    """The connections are the parent's, which may not have adopted what the child has."""
+    with redis.Redis.from_url(coordkit_redis_server.url) as plain, ThreadPoolExecutor(1) as thread:
+        shards = ShardedRedis({"a": redis.Redis.from_url(coordkit_redis_server.url, **FOR_EVER)})
+        waits = shards._ways["a"].waits
+        waiting = thread.submit(shards.blpop, coordkit_namespace, 20)
+        assert wait_until(lambda: plain.info("clients")["blocked_clients"] == 1 and len(waits._waiting) == 1, 10)
+        child = os.fork()
+        if not child:
+            shards._ways["a"].waits.end(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        plain.rpush(coordkit_namespace, "item")
+        assert waiting.result(20)[1] == b"item"
+        shards.close()

@@ -18,6 +18,8 @@ from coordkit.routing import Topology, slot_map
 from coordkit.routing.client import live as client_live
 from coordkit.routing.client import live_aio as client_live_aio
 from coordkit.routing.commands.router import Router
+from coordkit.routing.pubsub import line as pubsub_line
+from coordkit.routing.pubsub import line_aio as pubsub_line_aio
 
 NAMES = ("a", "b", "c")
 
@@ -412,3 +414,69 @@ def test_waiting_for_a_shard_that_is_away_does_not_spin(
         assert pubsub.get_message(timeout=0.6) is None
         assert 1 < len(looks) < 10
         pubsub.close()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Have a quiet connection asked whether it is alive after so many seconds."""
+    for module in (pubsub_line, pubsub_line_aio):
+        monkeypatch.setattr(module, "QUIET", 0.2)
+    return 0.2
+
+
+async def test_one_that_is_seldom_asked_for_messages_keeps_its_connections(
+    flavour: Any, make: Any, channel_on: Any, hearing: Any, maybe: Any, soon: float
+) -> None:
+    """A silence that nobody listened to is none of the server's: what is published meanwhile would be lost."""
+    shards = make(decode_responses=True, socket_timeout=0.3)
+    pubsub, channel = hearing(shards), channel_on("a")
+    await maybe(pubsub.subscribe(channel))
+    await hear(flavour, pubsub, 1)
+    kept = dict(pubsub._lines._lines)
+    for _ in range(3):
+        time.sleep(0.3 + 3 * soon)  # noqa: ASYNC251  the event loop is as busy as the thread
+        assert await maybe(pubsub.get_message(timeout=0)) is None
+        await maybe(pubsub.get_message(timeout=0.05))
+        await maybe(shards.publish(channel, "x"))
+        assert await hear(flavour, pubsub, 1) == [("message", None, channel, "x")]
+    assert dict(pubsub._lines._lines) == kept
+
+
+async def test_one_that_takes_its_time_with_many_messages_loses_none(
+    flavour: Any, make: Any, channel_on: Any, hearing: Any, maybe: Any, soon: float
+) -> None:
+    """More than are kept here, and more than a stream keeps: the others wait at the server."""
+    shards = make(decode_responses=True, socket_timeout=0.3)
+    pubsub, channel, count = hearing(shards), channel_on("a"), 3000
+    await maybe(pubsub.subscribe(channel))
+    await hear(flavour, pubsub, 1)
+    pipe = shards.pipeline()
+    for i in range(count):
+        pipe.publish(channel, f"{i:01000}")
+    await maybe(pipe.execute())
+    await flavour.sleep(0.3 + 5 * soon)
+    came = await hear(flavour, pubsub, count)
+    assert [int(data) for _, _, _, data in came] == list(range(count))
+    assert await maybe(pubsub.get_message(timeout=0.1)) is None
+
+
+async def test_a_shard_that_falls_silent_is_found_out(
+    flavour: Any,
+    make: Any,
+    channel_on: Any,
+    hearing: Any,
+    maybe: Any,
+    soon: float,
+    coordkit_faults: Any,
+    coordkit_redis_shards: Any,
+) -> None:
+    """Its connection stays open, and nothing comes."""
+    shards = make(decode_responses=True, socket_timeout=0.5, socket_connect_timeout=0.5)
+    pubsub, channel = hearing(shards), channel_on("b")
+    await maybe(pubsub.subscribe(channel))
+    await hear(flavour, pubsub, 1)
+    coordkit_faults.pause(coordkit_redis_shards[1])
+    with pytest.raises(ShardDown, match=r"^b: "):
+        await hear(flavour, pubsub, 1)
+    coordkit_faults.resume(coordkit_redis_shards[1])
+    assert (await hear(flavour, pubsub, 1))[0][:3] == ("subscribe", None, channel)

@@ -732,7 +732,7 @@ def test_both_flavours_have_the_same_names() -> None:
     assert signatures(client_pipeline.ShardedPipeline) == signatures(client_pipeline_aio.ShardedPipeline)
 
 
-@pytest.mark.parametrize("name", ["json", "ft", "ts", "bf", "cf", "cms", "topk", "tdigest"])
+@pytest.mark.parametrize("name", ["json", "ft", "ts", "bf", "cf", "cms", "topk", "tdigest", "graph", "vset"])
 async def test_the_objects_of_modules_are_refused_with_what_to_do(flavour: Any, urls: Any, name: str) -> None:
     """At once, and not by the first command, nor by a missing attribute; also where no server has the module."""
     shards = sharded(flavour, urls)

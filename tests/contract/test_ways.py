@@ -338,6 +338,42 @@ async def test_connections_that_broke_leave_room_for_others(flavour: Any, url: s
         await each.result()
 
 
+async def test_connections_that_were_closed_while_idle_leave_room_for_others(
+    flavour: Any, url: str, coordkit_namespace: str, coordkit_faults: Any, coordkit_redis_server: Any
+) -> None:
+    """By `close`, by the sweep of what nobody uses, and because another one broke."""
+    maybe, proxy = flavour.maybe, coordkit_faults.proxy(coordkit_redis_server)
+    way_ = way_of(flavour, proxy.url, max_connections=3)
+    for _ in range(5):
+        taken = [await maybe(way_.take(0)) for _ in range(3)]
+        for wire in taken:
+            way_.give_back(wire)
+        await maybe(way_.close())
+    for _ in range(5):
+        one, *others = [await maybe(way_.take(0)) for _ in range(3)]
+        for wire in others:
+            way_.give_back(wire)
+        proxy.reset_all()
+        if flavour.is_async:
+            with pytest.raises((redis.ConnectionError, OSError)):
+                await way_.ask_alone(one, b"PING\r\n", 1)
+        else:
+            with pytest.raises((redis.ConnectionError, OSError)) as broke:
+                one.ask(b"PING\r\n")
+            assert isinstance(way_.lost(one, broke.value, quick=True), StoreUnavailable)
+    if not flavour.is_async:
+        for _ in range(5):
+            way_.give_back(way_.take(0))
+            way_._used = -1e9
+            way_._sweep()
+            assert not way_._idle
+    taken = [await maybe(way_.take(0)) for _ in range(3)]
+    with pytest.raises(redis.ConnectionError, match="Too many connections"):
+        await maybe(way_.take(0))
+    for wire in taken:
+        way_.give_back(wire)
+
+
 async def test_connections_that_cannot_be_made_leave_room_for_others(flavour: Any) -> None:
     way_ = way_of(flavour, "redis://127.0.0.1:1", max_connections=2)
     for _ in range(4):

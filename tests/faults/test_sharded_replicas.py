@@ -351,3 +351,37 @@ async def test_the_first_read_already_is_of_one_that_was_looked_at(
     shards = one_shard(flavour, servers, [coordkit_redis_server.url], max_lag=5.0)
     with pytest.raises(ShardDown, match="it is no replica, but a master"):
         await maybe(shards.get(key))
+
+
+def test_replicas_are_looked_at_under_one_event_loop_after_another(
+    servers: Any, coordkit_faults: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio only: looks end with the loop under which they began, and a client is used on."""
+    monkeypatch.setattr("coordkit.routing.replicas.probes._EVERY", 0.1)  # the next is near when the loop ends
+    clients = [redis.asyncio.Redis.from_url(each.url, **PATIENCE) for each in (servers.primary, *servers.replicas)]
+    shard = ReplicaSet(clients[0], clients[1:])
+    shards = aio.ShardedRedis({"a": shard}, read_from="replica", balance=RoundRobin, max_lag=30.0)
+    hurt = servers.replicas[0]
+
+    async def read() -> None:
+        for _ in range(4):
+            assert await shards.get("none") is None
+
+    async def story() -> None:
+        await read()
+        coordkit_faults.kill(hurt)
+        await read()
+        assert "it failed lately" in shards.replicas("a")[address(hurt)]
+        coordkit_faults.heal()
+        until = asyncio.get_running_loop().time() + SOON
+        while shards.replicas("a")[address(hurt)]:
+            assert asyncio.get_running_loop().time() < until, "it is probed no more"
+            await asyncio.sleep(0.05)
+        await read()
+
+    async def last() -> None:
+        await story()
+        await shards.aclose()
+
+    asyncio.run(story())
+    asyncio.run(last())

@@ -219,6 +219,9 @@ def test_one_that_is_closed_while_its_first_look_is_waited_for_looks_again_when_
     looking = asyncio.Event()
 
     class Questions:
+        def begin(self, _: Any) -> None:
+            pass
+
         async def infos(self, _: Any) -> Any:
             looking.set()
             await asyncio.sleep(3600)

@@ -236,6 +236,10 @@ class ShardedRedis(Moment["redis.Redis"], AsyncCoreCommands):  # type: ignore[mi
                 # redis-py 5.0.0, and a way, have only the latter
                 closing.push_async_callback(getattr(one, "aclose", None) or one.close)
 
+    async def close(self) -> None:
+        """Do what `aclose` does, which was its name until redis-py 5.0.1."""
+        await self.aclose()
+
     async def __aenter__(self) -> Self:
         return self
 

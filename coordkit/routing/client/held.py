@@ -59,6 +59,10 @@ class WatchingQueue(Queue[Plan]):
         self._forget()
         self._let_go()
 
+    def close(self) -> None:
+        """Do what `reset` does; it may be used on."""
+        self.reset()
+
     def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         self._check_still_there()
         with outdated_is_lost(held):
@@ -202,6 +206,7 @@ class _OfPool:
         self.check, self.heard, self.missed = way.check, way.heard, way.missed
         self._pool = client.connection_pool
         self._connection: Any = None
+        self._inner: Any = None  # the same; that which is wrapped, where a client-side cache wraps it
         self._socket: Any = None
         self.connection_pool = self
         self.parse_response = client.parse_response
@@ -210,15 +215,16 @@ class _OfPool:
 
     @property
     def broken(self) -> bool:
-        return self._connection is not None and self._connection._sock is not self._socket  # noqa: SLF001  redis-py has no other name for it
+        return self._inner is not None and self._inner._sock is not self._socket  # noqa: SLF001  redis-py has no other name for it
 
     def get_connection(self, *_: str) -> Any:
         if self._connection is None:
             self._connection = self._pool.get_connection(*TAKE)
-            self._socket = self._connection._sock  # noqa: SLF001  see above
+            self._inner = getattr(self._connection, "_conn", self._connection)
+            self._socket = self._inner._sock  # noqa: SLF001  see above
             # A check of its health would connect anew, without a word and without the WATCH.
-            self._interval = getattr(self._connection, "health_check_interval", 0)
-            self._connection.health_check_interval = 0
+            self._interval = getattr(self._inner, "health_check_interval", 0)
+            self._inner.health_check_interval = 0
         return self._connection
 
     def release(self, _connection: Any) -> None:
@@ -226,8 +232,9 @@ class _OfPool:
 
     def let_go(self, *, keep: bool) -> None:
         connection, self._connection = self._connection, None
+        inner, self._inner = self._inner, None
         if connection is not None:
-            connection.health_check_interval = self._interval
+            inner.health_check_interval = self._interval
             if not keep:
                 connection.disconnect()
             self._pool.release(connection)

@@ -52,6 +52,14 @@ class WatchingQueue(Queue[Awaitable[Plan]]):
         self._forget()
         await self._let_go()
 
+    async def aclose(self) -> None:
+        """Do what `reset` does; it may be used on."""
+        await self.reset()
+
+    async def close(self) -> None:
+        """Do what `aclose` does, which was its name until redis-py 5.0.1."""
+        await self.reset()
+
     async def _immediately(self, held: Held, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         self._check_still_there()
         with outdated_is_lost(held):

@@ -9,8 +9,8 @@ all        each shard does it, and the reply is that of one, since all say the s
            did not: PING, ECHO, FLUSHDB, FLUSHALL, SWAPDB, CONFIG SET, SCRIPT LOAD, FUNCTION LOAD, ACL SETUSER, ...
 by shard   a dict of replies by the shard's name, where several do not make one: INFO, TIME, LASTSAVE, ROLE, CONFIG GET,
            CLIENT LIST, SLOWLOG GET, MEMORY STATS, COMMAND, ...
-refused    what is about one connection (SELECT, CLIENT SETNAME, WAIT), one server (SHUTDOWN, REPLICAOF, CLIENT KILL,
-           SCRIPT KILL) or a Cluster, or has no meaning without a key (EVAL with no keys)
+refused    what is about one connection (SELECT, CLIENT SETNAME, WAIT, HIMPORT), one server (SHUTDOWN, REPLICAOF,
+           CLIENT KILL, SCRIPT KILL) or a Cluster, or has no meaning without a key (EVAL with no keys)
 =========  =========================================================================================================
 
 A command that is not here and has no key (of a newer server, of a module) is refused. ``on_all`` asks each shard all
@@ -106,6 +106,9 @@ CONNECTION = {
     "SYNC", "CLIENT|CACHING", "CLIENT|CAPA", "CLIENT|IMPORT-SOURCE", "CLIENT|NO-EVICT", "CLIENT|NO-TOUCH",
     "CLIENT|REPLY", "CLIENT|SETINFO", "CLIENT|SETNAME", "CLIENT|TRACKING", "SCRIPT|DEBUG",
 }  # fmt: skip
+# Redis-py keeps, for each connection of a client, what it has prepared for these.
+OF_CLIENT = {"HIMPORT"}
+NOT_THROUGH_A_POOL = CONNECTION | TRANSACTION | SUBSCRIPTION | OF_CLIENT
 # And these ask what one is, or did.
 _OF_CONNECTION = {"CLIENT|GETNAME", "CLIENT|GETREDIR", "CLIENT|ID", "CLIENT|INFO", "CLIENT|TRACKINGINFO"}
 WAITS = {"WAIT", "WAITAOF"}
@@ -119,6 +122,10 @@ _WHY: tuple[tuple[set[str], str], ...] = (
     (
         CONNECTION | _OF_CONNECTION,
         "it is about one connection: set it on the clients that you pass in, or use on(shard).client()",
+    ),
+    (
+        OF_CLIENT,
+        "redis-py prepares it for the connections of one client: client_for(key).himport_prepare(), himport_set()",
     ),
     (
         WAITS,

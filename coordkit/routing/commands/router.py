@@ -9,11 +9,9 @@ from coordkit.errors import CrossShardError, StoreUnavailable
 from coordkit.routing.commands import table
 from coordkit.routing.commands.key_router import KeyRouter, named
 from coordkit.routing.commands.keyless import (
-    CONNECTION,
+    NOT_THROUGH_A_POOL,
     PUBLISHING,
-    SUBSCRIPTION,
     TOGETHER,
-    TRANSACTION,
     WAITS,
     by_shard,
     joined,
@@ -48,6 +46,7 @@ class Router(KeyRouter):
         self._containers = {name.partition("|")[0] for name in self._rules if "|" in name}
         self._of_first_key = {name for name, rule in self._rules.items() if rule == "1:0:1"}
         self._kinds = Kinds()
+        self._blocking = frozenset(table.BLOCKING.split())
 
     def shards_of_first_keys(self, commands: Sequence[tuple[tuple[Any, ...], Any]]) -> list[str] | None:
         """Return the shard of each command as `shard_of_first_key` does; None if one of them is not such a command."""
@@ -75,7 +74,7 @@ class Router(KeyRouter):
         """
         wire = wire_arguments(args)
         name = self._name(wire)
-        if name in CONNECTION or name in TRANSACTION or name in SUBSCRIPTION:
+        if name in NOT_THROUGH_A_POOL:
             raise refused(name)
         rule = self._rules.get(name)
         if rule is None:
@@ -91,12 +90,14 @@ class Router(KeyRouter):
         keys = [wire[i] for i in key_positions(rule, wire)]
         if rule == "sort":
             self._check_patterns(name, wire, keys)
+        if name in self._blocking:  # whoever waits is known by this name: see `ways.waits`
+            args = (name if isinstance(args[0], str) else name.encode(), *wire[1:])
         return self._routed(name, keys, args, options)
 
     def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         """Say what is sent to put a command to each shard as it is; CrossShardError if it is about a connection."""
         name = self._name(wire_arguments(args))
-        if name in CONNECTION or name in TRANSACTION or name in SUBSCRIPTION or name in WAITS:
+        if name in NOT_THROUGH_A_POOL or name in WAITS:
             raise refused(name)
         shards = self.placement.shards
         parts = [Part(shard, tuple(args), dict(options), (shard,)) for shard in shards]

@@ -42,6 +42,14 @@ class Modules:
         """Refuse: ``execute_command("TDIGEST.INFO", key)`` is routed, ``client_for(key).tdigest()`` is one shard's."""
         raise _refused("tdigest", "TDIGEST.INFO")
 
+    def graph(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: ``execute_command("GRAPH.QUERY", key, ...)`` is routed; redis-py has the object until 5."""
+        raise _refused("graph", "GRAPH.QUERY")
+
+    def vset(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: ``execute_command("VSIM", key, ...)`` is routed, ``client_for(key).vset()`` is one shard's."""
+        raise _refused("vset", "VSIM")
+
 
 def _refused(name: str, command: str) -> CrossShardError:
     if not command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from coordkit.errors import CrossShardError
+from coordkit.routing.commands.keyless import refused
 
 
 class Refusals:
@@ -21,6 +22,26 @@ class Refusals:
     def lock(self, name: Any, *_: Any, **__: Any) -> NoReturn:
         """Refuse: redis-py's lock has no fencing token; use coordkit's ``Lock``, on this client."""
         raise _one_shard("lock", f"use coordkit's Lock(shards, {name!r}, ...), whose token fences late writers")
+
+    def keyspace_notifications(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a pattern is heard on all shards, ``pubsub().psubscribe("__keyevent@0__:*")``."""
+        raise _one_shard(
+            "keyspace_notifications",
+            "redis-py's object for them speaks to one client: a pattern is heard on all shards, "
+            "pubsub().psubscribe('__keyevent@0__:*')",
+        )
+
+    def himport_prepare(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse, as ``himport_set``: redis-py prepares a fieldset for the connections of one client."""
+        raise refused("HIMPORT")
+
+    def himport_discard(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse, as `himport_prepare` does."""
+        raise refused("HIMPORT")
+
+    def himport_discard_all(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse, as `himport_prepare` does."""
+        raise refused("HIMPORT")
 
     def watch(self, *_: Any) -> NoReturn:
         """Refuse: WATCH belongs to one connection, that of a `pipeline`."""

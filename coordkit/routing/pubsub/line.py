@@ -19,6 +19,7 @@ class Line(subscribed.Line):
 
     pool: Any = None
     owed = 0  # replies to what was asked before anything was wanted
+    pinged_at = 0.0
 
     def order(self, commands: Sequence[tuple[Any, ...]]) -> None:
         """Send commands; whoever reads gets the replies."""
@@ -31,10 +32,11 @@ class Line(subscribed.Line):
         present = now()
         if replies:
             self.heard, self.pinged = present, False
-        elif present - self.heard > QUIET + self.patience:
-            raise TimeoutError(f"no answer within {self.patience} s")
-        elif present - self.heard > QUIET and not self.pinged:
-            self.pinged = True
+        elif self.pinged:  # not before it was asked: nobody may have read for long
+            if present - self.pinged_at > self.patience:
+                raise TimeoutError(f"no answer within {self.patience} s")
+        elif present - self.heard > QUIET:
+            self.pinged, self.pinged_at = True, present
             self.send("PING", KEEPALIVE)
         return replies
 

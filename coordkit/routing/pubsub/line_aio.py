@@ -25,6 +25,7 @@ class Line:
         self.pool = pool
         self.connection = connection
         self.heard = now()
+        self.unread = False  # whether what came waits, because nobody takes what was read
         self.owed = 0  # replies to what was asked before anything was wanted
         self._patience = patience
 
@@ -36,15 +37,17 @@ class Line:
         """Ask it whether it is alive when it is quiet; end it when it is not."""
         while True:
             await asyncio.sleep(QUIET)
-            quiet = now() - self.heard
-            if quiet > QUIET + self._patience:
+            asked = now()
+            if self.unread or asked - self.heard < QUIET / 2:
+                continue
+            try:
+                await self.send([("PING", KEEPALIVE)])
+            except NO_ANSWER:
+                return  # whoever reads notices
+            await asyncio.sleep(self._patience)
+            if self.heard < asked and not self.unread:
                 self.connection._writer.transport.abort()  # noqa: SLF001  wakes whoever reads
                 return
-            if quiet > QUIET / 2:
-                try:
-                    await self.send([("PING", KEEPALIVE)])
-                except NO_ANSWER:
-                    return  # whoever reads notices
 
 
 async def opened(pool: Any) -> Line:

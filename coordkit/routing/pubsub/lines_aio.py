@@ -171,9 +171,12 @@ class PubSubLines:
             while True:
                 while len(self.came) >= _MANY:
                     self._room.clear()
+                    line.unread = True  # which is no silence of the server's
                     await self._room.wait()
+                    line.unread, line.heard = False, now()
                 try:
                     reply = await line.connection.read_response(disable_decoding=True)
+                    line.heard = now()
                     if line.owed:
                         line.owed -= 1
                         heed(self._shards, reply)
@@ -185,7 +188,6 @@ class PubSubLines:
                     await self._order(self.wanted.refused(shard))
                     self._tell([answered(shard, error)])
                 else:
-                    line.heard = now()
                     message = self.wanted.heard(shard, reply)
                     if message is not None:
                         self._tell([message])

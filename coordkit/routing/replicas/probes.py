@@ -36,6 +36,10 @@ class Questions(Protocol):
         """Return the replicas that Sentinel knows; None if there is no Sentinel, or none answers."""
         ...
 
+    def begin(self, probes: Probes) -> None:
+        """Have what looks closed where it cannot go on: with its event loop."""
+        ...
+
     async def close(self) -> None:
         """Close the connections of the probes."""
         ...
@@ -68,6 +72,7 @@ class Probes:
         Where there is a ``max_lag``, too: until it was looked at, a replica is not read from.
         """
         self._closed = False  # a client that was closed may be used again, as redis-py's
+        self._questions.begin(self)
         with self._mutex:
             looked, first = self._looked, self._looked is None and self._every() < math.inf
             if first:

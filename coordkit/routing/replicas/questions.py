@@ -9,7 +9,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from coordkit._threads.connection import bounded
-from coordkit.routing.replicas.probes import WITHIN
+from coordkit.routing.replicas.probes import WITHIN, Probes
 from coordkit.routing.replicas.readers import Node
 from coordkit.routing.replicas.sentinels import Followed
 from coordkit.routing.replicas.terms import unbroken
@@ -25,6 +25,9 @@ class Questions:
         self._followed = followed
         self._clients: dict[Any, redis.Redis] = {}
         self._nodes: dict[tuple[str, int], Node] = {}
+
+    def begin(self, probes: Probes) -> None:
+        """Do nothing: threads go on for as long as the process does."""
 
     async def infos(self, nodes: Collection[Node]) -> dict[Node, Any]:
         """Return what each answered to INFO replication, or its error; the primary is asked first."""
@@ -61,6 +64,8 @@ class Questions:
             node = self._nodes.pop(address)
             node.way.close()
             node.client.close()
+            if (bounded := self._clients.pop(node.client, None)) is not None:
+                bounded.connection_pool.disconnect()
         return [self._nodes[address] for address in addresses]
 
     def _bounded(self, client: Any) -> redis.Redis:

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from coordkit import _redis
 from coordkit._asyncio.runtime import life
-from coordkit.routing.replicas.probes import WITHIN
+from coordkit.routing.replicas.probes import WITHIN, Probes
 from coordkit.routing.replicas.readers import Node
 from coordkit.routing.replicas.sentinels import Followed
 from coordkit.routing.replicas.terms import unbroken
@@ -29,6 +29,10 @@ class Questions:
         self._followed = followed
         self._clients: dict[Any, redis.Redis] = {}
         self._nodes: dict[tuple[str, int], Node] = {}
+
+    def begin(self, probes: Probes) -> None:
+        """Have the probes end with this event loop, and begin anew under the next that reads."""
+        life().closing.add(probes)
 
     async def infos(self, nodes: Collection[Node]) -> dict[Node, Any]:
         """Return what each answered to INFO replication, or its error; the primary is asked first."""
@@ -72,11 +76,12 @@ class Questions:
             node = self._nodes.pop(address)
             await node.way.close()
             await closed(node.client)
+            if (bounded := self._clients.pop(node.client, None)) is not None:
+                await bounded.connection_pool.disconnect()
         return [self._nodes[address] for address in addresses]
 
     def _bounded(self, client: Any) -> redis.Redis:
         if client not in self._clients:
-            life().closing.add(self)
             pool = client.connection_pool
             kwargs = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.Connection, WITHIN)
             made = redis.ConnectionPool(connection_class=pool.connection_class, **kwargs)

@@ -20,6 +20,7 @@ from zlib import crc32
 
 from coordkit.errors import CrossShardError
 from coordkit.routing.commands import keyless
+from coordkit.routing.commands.key_router import named
 from coordkit.routing.commands.keys import ASK, key_positions, wire_arguments
 from coordkit.routing.commands.plan import Part, Plan, first
 from coordkit.routing.commands.reads import WRITE
@@ -88,7 +89,7 @@ class TopologyRouter(Router):
         return super()._split(name, wire, args, options)
 
     def _check_kept(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> None:
-        kept = [key for key in keys if self.bytes_of(key).startswith(self._kept)]
+        kept = [key for key in named(keys) if self.bytes_of(key).startswith(self._kept)]
         if kept and self.kind_of(args) == WRITE:
             raise CrossShardError(
                 name.replace("|", " "),

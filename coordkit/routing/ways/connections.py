@@ -48,13 +48,13 @@ class Connections(Lines):
         self._most: float = getattr(pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(pool, "sentinel_manager")
         self._packer: Packer | None = None
-        self.waits = Waits(name, _end_half_of)
         super().__init__(client)
 
     def reset(self) -> None:
         super().reset()
         self._made = 0  # connections that are open
         self._counting = threading.Lock()
+        self.waits = Waits(self.name, _end_half_of)  # those of a parent are its own affair
         self.breaker.reset()
 
     def packed(self, commands: Sequence[tuple[Any, ...]]) -> bytes:
@@ -122,6 +122,7 @@ class Connections(Lines):
         breaker, wire = self.breaker, None
         try:
             wire = self._connected(now(), None)
+            wire.bound(_redis.patience(self._client))  # also where the client waits for ever
             wire.ask(_redis_packing.PING)  # an error is an answer as well
         except Exception as error:  # noqa: BLE001  whatever it is, the shard was not reached
             if wire is not None:
@@ -129,7 +130,7 @@ class Connections(Lines):
             breaker.probe_failed(str(error))
             return
         breaker.worked()
-        self.give_back(wire)
+        self.give_back(wire, bounded=True)
 
     # -- connections
 
@@ -149,9 +150,10 @@ class Connections(Lines):
             connection = self._connection()
             connection.connect()
             wire = (wire_on if speaks_plainly(connection) else Wire)(connection, began, self._patience)
-            wire.bound(self._patience)
             if self._greet is not None:
+                wire.bound(_redis.patience(self._client))
                 wire.epoch = self._greet(Asking(self.packed, wire))
+            wire.bound(self._patience)
             with self._counting:  # now that it is certainly made
                 self.connected += 1
                 wire.number = self.connected

@@ -12,6 +12,7 @@ import os
 import socket
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis.asyncio
@@ -23,7 +24,7 @@ from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 from coordkit import _redis, _redis_packing
 from coordkit._asyncio.home import Home
 from coordkit._asyncio.lines import Lines, connect
-from coordkit._asyncio.runtime import life
+from coordkit._asyncio.runtime import life, running_loop
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
@@ -244,10 +245,10 @@ class Connections(Lines):
     # -- connections
 
     def _home(self) -> Home:
-        loop = asyncio.get_running_loop()
-        if self._recent is None or self._recent[0]() is not loop:
-            self._recent = (weakref.ref(loop), super()._home())
-        return self._recent[1]
+        loop, recent = asyncio.get_running_loop(), self._recent  # which another thread's loop may replace
+        if recent is None or recent[0]() is not loop:
+            recent = self._recent = (weakref.ref(loop), super()._home())
+        return recent[1]
 
     async def _connect_shared(self, home: Home) -> None:
         wire = self._usable(home)
@@ -288,11 +289,20 @@ class Connections(Lines):
 
 
 def _end_half_of(wire: Wire) -> None:
+    """End it in its own loop, which alone closes sockets: elsewhere the number may be another socket's by then."""
+    if running_loop() is wire.loop:
+        _end_half_now(wire)
+        return
+    with suppress(RuntimeError):  # a loop that is closed has nobody who waits
+        wire.loop.call_soon_threadsafe(_end_half_now, wire)
+
+
+def _end_half_now(wire: Wire) -> None:
     stream = wire.connection._writer  # noqa: SLF001  redis-py has no other name for it
     if stream is None:  # it was lost, and closed, meanwhile
         return
-    # By another name for the same socket, as the loop's own has no such thing for TLS, or from another thread.
-    with socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno())) as twin:
+    # By another name for the same socket: the loop's own has no such thing for TLS.
+    with suppress(OSError, ValueError), socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno())) as twin:
         twin.shutdown(socket.SHUT_WR)
 
 

@@ -38,9 +38,6 @@ ZRANK ZREM ZREVRANK ZSCORE
 QUICK = frozenset(_QUICK.split())
 """Commands that many tasks may have under way on one connection: none blocks, none walks a whole value to answer."""
 
-BY_CLIENT = frozenset({"HIMPORT"})
-"""Commands for which redis-py keeps a state of each connection of its pool: they are left to it."""
-
 _SENT_BY = ("send_packed_command", "read_response", "pack_command", "pack_commands", "can_read")
 _PACKER: Any = getattr(import_module("redis.connection"), "HiredisRespSerializer", None)
 _SAME_IN_C = frozenset({bytes, str})  # types, exactly: of a memoryview in steps C sends other bytes

@@ -23,8 +23,8 @@ from coordkit.routing.ways.errors import Outdated
 
 _NAMES = table.BLOCKING.split()
 
-WAITING = frozenset({*_NAMES, *(name.lower() for name in _NAMES), *(name.encode() for name in _NAMES)})
-"""Commands that may wait until somebody else writes."""
+WAITING = frozenset({*_NAMES, *(name.encode() for name in _NAMES)})
+"""Commands that may wait until somebody else writes, as the router writes them: in capitals."""
 
 
 def waits(batch: Sequence[tuple[tuple[Any, ...], Any]]) -> bool:
