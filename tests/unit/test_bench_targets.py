@@ -67,7 +67,7 @@ def test_slack_is_a_number_of_at_least_one(run: Any, slack: str) -> None:
         run(["--check", slack])
 
 
-@pytest.mark.parametrize("name", ["lock", "renewal", "contended", "quorum"])
+@pytest.mark.parametrize("name", ["lock", "renewal", "contended", "quorum", "reshard"])
 def test_every_benchmark_that_prints_a_target_can_be_checked(name: str) -> None:
     text = (BENCH / f"{name}.py").read_text()
     assert "--check" in text.split('"""')[1]
