@@ -210,7 +210,7 @@ class Reshard:
         at = name, shard.primary, topology is not None
         if at not in self._ways:
             given = self._connect(name, shard.primary)
-            greet = None if topology is None else greeted(Greeting(topology.name, name))
+            greet = None if topology is None else greeted(Greeting(topology.name, name, self._core.floor(name)))
             self._ways[at] = given, Way(name, primary_of(given), greet=greet)
         given, way = self._ways[at]
         return WayPort(way, topology.epoch if topology else 0, _redis.patience(primary_of(given)))

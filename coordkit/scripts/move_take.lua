@@ -26,7 +26,7 @@ for at = 3, #KEYS do
       local done = redis.pcall('RESTORE', KEYS[at], ends, value, 'REPLACE', 'ABSTTL')
       if done.err then
         redis.call('SREM', KEYS[2], KEYS[at])
-        return redis.error_reply(done.err)
+        return redis.error_reply(done.err .. ' (key ' .. KEYS[at] .. ')')
       end
     end
   end

@@ -1,16 +1,19 @@
-"""What resharding costs those who use the shards meanwhile: `python tests/bench/reshard.py [--rounds N]`.
+"""What does resharding cost those who use the shards meanwhile, and how fast is it?
+
+    python tests/bench/reshard.py [--rounds 5] [--keys 30000] [--size 100] [--check [SLACK]]
 
 One client does GET and SET on random keys of three shards through a live topology, without a pause. In each round it is
 timed while nothing moves, while `coordkit reshard` moves keys at its default limits, and while it moves them as fast as
 it can; the slots of one shard go to another one and back, by weight. A ratio is the median over the rounds of the ratio
 to the quiet part of the same round; "unknown" are the operations whose connection the fence dropped while they were on
 their way, at most one for each shard of each batch. Mover, client, servers and ZooKeeper share this machine's cores:
-read the ratios.
+read the ratios. With --check the exit status is 1 if the target is missed, by more than a factor of SLACK.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import subprocess
@@ -22,6 +25,7 @@ from typing import Any, NamedTuple
 
 import redis
 from kazoo.client import KazooClient
+from targets import Targets
 
 from coordkit import Reshard, ShardedRedis, StoreUnavailable, TopologyStore
 from coordkit.routing import Topology
@@ -46,17 +50,19 @@ class Part(NamedTuple):
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keys", type=int, default=30_000)
     parser.add_argument("--size", type=int, default=100, help="bytes of a value")
+    targets = Targets(parser)
     options = parser.parse_args()
     with ExitStack() as stack:
         bench = Bench(stack, options.keys, options.size)
         print(f"redis-py {redis.__version__}, {os.cpu_count()} cores, {options.keys} keys of {options.size} bytes")
         rounds = [bench.round() for _ in range(options.rounds)]
-    table(rounds, options.size)
+    ratios = table(rounds, options.size)
+    targets.at_most("p50 while keys move at the default limits, x quiet", ratios["at the default limits"], 1.5)
+    sys.exit(targets.status(options.check))
 
 
 class Bench:
@@ -142,7 +148,9 @@ def connect(_name: str, address: str) -> Any:
     return redis.Redis.from_url(address, socket_timeout=30)
 
 
-def table(rounds: list[dict[str, Part]], size: int) -> None:
+def table(rounds: list[dict[str, Part]], size: int) -> dict[str, float]:
+    """Print it; return, for each part of a round, the ratio of its p50; nan where nothing moved."""
+    ratios: dict[str, float] = {}
     titles = ("p50 us", "x quiet", "p99 us", "x quiet", "keys/s", "MB/s", "unknown")
     print(f"\n{'':24} " + " ".join(f"{title:>8}" for title in titles))
     for name in rounds[0]:
@@ -156,6 +164,8 @@ def table(rounds: list[dict[str, Part]], size: int) -> None:
             rate = median(part.keys / part.moving for part in parts)
             line += f" {rate:8.0f} {rate * size / 1e6:8.2f} {sum(part.unknown for part in parts):8d}"
         print(line)
+        ratios[name] = x50 if name == "quiet" or all(part.keys for part in parts) else math.nan
+    return ratios
 
 
 if __name__ == "__main__":

@@ -340,7 +340,10 @@ def _replicas_of(replicated: Any) -> int:
 async def test_the_epoch_survives_a_kill_and_a_restart(flavour: Any) -> None:
     with start_redis(appendonly="always") as server:
         port = shard_ports.port(flavour, "a", flavour.redis(server.url, socket_timeout=10))
-        await raise_epoch(port, TOPOLOGY, 3, create=True)
+        raised = await raise_epoch(port, TOPOLOGY, 3, create=True)
+        with redis.Redis.from_url(server.url) as client:
+            knows = b"WAITAOF" in [name.upper().encode() for name in client.command()]
+        assert raised.on_disk == knows  # where the server can say so, it did
         server.restart()  # as after kill -9
         with redis.Redis.from_url(server.url) as client:
             assert client.get(EPOCH) == b"3"

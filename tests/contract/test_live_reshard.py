@@ -24,6 +24,7 @@ from coordkit.errors import (
     PartialFailure,
     StoreRefused,
     StoreUnavailable,
+    TopologyOutdated,
     TransactionFailed,
 )
 from coordkit.routing import Topology, slot_of
@@ -293,6 +294,7 @@ async def test_every_kind_of_operation_brings_its_keys(service: Service, flavour
         target.delete(*keys)
         source.mset(dict.fromkeys(keys[:3], 5))
         source.rpush(f"{keys[0]}-list", "x")
+        target.script_flush()  # so that it knows none of ours or of theirs, as one that has just been added
         for carrier in shards._live.now._touch._carriers[1].values():
             carrier._known.keys.clear()
         reply = await maybe(operation())
@@ -416,6 +418,71 @@ async def test_a_shard_that_was_wiped_is_refused_until_it_is_repaired(
         await maybe(shards.set(key, 1))
     await service.resharding(("repair", "c"))
     assert await maybe(shards.set(key, 1))
+
+
+@pytest.mark.parametrize(("weight", "which"), [(2, "target"), (0.5, "source")])
+async def test_who_moves_slots_takes_no_shard_for_well_that_has_lost_its_epoch(
+    service: Service, maybe: Any, weight: float, which: str
+) -> None:
+    """It was restored from an older copy: a move would raise its epoch, and have it served with what it has."""
+    await service.start()
+    await service.resharding(("add", "c", service.urls["c"]), "run")
+    epoch, before = local_key(service.name, "epoch"), await service.topology()
+    service.plain["c"].set(epoch, 1)
+    with pytest.raises(StoreRefused, match=rf"^c: it knows epoch 1 .*, and was told {before.shards['c'].fenced}"):
+        await service.resharding(("reweight", "c", weight), "run")
+    assert service.plain["c"].get(epoch) == b"1"
+    shards = await service.client()
+    key = next(key for i in itertools.count() if shards.shard_for(key := f"k{i}") == "c")
+    with pytest.raises(StoreRefused, match="was told"):
+        await maybe(shards.set(key, 1))
+    await service.resharding(("repair", "c"), "run")
+    assert (await service.topology()).plan() == []
+    assert await maybe(shards.set(key, 1))
+
+
+async def test_it_serves_on_while_zookeeper_is_away(
+    service: Service, flavour: Any, maybe: Any, zk_servers: Any, coordkit_faults: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over new connections, too: what they ask is on the shards. What moves meanwhile is not sent to where it was."""
+    await service.start()
+    proxy = coordkit_faults.proxy(zk_servers)
+    store = flavour.TopologyStore(service.zk_client(timeout=1.0, hosts=proxy.address), service.path)
+    shards = await maybe(flavour.ShardedRedis.from_topology(store, service.connect, poll=0.2, patience=0.3))
+    flavour.on_exit(getattr(shards, "aclose", None) or shards.close)
+    counted: Counter[str] = Counter()
+
+    async def count(number: int) -> None:
+        key = f"k{number % 20}"
+        await maybe(shards.incr(key))
+        counted[key] += 1
+
+    def said(text: str) -> bool:
+        return any(text in (line := record.getMessage()) and service.path in line for record in list(caplog.records))
+
+    proxy.cut()
+    await flavour.until(lambda: said("not followed for now, epoch 1 is served on"))
+    for _ in range(3):
+        for number in range(40):
+            await count(number)
+        for client in service.plain.values():
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        for key in counted:
+            with contextlib.suppress(StoreUnavailable):  # who hears of it first
+                await maybe(shards.get(key))
+    await service.resharding(("add", "c", service.urls["c"]), "run")
+    assert shards.epoch == 1
+    for shard in "ab":
+        with contextlib.suppress(StoreUnavailable):  # the same
+            await maybe(shards.get(next(key for key in counted if shards.shard_for(key) == shard)))
+    for number in range(3):
+        with pytest.raises(TopologyOutdated, match="is ZooKeeper reachable"):
+            await maybe(shards.incr(f"k{number}"))
+    proxy.heal()
+    await flavour.until(lambda: shards.epoch > 1, 20)
+    for number in range(40):
+        await count(number)
+    assert {key: int(await maybe(shards.get(key))) for key in counted} == counted
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,27 @@ async def test_what_had_been_popped_is_not_lost(place: Place, flavour: Any, mayb
         assert await maybe(shards.set(place.key, 1))
 
 
+@pytest.mark.parametrize("how", WAITS)
+async def test_one_whose_wait_is_over_is_kept(place: Place, maybe: Any, how: str) -> None:
+    """However it waited, and also if it did not: its connection is as good as before."""
+    shards = await place.client()
+    way = shards._live.now._servers.primaries["a"]
+    made = set()
+    for _ in range(4):
+        if how == "a stream":
+            place.plain["a"].xadd(place.key, {"f": "item"}, id="9-1")
+            reply = await maybe(shards.xread({place.key: "0"}, block=0))
+            place.plain["a"].delete(place.key)
+        else:
+            place.plain["a"].rpush(place.key, "item")
+            reply = await maybe(WAITS[how](shards, place.key))
+        assert b"item" in str(reply).encode()
+        await maybe(shards.execute_command("LRANGE", place.key, 0, -1, NEVER_DECODE=True))
+        made.add(way.connected)
+    assert len(made) == 1
+    assert way.waits._waiting == set()
+
+
 async def test_one_that_was_lost_just_now_keeps_nobody_waiting(place: Place, flavour: Any, maybe: Any) -> None:
     """Its connection is closed already, by who waited there: the others are ended, and the change is adopted."""
     shards = await place.client()

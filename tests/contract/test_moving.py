@@ -400,13 +400,13 @@ async def test_nothing_is_removed_before_the_replicas_of_the_target_have_it(
     fence.PATIENCE, patience = 0.2, fence.PATIENCE
     try:
         with pytest.raises(StoreUnavailable, match="1 of its 2 replicas"):
-            await mover._bring([key])
-            await mover._settle()
+            await mover.emptying.bring([key])
+            await mover.emptying.settle()
         assert await maybe(pair.a.get(key)) == b"v"
     finally:
         fence.PATIENCE = patience
         coordkit_faults.heal()
-    await mover._settle()
+    await mover.emptying.settle()
     assert await maybe(pair.a.exists(key)) == 0
 
 

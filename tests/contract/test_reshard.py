@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
+from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from reshard_cluster import STEPS, Client, Cluster
@@ -451,3 +453,144 @@ async def test_a_shard_that_is_elsewhere_now(cluster: Cluster, caplog: pytest.Lo
     # Another name of the same server is no other server: it goes on as it is.
     await reshard.readdress("b", cluster.urls["b"].replace("127.0.0.1", "localhost"))
     assert int(cluster.plain["b"].get(local_key(before.name, "epoch"))) == 1
+
+
+async def test_a_rebalancer_that_comes_late_takes_nothing_away(cluster: Cluster) -> None:
+    """It was paused in front of keys that it had seen; the move is over by then. What is there now is another's."""
+    client = Client(cluster)
+    first = cluster.reshard()
+    await first.initialise()
+    keys = cluster.keys(100)
+    for key in keys:
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+    stray: list[tuple[Any, bytes]] = []
+
+    def at_step(name: str) -> None:
+        if name == "bring" and not stray:
+            [move] = cluster.ledger.now.moves
+            mine = [key for key in keys if slot_of(key) in set(move.slots)]
+            run(Cluster.reshard(cluster.blocking())._finish_moves())
+            stray.append((cluster.plain[move.source], mine[0]))
+            for key in mine:  # by one who does not know the topology
+                cluster.plain[move.source].set(key, "stray")
+
+    with pytest.raises(CoordError, match=r"move \d+ was closed by another rebalancer; read it again"):
+        await cluster.reshard(on_step=at_step, batch=16384).run()
+    [(source, key)] = stray
+    assert source.get(key) == b"stray"
+
+
+class LosesAnswers:
+    """A store that loses the answer to each first try to write, and some others: it had been done, or had not."""
+
+    def __init__(self, ledger: Any, *, done: bool) -> None:
+        self._ledger, self._done = ledger, done
+        self.lost: Counter[str] = Counter()
+        self._chance = random.Random(5)
+        self._written: set[int] = set()
+
+    async def read(self) -> Topology:
+        return cast("Topology", await self._asked("read"))
+
+    async def write(self, after: Topology, before: Topology) -> None:
+        await self._asked("write", after, before)
+
+    async def behind(self, epoch: int) -> list[str]:
+        return cast("list[str]", await self._asked("behind", epoch))
+
+    async def _asked(self, what: str, *arguments: Any) -> Any:
+        first = arguments[0].epoch not in self._written if what == "write" else self._chance.random() < 0.4
+        if first:
+            self._written |= {arguments[0].epoch} if what == "write" else set()
+            self.lost[what] += 1
+            if self._done:
+                await getattr(self._ledger, what)(*arguments)
+            raise StoreUnavailable("topology", "no answer")
+        return await getattr(self._ledger, what)(*arguments)
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_answers_of_the_store_are_lost(cluster: Cluster, done: bool) -> None:
+    """At each point at which the topology is read or written, there and back: it is seen, or done again."""
+    client, keys = Client(cluster), cluster.keys(90)
+    first = cluster.reshard()
+    await first.initialise()
+    for key in keys:
+        await client.incr(key)
+    await first.add("c", cluster.urls["c"])
+
+    def losing(**options: Any) -> tuple[Any, LosesAnswers]:
+        made = cluster.reshard(batch=16384, **options)
+        made._ledger = store = LosesAnswers(cluster.ledger, done=done)
+        return made, store
+
+    stopping, _ = losing(on_step=lambda step: step == "pass 2" and stopping.stop())
+    assert (await stopping.run()).phase == "stopped"
+    back, store = losing()
+    while back.progress.phase != "done":
+        with contextlib.suppress(StoreUnavailable):  # before it has begun it is told, and asked again
+            await back.roll_back()
+    assert store.lost["write"]
+    assert cluster.ledger.now.owners.counts()["c"] == 0
+    there, store = losing()
+    progress = await there.run()
+    assert (progress.phase, progress.share, progress.seconds_left()) == ("done", 1.0, 0.0)
+    assert store.lost["write"] == 4
+    for each in (client, Client(cluster)):
+        for key in keys:
+            await each.incr(key)
+    cluster.check()
+
+
+@pytest.mark.parametrize("limit", ["keys", "bytes"])
+async def test_it_moves_no_faster_than_it_is_told(cluster: Cluster, limit: str) -> None:
+    reshard = cluster.reshard()
+    await reshard.initialise()
+    for shard in "ab":
+        mine = [key for key in cluster.keys(300) if cluster.ledger.now.owners.lookup(key) == shard]
+        cluster.plain[shard].mset(dict.fromkeys(mine, 1))
+    cluster.expected.update(cluster.keys(300))
+    await reshard.add("c", cluster.urls["c"])
+    one = len(cluster.plain["a"].dump(next(cluster.plain["a"].scan_iter("n*"))))
+    pace = Pace(keys_per_second=100) if limit == "keys" else Pace(bytes_per_second=100 * one)
+    slow = cluster.reshard(pace=pace, batch=16384)
+    now = slow._runtime.now
+    began = now()
+    progress = await slow.run()
+    assert progress.keys > 70
+    assert now() - began > progress.keys / 100 * 0.8
+    cluster.check()
+
+
+@pytest.mark.parametrize("which", ["source", "target"])
+async def test_it_stops_when_it_is_told_also_while_a_shard_does_not_answer(
+    cluster: Cluster, flavour: Any, which: str
+) -> None:
+    reshard = cluster.reshard(patience=600.0, batch=16384)
+    await reshard.initialise()
+    topology = await reshard.add("c", cluster.urls["c"])
+    moving = topology.begin_move(*topology.plan(16384)[0])
+    gone = moving.moves[0].source if which == "source" else "c"
+    nobody = replace(moving.shards[gone], primary="redis://127.0.0.1:1/0")
+    cluster.ledger.now = replace(moving, shards={**moving.shards, gone: nobody})
+    running = flavour.spawn(reshard.run)
+    await flavour.sleep(0.5)
+    assert not running.done()
+    reshard.stop()
+    assert (await running.result()).phase == "stopped"
+
+
+@pytest.mark.parametrize("shard", ["a", "c"])
+async def test_a_rebalancer_behind_another_one_brings_nothing(cluster: Cluster, shard: str) -> None:
+    """The other has raised the epoch, and is about to drop the connections of this one."""
+    epoch = local_key(cluster.ledger.now.name, "epoch")
+    reshard = cluster.reshard(
+        on_step=lambda step: step == f"raise {shard}" and cluster.plain[shard].set(epoch, 99), batch=16384
+    )
+    await reshard.initialise()
+    await reshard.add("c", cluster.urls["c"])
+    with pytest.raises(CoordError, match=rf"^{shard}: it knows epoch 99, .*another rebalancer has gone on; read"):
+        await reshard.run()
+    assert not cluster.plain["c"].exists(local_key(cluster.ledger.now.name, "moves"))
+    assert cluster.plain[shard].get(epoch) == b"99"

@@ -160,6 +160,24 @@ def test_it_may_be_stopped_and_killed_and_is_resumed(
     assert terminal.status()["planned"] == []
 
 
+def test_one_moves_at_a_time_and_who_has_lost_that_says_so(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
+    store = TopologyStore(coordkit_zk, "/users")
+    moving = terminal.start("add", terminal.address("c"), "--keys-per-second", "12", "--batch", "16384")
+    try:
+        assert wait_until(lambda: plain["c"].dbsize() > 5, 30)
+        code, _, error = terminal.run("resume")
+        assert (code, "coordkit: " in error) == (75, True), error
+        for name in coordkit_zk.get_children("/users/rebalancer/candidates"):
+            coordkit_zk.delete(f"/users/rebalancer/candidates/{name}")
+        _, error = moving.communicate(timeout=30)
+        assert moving.returncode == 76, error
+    finally:
+        ended(moving)
+    check(plain, None)
+    assert terminal.run("resume")[0] == 0
+    check(plain, store.read())
+
+
 def test_a_rollback(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
     store = TopologyStore(coordkit_zk, "/users")
     moving = terminal.start("add", terminal.address("c"), "--keys-per-second", "100", "--batch", "16384")

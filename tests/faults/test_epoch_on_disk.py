@@ -1,4 +1,4 @@
-"""The source's machine loses its power just after the epoch was raised, and has what ``everysec`` says that it has.
+"""A machine loses its power just after it was told something, and has what ``everysec`` says that it has.
 
 A process that is killed loses nothing of its file: the kernel has it. So the loss is made by hand: the file is cut to
 what it was a second before, which is the least that ``appendfsync everysec`` leaves.
@@ -7,8 +7,9 @@ what it was a second before, which is the least that ``appendfsync everysec`` le
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,51 @@ async def test_nothing_is_brought_before_the_epoch_is_on_the_disk_of_the_source(
             await deaf.port("a", before).ask([(b"INCR", mine)])
         except StoreUnavailable:  # its connection was dropped
             await deaf.port("a", before).ask([(b"INCR", mine)])
+
+
+@contextmanager
+def watched(path: Path, now: Callable[[], float]) -> Iterator[list[tuple[float, int]]]:
+    """Look again and again how large a file is, and when."""
+    sizes: list[tuple[float, int]] = [(now(), path.stat().st_size)]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            sizes.append((now(), path.stat().st_size))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield sizes
+    finally:
+        over.set()
+        looking.join()
+
+
+async def test_nothing_is_removed_before_it_is_on_the_disk_of_the_target(durable: Any) -> None:
+    """Its machine loses its power just after that: what it was brought is all that there is."""
+    cluster, servers = durable
+    await cluster.reshard().initialise()
+    before = cluster.ledger.now
+    mine = [key for key in cluster.keys(200) if before.owners.lookup(key) == "a"]
+    cluster.plain["a"].mset(dict.fromkeys(mine, 1))
+    cluster.ledger.now = before.begin_move(sorted({slot_of(key) for key in mine}), "a", "b")
+    path, lost = file_of(servers["b"]), []
+    reshard = cluster.reshard(on_step=lambda step: step == "pass 2" and not lost and at_step())
+    now = reshard._runtime.now
+
+    def at_step() -> None:
+        assert not cluster.plain["a"].exists(*mine)
+        ends = now() - EVERY
+        servers["b"].kill()
+        lost.append(path.stat().st_size)
+        os.truncate(path, max(size for at, size in list(sizes) if at <= ends))
+        servers["b"].start()
+        servers["b"].wait_ready()
+        lost.append(cluster.plain["b"].exists(*mine))
+        reshard.stop()
+
+    with watched(path, now) as sizes:
+        await reshard._runtime.sleep(EVERY)
+        assert (await reshard.run()).phase == "stopped"
+    assert lost[1] == len(mine) > 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from regime import loss_command
@@ -59,21 +60,24 @@ def test_the_command_wants_a_control_to_lose(
     assert loss_command.main(["--subject", subject, "--runs", "2"]) == status
 
 
-@pytest.mark.parametrize(("what", "status"), [({}, 0), ({"found": ["lost"]}, 1), ({"void": ["nothing moved"]}, 1)])
+@pytest.mark.parametrize(
+    ("what", "status"),
+    [({}, 0), ({"found": ["lost"]}, 1), ({"void": ["nothing moved"]}, 1), ({"acknowledged": 249}, 1)],
+)
 def test_the_command_wants_the_subject_to_pass_and_not_to_be_void(
-    what: dict[str, list[str]], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[int] = []
 
     def one(_: str, seed: int, operations: int, **__: object) -> Verdict:
         asked.append(operations)
-        return Verdict(SUBJECT, seed, operations, acknowledged=operations, **what)  # type: ignore[arg-type]  # of several types
+        return Verdict(SUBJECT, seed, operations, **{"acknowledged": operations, **what})
 
     monkeypatch.setattr(loss_command, "run", one)
 
     assert loss_command.main(["--operations", "1000", "--runs", "4"]) == status
     assert asked == [250] * 4
-    assert "0 lost of 1000 acknowledged" in capsys.readouterr().out
+    assert f"0 lost of {4 * what.get('acknowledged', 250)} acknowledged" in capsys.readouterr().out
 
 
 @pytest.mark.timeout(240)

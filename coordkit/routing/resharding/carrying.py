@@ -84,6 +84,7 @@ class Carrying(Goals):
                 try:
                     if not await work():
                         progress.phase = "done"
+                        progress.slots = progress.slots_left = 0  # also where the answer to the last write was lost
                         return progress
                 except (StoreUnavailable, Outdated) as error:
                     if (progress.seen, self.known) != before:
@@ -91,6 +92,7 @@ class Carrying(Goals):
                     if self._runtime.now() >= until:
                         raise _of_ours(error) from error
                     _log.warning("resharding pauses: %s", error)
+                    self._step("pause")
                     await self._runtime.sleep(pause)
                     pause = min(2 * pause, _LONGEST)
         except Stopped:

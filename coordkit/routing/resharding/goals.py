@@ -151,6 +151,18 @@ class Goals:
         if shard.fenced:
             await settle(port, topology.name, shard.fenced)
 
+    def floor(self, name: str) -> Callable[[], int]:
+        """Return what says the least epoch that a shard must know, by the topology that was read last.
+
+        Else a move would raise the epoch of a shard that lost it, and have it used with what it has, by nobody's word.
+        """
+
+        def floor() -> int:
+            shard = None if self.known is None else self.known.shards.get(name)
+            return 0 if shard is None else shard.fenced
+
+        return floor
+
     async def _read(self) -> Topology:
         self.known = await self._ledger.read()
         return self.known

@@ -28,7 +28,7 @@ from coordkit.errors import BadTopology, NoNodes
 from coordkit.routing.placement.quotas import quotas
 from coordkit.routing.placement.slot_map import SlotMap, slot_map
 from coordkit.routing.placement.slots import SLOTS
-from coordkit.routing.topology import form, loss
+from coordkit.routing.topology import form, loss, steps, succession
 from coordkit.routing.topology.parts import (
     Move,
     Moving,
@@ -68,22 +68,7 @@ class Topology:
             raise ValueError(f"owners has the shards {list(self.owners.shards)!r}; {list(self.shards)!r} are allowed")
         if all(shard.state != "up" for shard in self.shards.values()):
             raise ValueError("no shard is up; at least one must not be draining")
-        self._check_moves()
-
-    def _check_moves(self) -> None:
-        taken: set[int] = set()
-        numbers: set[int] = set()
-        for move in self.moves:
-            self._check_shard("target", move.target)
-            strangers = [slot for slot in move.slots if self.owners.table[slot] != move.source]
-            if strangers:
-                raise ValueError(f"source={move.source!r} does not own the slots {strangers[:9]}; its own are allowed")
-            if twice := taken.intersection(move.slots):
-                raise ValueError(f"slots {sorted(twice)[:9]} move already; finish or roll back that move first")
-            if move.number in numbers or not 1 <= move.number <= self.epoch:
-                raise ValueError(f"move number {move.number!r}; one of its own, at most {self.epoch}, is allowed")
-            taken.update(move.slots)
-            numbers.add(move.number)
+        steps.check_moves(self)
 
     @classmethod
     def first(
@@ -171,28 +156,28 @@ class Topology:
 
     def with_addresses(self, name: str, primary: str, replicas: Iterable[str] = ()) -> Topology:
         """Return the next topology with a shard that is elsewhere now, as after a failover; its slots stay its own."""
-        shard = replace(self._check_shard("name", name), primary=primary, replicas=tuple(replicas))
+        shard = replace(steps.check_shard(self, "name", name), primary=primary, replicas=tuple(replicas))
         shards = {**self.shards, name: shard}
         _check_addresses(shards)
         return self._next(shards)
 
     def reweighted(self, name: str, weight: float) -> Topology:
         """Return the next topology with another weight for a shard; a plan moves what that makes too much."""
-        return self._next({**self.shards, name: replace(self._check_shard("name", name), weight=weight)})
+        return self._next({**self.shards, name: replace(steps.check_shard(self, "name", name), weight=weight)})
 
     def draining(self, name: str) -> Topology:
         """Return the next topology with a shard that shall own nothing; a plan shares out its slots."""
-        return self._next({**self.shards, name: replace(self._check_shard("name", name), state="draining")})
+        return self._next({**self.shards, name: replace(steps.check_shard(self, "name", name), state="draining")})
 
     def undrained(self, name: str) -> Topology:
         """Return the next topology with a shard that is up again; ValueError for one that is given up."""
         if name in self.leaving:
             raise ValueError(f"name={name!r} is given up, which is final; another shard is allowed")
-        return self._next({**self.shards, name: replace(self._check_shard("name", name), state="up")})
+        return self._next({**self.shards, name: replace(steps.check_shard(self, "name", name), state="up")})
 
     def forget_shard(self, name: str) -> Topology:
         """Return the next topology without a shard; ValueError unless it owns nothing and nothing moves to it."""
-        self._check_shard("name", name)
+        steps.check_shard(self, "name", name)
         owned = self.owners.counts()[name]
         if owned or any(name == move.target for move in self.moves):
             coming = sum(len(move.slots) for move in self.moves if name == move.target)
@@ -213,29 +198,21 @@ class Topology:
         What goes where is what `plan` would move if it were drained. Each move has an epoch of its own, so it is later
         by several. ValueError if no shard would be up, it is given up already, or others move: finish that first.
         """
-        self._check_shard("name", name)
+        steps.check_shard(self, "name", name)
         return loss.abandoning(self, name)
 
     def abandoned(self, name: str) -> Topology:
         """Return the topology without a shard that was `abandoning`; what it had belongs to the others, and is gone."""
-        self._check_shard("name", name)
+        steps.check_shard(self, "name", name)
         return loss.abandoned(self, name)
 
     def begin_move(self, slots: Iterable[int], source: str, target: str) -> Topology:
         """Return the next topology with these slots on their way; the move's number is its epoch."""
-        self._check_shard("source", source)
-        if self._check_shard("target", target).state != "up":
-            raise ValueError(f"target={target!r} is draining; a shard that is up is allowed")
-        move = Move(self.epoch + 1, tuple(slots), source, target)
-        return replace(self, epoch=self.epoch + 1, moves=(*self.moves, move))
+        return steps.begin_move(self, slots, source, target)
 
     def finish_move(self, number: int) -> Topology:
         """Return the next topology with the slots of this move owned by its target."""
-        move = self.move(number)
-        shards = dict(self.shards)
-        for name in (move.source, move.target):
-            shards[name] = replace(shards[name], fenced=max(shards[name].fenced, move.number))
-        return replace(self, epoch=self.epoch + 1, shards=shards, owners=self._owned(move), moves=self._others(move))
+        return steps.finish_move(self, number)
 
     def roll_back_move(self, number: int) -> Topology:
         """Return the next topology with this move going the other way: what has come to the target is fetched back.
@@ -243,22 +220,7 @@ class Topology:
         It is a move with the new epoch as its number, and is finished as any other. One that goes back already is not
         turned round once more, ValueError: finish it, and begin a new one.
         """
-        move = self.move(number)
-        if move.state == "abandoning":
-            raise ValueError(f"number={number!r} gives up {move.source!r}, which is final; another is allowed")
-        if move.undoes:
-            raise ValueError(f"number={number!r} is rolled back already; one that is not is allowed: finish it first")
-        back = Move(self.epoch + 1, move.slots, move.target, move.source, "rolling back", undoes=number)
-        return replace(self, epoch=self.epoch + 1, owners=self._owned(move), moves=(*self._others(move), back))
-
-    def _owned(self, move: Move) -> SlotMap:
-        table = list(self.owners.table)
-        for slot in move.slots:
-            table[slot] = move.target
-        return SlotMap(self.owners.shards, tuple(table))
-
-    def _others(self, move: Move) -> tuple[Move, ...]:
-        return tuple(each for each in self.moves if each is not move)
+        return steps.roll_back_move(self, number)
 
     def _next(self, shards: Mapping[str, Shard]) -> Topology:
         following = replace(
@@ -266,11 +228,6 @@ class Topology:
         )
         quotas(sorted(following.weights), following.weights, SLOTS)  # a weight too small for a slot is refused now
         return following
-
-    def _check_shard(self, argument: str, name: str) -> Shard:
-        if name not in self.shards:
-            raise ValueError(f"{argument}={name!r}; one of the shards {list(self.shards)!r} is allowed")
-        return self.shards[name]
 
     def raised_to(self, epoch: int) -> Topology:
         """Return the same with a greater epoch: for a store that was set back, whose clients have seen later ones."""
@@ -286,40 +243,14 @@ class Topology:
         Several transitions may be taken at once, except that a slot goes from one owner to another by a move that was
         published: a client that has not heard of it would look for the slot's keys where they are no longer.
         """
-        if self.name != before.name:
-            raise ValueError(f"name={self.name!r} after {before.name!r}; the same is allowed")
-        if self.epoch <= before.epoch:
-            raise ValueError(f"epoch={self.epoch!r} after {before.epoch}; a greater one is allowed")
-        if self.cache != before.cache:
-            raise ValueError(f"cache={self.cache!r} after {before.cache!r}; what it was declared when made is allowed")
-        for slot, owner in enumerate(self.owners.table):
-            if owner not in {before.owners.table[slot], before.serving.table[slot]}:
-                was = before.state_of(slot)
-                raise ValueError(f"slot {slot} goes to {owner!r} after {was}; publish a move first, then its end")
-            if slot in before.moving and owner == before.owners.table[slot] and self._left(slot, before):
-                was = before.state_of(slot)
-                raise ValueError(f"slot {slot} is {self.state_of(slot)} after {was}; roll back that move instead")
-
-    def _left(self, slot: int, before: Topology) -> bool:
-        move = self.moving.get(slot)
-        return move is None or move.target != before.moving[slot].target
+        succession.check_follows(self, before)
 
     def check_newer(self, than: Topology, where: str) -> bool:
         """Return whether a client that has adopted ``than`` is to adopt this: False if it has it already.
 
         Raise BadTopology, naming ``where`` it was found, if it must not be adopted.
         """
-        if self.name != than.name:
-            raise BadTopology(where, f"it is of {self.name!r}, and {than.name!r} was adopted: it is not adopted")
-        if self.epoch == than.epoch and self == than:
-            return False
-        if self.epoch <= than.epoch:
-            raise BadTopology(
-                where,
-                f"it has epoch {self.epoch}, and {than.epoch} was adopted: it is not adopted. The store was set back, "
-                f"or there are two; publish what is right with an epoch above {than.epoch} (Topology.raised_to)",
-            )
-        return True
+        return succession.check_newer(self, than, where)
 
     # -- its bytes
 

@@ -27,15 +27,17 @@ class Sending(Delivery):
         self._connections = connections
         self._decided = decided
         self._wire: Wire | None = None
-        self._waits = not transaction and waits(batch)
+        self._may_wait = not transaction and waits(batch)
+        self._waits = False  # its connection is known to
 
     def take(self) -> None:
         """Pack the batch, so that nothing is sent anywhere if an argument cannot be; then take a connection."""
         self._packed = self._connections.packed(self._words())
         try:
             self._wire = self._connections.take(self._decided)
-            if self._waits:
+            if self._may_wait:
                 self._connections.waits.begin(self._wire, self._decided)
+                self._waits = True
         except CoordError as error:
             self._stands(error)
         except (ResponseError, *NO_ANSWER) as error:
@@ -79,16 +81,20 @@ class Sending(Delivery):
         wire, self._wire = self._wire, None
         if wire is None:
             return
-        if self._waits:
-            self._connections.waits.over(wire)
+        self._wait_no_more(wire)
         if self._in_step:
             self._connections.give_back(wire, bounded=bool(self._longer))
         else:  # replies that nobody will read must not be taken for those of the next command
             self._connections.abandon(wire)
 
+    def _wait_no_more(self, wire: Wire) -> None:
+        if self._waits:
+            self._waits = False
+            self._connections.waits.over(wire)
+
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
-        self._connections.waits.over(wire)
+        self._wait_no_more(wire)
         quick = not self._behind and all(args[0] in QUICK for args, _ in self._batch)
         self._stands(self._connections.lost(wire, error, quick=quick))
 

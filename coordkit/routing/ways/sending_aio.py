@@ -31,7 +31,8 @@ class Sending(Delivery):
         self._shared: FastWire | None = None
         self._request: asyncio.Future[list[Any]] | None = None
         self._own: Wire | None = None
-        self._waits = not transaction and waits(batch)
+        self._may_wait = not transaction and waits(batch)
+        self._waits = False  # its connection is known to
 
     def take_now(self) -> bool:
         """Pack the batch, so that nothing is sent anywhere if an argument cannot be; return whether `take` is done."""
@@ -55,8 +56,9 @@ class Sending(Delivery):
                 self._shared = await connections.shared(self._decided)
             if self._shared is None:
                 self._own = await connections.take(self._decided)
-                if self._waits:
+                if self._may_wait:
                     connections.waits.begin(self._own, self._decided)
+                    self._waits = True
         except CoordError as error:
             self._stands(error)
         except (ResponseError, *NO_ANSWER) as error:
@@ -94,9 +96,13 @@ class Sending(Delivery):
             self._fail(error)
             return
         finally:
-            if own is not None:
-                self._connections.waits.over(own)
+            self._wait_no_more(own)
         self._parse(self._decoded(replies) if self._undecoded else replies)
+
+    def _wait_no_more(self, own: Wire | None) -> None:
+        if self._waits and own is not None:
+            self._waits = False
+            self._connections.waits.over(own)
 
     async def awaited_replies(self) -> list[Any]:
         replies = self._unjudged()
@@ -107,7 +113,7 @@ class Sending(Delivery):
     async def give_back(self) -> None:
         own, self._own = self._own, None
         if own is not None:
-            self._connections.waits.over(own)
+            self._wait_no_more(own)
             self._connections.give_back(own)
         if self._request is not None and not self._request.cancel() and not self._request.cancelled():
             self._request.exception()  # seen, by nobody who cares

@@ -35,6 +35,9 @@ def waits(batch: Sequence[tuple[tuple[Any, ...], Any]]) -> bool:
 _first = itemgetter(0)
 
 
+_NEVER_AGAIN = -math.inf  # when a connection was made that is so old that nobody uses it
+
+
 class Made(Protocol):
     """A connection, and when it was made."""
 
@@ -57,12 +60,15 @@ class Waits(Generic[W]):
         """Take note of one that is about to wait; Outdated if slots have moved away since that was decided."""
         self._waiting.add(wire)
         if decided < self._ended:
-            self._waiting.discard(wire)
+            self.over(wire)
             raise Outdated(self._shard, self._ended, decided)
 
     def over(self, wire: W) -> None:
-        """Take note that it waits no more."""
-        self._waiting.discard(wire)
+        """Take note that one that has begun waits no more; before it is given back."""
+        try:
+            self._waiting.remove(wire)
+        except KeyError:  # `end` has it, and may not have come to say so: nobody may use it between
+            wire.made = _NEVER_AGAIN
 
     def end(self, epoch: int) -> None:
         """End the waits of those that were decided by an earlier epoch."""
@@ -72,15 +78,18 @@ class Waits(Generic[W]):
                 wire = self._waiting.pop()
             except KeyError:
                 return
-            wire.made = -math.inf  # so old that nobody uses it again
+            wire.made = _NEVER_AGAIN
             with contextlib.suppress(OSError, ValueError):  # it was closed meanwhile
                 self._end_of(wire)
 
 
 def ended(shard: str, wire: Made, error: BaseException) -> BaseException:
     """Return what it means that a connection was lost, if we have ended it ourselves."""
-    if wire.made != -math.inf or not isinstance(error, (ConnectionError, OSError)):
+    if wire.made != _NEVER_AGAIN or not isinstance(error, (ConnectionError, OSError)):
         return error
-    meant = ConnectionError(f"slots of {shard!r} move to another shard, so nobody waits there any more; ask again")
+    meant = ConnectionError(
+        f"slots of {shard!r} move to another shard, so nobody waits there any more; ask again. If it was just handing "
+        "something over, that may be lost"
+    )
     meant.__cause__ = error
     return meant

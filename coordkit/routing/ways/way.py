@@ -95,10 +95,12 @@ class Way(Connections):
 
     def _asked(self, wire: Wire, data: bytes, args: tuple[Any, ...], options: Mapping[str, Any], decided: int) -> Any:
         """Return the reply to a command that may wait for it, or wants it as bytes."""
-        if args[0] in WAITING:
-            self.waits.begin(wire, decided)
+        undecoded = "NEVER_DECODE" in options
+        if args[0] not in WAITING:
+            return self._undecoded(wire, data) if undecoded else wire.ask(data)
+        self.waits.begin(wire, decided)
         try:
-            return self._undecoded(wire, data) if "NEVER_DECODE" in options else wire.ask(data)
+            return self._undecoded(wire, data) if undecoded else wire.ask(data)
         finally:
             self.waits.over(wire)
 
