@@ -102,7 +102,7 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
     if operation.prepare is not None:
         try:
             await operation.prepare(stage)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, AcquireTimeout) as error:  # the latter where a request was lost, and asked again wrongly
             raise NotPrepared from error
     stage.line.arm(fault)
     began = now()
