@@ -102,7 +102,10 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
     if operation.prepare is not None:
         try:
             await operation.prepare(stage)
-        except (StoreUnavailable, AcquireTimeout) as error:  # the latter where a request was lost, and asked again wrongly
+        except (
+            StoreUnavailable,
+            AcquireTimeout,
+        ) as error:  # the latter: a request was lost, and a mutant asked wrongly
             raise NotPrepared from error
     stage.line.arm(fault)
     began = now()
