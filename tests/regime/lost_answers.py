@@ -105,7 +105,7 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
         except (
             StoreUnavailable,
             AcquireTimeout,
-        ) as error:  # the latter: a request was lost, and a mutant asked wrongly
+        ) as error:  # a mutant may wait for itself
             raise NotPrepared from error
     stage.line.arm(fault)
     began = now()
