@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 from deployed import KINDS, Deployed
+from layouts import repeated
 from programs import program  # noqa: F401  a fixture for all tests
 
 from coordkit.testing.backends import Settings
@@ -322,6 +323,17 @@ def only_on_servers_of_ours(request: pytest.FixtureRequest) -> None:
         named = Settings.read(request.config.getoption, os.environ, request.config.getini).redis_url
         if named:
             pytest.skip(f"it empties whole databases, and {named} is not ours to empty")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--layouts", choices=("all", "once"), default="all", help="see tests/layouts.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("layouts") == "once":
+        dropped = repeated(items)
+        config.hook.pytest_deselected(items=[*dropped])
+        items[:] = [item for item in items if item not in dropped]
 
 
 def pytest_configure() -> None:

@@ -22,7 +22,7 @@ from coordkit.testing.backends import Settings
 
 SECONDS = 6.0  # longer where it takes longer until each fault fired three times
 SEED = 0
-SIDE_BY_SIDE = 3
+SIDE_BY_SIDE = 2
 TRIES = 3  # seeds: what kills a mutant comes by chance, and on a slow machine too few faults fit into a run
 
 GOOD = [(name, "") for name, workload in WORKLOADS.items() if not workload.control]

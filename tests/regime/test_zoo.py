@@ -21,7 +21,7 @@ from coordkit.testing.backends import Settings
 
 SECONDS = 0.0  # as long as it takes until each fault fired three times
 SEED = 0
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 3
 TRIES = 3  # seeds: what kills a mutant comes by chance, and on a slow machine fewer faults hit
 
 GOOD = [(name, "") for name in WORKLOADS]
