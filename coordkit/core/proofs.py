@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from coordkit._ports_zookeeper import Check, GetData, Multi, NoNode, Request
 
 if TYPE_CHECKING:
     from coordkit.core.proven import Proven
+    from coordkit.core.pulse import Pulse
     from coordkit.core.session import Session
 
 _log = logging.getLogger("coordkit")
@@ -24,8 +26,8 @@ class Proofs:
         self._session = session
         self._grace = grace
         self._due: deque[Proven] = deque()
-        self._fresh: deque[Proven] = deque()
-        self._awaited = False  # whether somebody looks at the fresh ones in a moment
+        self._fresh: deque[Pulse] = deque()  # which are not kept by that
+        self._looks = -math.inf  # when somebody looks at the fresh ones
         self._prover = session.runtime.worker(self._prove)
 
     def add(self, leadership: Proven) -> None:
@@ -39,16 +41,16 @@ class Proofs:
         One timer serves all: one for each would wake the timer's thread for each.
         """
         runtime = self._session.runtime
-        self._fresh.append(leadership)
-        if not self._awaited:
-            self._awaited = True
-            runtime.call_at(runtime.now() + _MOMENT, self._add_fresh)
+        self._fresh.append(leadership.pulse)
+        now = runtime.now()
+        if now >= self._looks:
+            runtime.call_at(now + _MOMENT, self._add_fresh)
+            self._looks = now + _MOMENT  # last: whoever is interrupted before leaves it to the next
 
     def _add_fresh(self) -> None:
-        self._awaited = False
         while self._fresh:
-            leadership = self._fresh.popleft()
-            if leadership.held:
+            leadership = self._fresh.popleft()()
+            if leadership is not None and leadership.held:
                 self.add(leadership)
 
     async def _prove(self) -> None:

@@ -10,6 +10,7 @@ server is cut off from the quorum. A lease that is not strict outlives a short o
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from coordkit._ports_zookeeper import Link
@@ -49,15 +50,39 @@ class Proven(lease.Lease):
             span,
             slot,
         )
-        self.pulse.kept = self  # its session has it
-        self._link.subscribe(self._heard)
-        place.until = lambda: self.expires
-        place.when_gone = self._deposed
-        place.when_changed = self._look
+        self._listener = self._listen()
         if place.gone:  # before we listened
             place.when_gone()
         if not place.watched_at_once:
             self._link.renew_soon(self)  # a proof also watches our znode
+
+    def _listen(self) -> Callable[[Link], None]:
+        """Hear of the link and of our znode, as long as somebody has this; to hear is not to have it (``pulse.py``)."""
+        known: Callable[[], Proven | None] = self.pulse
+        place, session = self.place, self._link
+
+        def heard(link: Link) -> None:
+            lease = known()
+            if lease is not None:
+                lease._heard(link)  # noqa: SLF001  ours
+            else:
+                session.unsubscribe(heard)
+
+        def deposed() -> None:
+            if (lease := known()) is not None:
+                lease._deposed()  # noqa: SLF001  ours
+
+        def look() -> None:
+            if (lease := known()) is not None:
+                lease._look()  # noqa: SLF001  ours
+
+        def until() -> float:
+            lease = known()
+            return session.runtime.now() if lease is None else lease.expires
+
+        place.until, place.when_gone, place.when_changed = until, deposed, look
+        session.subscribe(heard)
+        return heard
 
     def _deposed(self) -> None:
         self.lose("its znode was deleted")
@@ -97,6 +122,17 @@ class Proven(lease.Lease):
             self.ensure()
             raise
 
+    async def release(self) -> bool:
+        """Give it back; no ttl ends what an interrupt kept from that, so it goes on in the background then."""
+        over = False
+        try:
+            given_back = await super().release()
+            over = True
+        finally:
+            if not over:
+                self.place.remove_later()
+        return given_back
+
     def lose(self, why: str) -> None:
         """End it, loudly; the znode stays until the block has ended."""
         if self._end(lease.State.LOST, why):
@@ -106,5 +142,5 @@ class Proven(lease.Lease):
     def _end(self, state: lease.State, why: str = "") -> bool:
         ended = super()._end(state, why)
         if ended:
-            self._link.unsubscribe(self._heard)
+            self._link.unsubscribe(self._listener)
         return ended

@@ -270,7 +270,8 @@ class Session:
     # -- removing
 
     def give_back(self, grantor: Any, holder: str, *, until: float) -> None:  # noqa: ARG002  as a keeper of leases
-        """Remove a candidate in the background: what a lease calls when a release got no answer."""
+        """Remove a candidate in the background: what a lease calls when a release got no answer, or nobody has it."""
+        self.guests.discard(grantor)
         self.remove_later(grantor.name, grantor.remove)
 
     def remove_later(self, name: str, remove: Callable[[Session], Awaitable[None]]) -> None:

@@ -18,12 +18,24 @@ from coordkit.testing.servers import scaled
 PRELUDE = """
 import itertools, linecache, math, random, signal, sys, time
 import redis
-from coordkit import Lock, MultiLock, ReadWriteLock, Semaphore
+from kazoo.client import KazooClient
+import coordkit.zk
+from coordkit import Election, Lock, MultiLock, ReadWriteLock, Semaphore
 from coordkit._threads.runtime import RUNTIME
 
-client, namespace, kind, way = redis.Redis.from_url(sys.argv[1]), *sys.argv[2:]
-sys.unraisablehook = lambda *_: None  # the handler may also interrupt a __del__
+namespace, kind, way = sys.argv[2:]
 TTL = 0.9
+STEP = 7 if kind in ("election", "zk lock", "zk permit") else 1  # of more than a thousand lines
+
+def connected():
+    if kind not in ("election", "zk lock", "zk permit"):
+        return redis.Redis.from_url(sys.argv[1])
+    zk = KazooClient(sys.argv[1], timeout=10.0)  # of which a third of two thirds is waited for
+    zk.start(20)
+    return zk
+
+client = connected()
+sys.unraisablehook = lambda *_: None  # the handler may also interrupt a __del__
 
 class Interrupted(BaseException):
     pass
@@ -35,10 +47,19 @@ def made(name, client=client):
         return Semaphore(client, name, permits=1, ttl=TTL)
     if kind in ("read", "write"):
         return getattr(ReadWriteLock(client, name, ttl=TTL), kind)
+    if kind == "election":
+        return Election(client, "/" + name.replace(":", "-"), identity="one")
+    if kind == "zk lock":
+        return coordkit.zk.Lock(client, "/" + name.replace(":", "-"))
+    if kind == "zk permit":
+        return coordkit.zk.Semaphore(client, "/" + name.replace(":", "-"), permits=1)
     return Lock(client, name, ttl=TTL, reentrant=kind == "reentrant")
 
 def held(lock):
-    if way == "with":
+    if way == "lead":
+        with lock.lead(timeout=5):
+            pass
+    elif way == "with":
         with lock:
             pass
     elif way == "nested":
@@ -56,12 +77,16 @@ def held(lock):
             lease.release()
 
 def all_free(names):
-    others = redis.Redis.from_url(sys.argv[1])
+    others = connected()
     if kind == "read":
         for name in names:
             ReadWriteLock(others, name, ttl=TTL).write.acquire(timeout=20).release()
     for name in names:
-        made(name, others).acquire(timeout=20).release()
+        if kind == "election":
+            with made(name, others).lead(timeout=20):
+                pass
+        else:
+            made(name, others).acquire(timeout=20).release()
     print("all are free")
 
 with made(namespace + "warm"):
@@ -85,7 +110,7 @@ def interrupting(at):
     return look
 
 names = []
-for at in itertools.count(1):
+for at in itertools.count(1, STEP):
     names.append(f"{namespace}{at}:")
     lock = made(names[-1])
     sys.settrace(interrupting(at))
@@ -96,7 +121,7 @@ for at in itertools.count(1):
     finally:
         sys.settrace(None)
     break
-print("interrupted at", len(names) - 1, "lines")
+print("interrupted at", len(names) - 1, "lines", flush=True)
 all_free(names)
 """
 
@@ -207,7 +232,7 @@ def outcome(server: Any, program: str, *arguments: str) -> str:
     """Run a program to its end; return what it said."""
     text = PRELUDE + textwrap.dedent(program)
     done = subprocess.run(
-        [sys.executable, "-c", text, server.url, *arguments],
+        [sys.executable, "-c", text, getattr(server, "url", None) or server.hosts, *arguments],
         capture_output=True,
         text=True,
         timeout=scaled(60),
@@ -234,6 +259,17 @@ def test_a_block_that_is_interrupted_at_any_line_holds_nothing_on(
     coordkit_redis_server: Any, coordkit_namespace: str, kind: str, way: str
 ) -> None:
     said = outcome(coordkit_redis_server, EACH_LINE, f"{coordkit_namespace}:{kind}:", kind, way)
+
+    assert "all are free" in said
+    assert int(said.split()[2]) > 30
+
+
+@pytest.mark.parametrize(("kind", "way"), [("election", "lead"), ("zk lock", "with"), ("zk permit", "hold")])
+def test_a_session_holds_nothing_on_that_nobody_has(
+    coordkit_zk_server: Any, coordkit_namespace: str, kind: str, way: str
+) -> None:
+    """The session itself had it, and proved it for as long as the process lived."""
+    said = outcome(coordkit_zk_server, EACH_LINE, f"{coordkit_namespace}:{kind.replace(' ', '-')}:", kind, way)
 
     assert "all are free" in said
     assert int(said.split()[2]) > 30
