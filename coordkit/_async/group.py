@@ -113,7 +113,7 @@ class Join:
         if member is not None:
             if scope is not None and scope.left(error):
                 error = None  # our own cancellation: what became of the membership is the error
-            await membership.leave(member._core, error)  # noqa: SLF001  one facade
+            await group.leave(member._core, error)  # noqa: SLF001  one facade
 
 
 class Changes(Stream[Change]):

@@ -109,7 +109,7 @@ class Join:
     ) -> None:
         member, self._member = self._member, None
         if member is not None:
-            run(membership.leave(member._core, error))  # noqa: SLF001  one facade
+            run(group.leave(member._core, error))  # noqa: SLF001  one facade
 
 
 class Changes(Stream[Change]):

@@ -33,7 +33,7 @@ def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
 
 def at_last(zk: Any) -> Any:
     """Return a client whose node has heard of all that was written by now."""
-    zk.sync("/")
+    zk.retry(zk.sync, "/")  # it may be reconnecting, where its request for a watch was refused
     return zk
 
 
