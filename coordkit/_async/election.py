@@ -13,6 +13,7 @@ from kazoo.client import KazooClient
 from coordkit import _kazoo
 from coordkit._async.leadership import Leadership
 from coordkit._async.lost import Scope
+from coordkit._async.stream import Stream
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
 from coordkit._open import OpenBlocks
@@ -22,53 +23,22 @@ from coordkit.core.records import Leader
 from coordkit.core.views import View
 from coordkit.errors import CoordError, LeadershipLost
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
-
 _log = logging.getLogger("coordkit")
 
 R = TypeVar("R")
 
 
-class Views:
+class Views(Stream[View]):
     """A stream of who leads: iterate over it, and close it (or leave its ``async with``) when done.
 
     It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
     or when the client is stopped.
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ()
 
     def __init__(self, core: views.Views) -> None:
-        self._core = core
-
-    async def next(self, timeout: float | None = None) -> View | None:
-        """Wait for news and return it; None after ``timeout`` seconds without any, or if the stream is closed."""
-        return await self._core.next_view(checks.check_timeout(timeout))
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> View:
-        view = await self._core.next_view()
-        if view is None:
-            raise StopAsyncIteration
-        return view
-
-    def close(self) -> None:
-        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
-        self._core.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._core.let_go()  # a loop that was left by break leaves no listener behind
+        super().__init__(core, core.next_view)
 
 
 class Lead:

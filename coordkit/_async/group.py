@@ -12,6 +12,7 @@ from coordkit import _kazoo
 from coordkit._async.balance import Balance
 from coordkit._async.lost import Lost, Scope
 from coordkit._async.share import Share
+from coordkit._async.stream import Stream
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit._asyncio.zookeeper import session_of
 from coordkit.core import balance, changes, group, membership, zk_checks
@@ -21,9 +22,6 @@ from coordkit.core.token import Token
 from coordkit.errors import CoordError
 from coordkit.routing.balance.health import Picker, SetAside
 from coordkit.routing.balance.pickers import LeastOutstanding, SmoothWeightedRoundRobin
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
 
 R = TypeVar("R")
 
@@ -115,44 +113,20 @@ class Join:
         if member is not None:
             if scope is not None and scope.left(error):
                 error = None  # our own cancellation: what became of the membership is the error
-            await membership.leave(member._core, error)  # noqa: SLF001  one facade
+            await group.leave(member._core, error)  # noqa: SLF001  one facade
 
 
-class Changes:
+class Changes(Stream[Change]):
     """A stream of a group's changes: iterate over it, and close it (or leave its ``async with``) when done.
 
     It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
     or when the client is stopped.
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ()
 
     def __init__(self, core: changes.Changes) -> None:
-        self._core = core
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        change = await self._core.next_change()
-        if change is None:
-            raise StopAsyncIteration
-        return change
-
-    def close(self) -> None:
-        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
-        self._core.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._core.let_go()  # a loop that was left by break leaves no listener behind
+        super().__init__(core, core.next_change)
 
 
 class Group:

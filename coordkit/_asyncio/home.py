@@ -24,6 +24,7 @@ class Home:
         self.idle: list[Wire] = []  # the one used last is last
         self.shared: FastWire | None = None  # on which any number of requests may be under way
         self.connecting: asyncio.Task[None] | None = None
+        self.wanting = 0  # tasks that wait for it to be made, and use it next
         self.alone = False  # whether each request needs a connection to itself
         self.used = 0.0
         self.primary = _redis_answers.Primary()
@@ -59,10 +60,12 @@ class Home:
     def _taken(self) -> list[Wire]:
         """Take out what nobody uses, at once: whoever comes before it is closed makes a connection anew."""
         idle, self.idle = self.idle, []
+        if self.shared is None or self.wanting:
+            return idle
         shared, self.shared = self.shared, None
-        if shared is not None and shared.waited_for:
+        if shared.waited_for:
             shared.retire()
-        elif shared is not None:
+        else:
             self.watch.end(shared)
             idle.append(shared)
         return idle

@@ -147,7 +147,11 @@ class Lines:
             home.connecting = life().spawn(self._connect_shared(home))
             home.connecting.add_done_callback(_looked_at)
         connecting = home.connecting
-        await asyncio.wait([connecting])  # which ends within our patience; whoever is cancelled leaves it to the others
+        home.wanting += 1
+        try:
+            await asyncio.wait([connecting])  # ends within our patience; whoever is cancelled leaves it to the others
+        finally:
+            home.wanting -= 1
         if not connecting.cancelled():
             connecting.result()
         if home.shared is None and not home.alone:

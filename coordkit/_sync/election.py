@@ -15,6 +15,7 @@ from coordkit import _kazoo
 from coordkit._open import OpenBlocks
 from coordkit._run import run
 from coordkit._sync.leadership import Leadership
+from coordkit._sync.stream import Stream
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
 from coordkit.core import checks, election, leadership, views, zk_checks
@@ -23,53 +24,22 @@ from coordkit.core.records import Leader
 from coordkit.core.views import View
 from coordkit.errors import CoordError, LeadershipLost
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
-
 _log = logging.getLogger("coordkit")
 
 R = TypeVar("R")
 
 
-class Views:
+class Views(Stream[View]):
     """A stream of who leads: iterate over it, and close it (or leave its ``with``) when done.
 
     It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
     or when the client is stopped.
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ()
 
     def __init__(self, core: views.Views) -> None:
-        self._core = core
-
-    def next(self, timeout: float | None = None) -> View | None:
-        """Wait for news and return it; None after ``timeout`` seconds without any, or if the stream is closed."""
-        return run(self._core.next_view(checks.check_timeout(timeout)))
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> View:
-        view = run(self._core.next_view())
-        if view is None:
-            raise StopIteration
-        return view
-
-    def close(self) -> None:
-        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
-        self._core.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._core.let_go()  # a loop that was left by break leaves no listener behind
+        super().__init__(core, core.next_view)
 
 
 class Lead:

@@ -13,6 +13,7 @@ from coordkit._run import run
 from coordkit._sync.balance import Balance
 from coordkit._sync.lost import Lost
 from coordkit._sync.share import Share
+from coordkit._sync.stream import Stream
 from coordkit._threads.runtime import RUNTIME
 from coordkit._threads.zookeeper import session_of
 from coordkit.core import balance, changes, group, membership, zk_checks
@@ -22,9 +23,6 @@ from coordkit.core.token import Token
 from coordkit.errors import CoordError
 from coordkit.routing.balance.health import Picker, SetAside
 from coordkit.routing.balance.pickers import LeastOutstanding, SmoothWeightedRoundRobin
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
 
 R = TypeVar("R")
 
@@ -111,44 +109,20 @@ class Join:
     ) -> None:
         member, self._member = self._member, None
         if member is not None:
-            run(membership.leave(member._core, error))  # noqa: SLF001  one facade
+            run(group.leave(member._core, error))  # noqa: SLF001  one facade
 
 
-class Changes:
+class Changes(Stream[Change]):
     """A stream of a group's changes: iterate over it, and close it (or leave its ``with``) when done.
 
     It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
     or when the client is stopped.
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ()
 
     def __init__(self, core: changes.Changes) -> None:
-        self._core = core
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Change:
-        change = run(self._core.next_change())
-        if change is None:
-            raise StopIteration
-        return change
-
-    def close(self) -> None:
-        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
-        self._core.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._core.let_go()  # a loop that was left by break leaves no listener behind
+        super().__init__(core, core.next_change)
 
 
 class Group:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from kazoo.client import KazooClient
 
@@ -12,54 +10,24 @@ from coordkit import _kazoo
 from coordkit._run import run
 from coordkit._sync.election import Election
 from coordkit._sync.leadership import Leadership
+from coordkit._sync.stream import Stream
 from coordkit._threads.zookeeper import session_of
 from coordkit.core import adoption, checks, topologies, zk_checks
 from coordkit.errors import LeadershipLost
 from coordkit.routing.topology.topology import Topology
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing since 3.11; not needed when the program runs
 
-
-class Topologies:
+class Topologies(Stream[Topology]):
     """A stream of a topology's epochs: iterate over it, and close it (or leave its ``with``) when done.
 
     It ends when it is closed, and raises ``StoreUnavailable`` if the first state cannot be had in one session timeout,
     or when the client is stopped; ``BadTopology`` for a document that is none, after which it can be read on.
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ()
 
     def __init__(self, core: topologies.Topologies) -> None:
-        self._core = core
-
-    def next(self, timeout: float | None = None) -> Topology | None:
-        """Wait for news and return it; None after ``timeout`` seconds without any, or if the stream is closed."""
-        return run(self._core.next_topology(checks.check_timeout(timeout)))
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Topology:
-        topology = run(self._core.next_topology())
-        if topology is None:
-            raise StopIteration
-        return topology
-
-    def close(self) -> None:
-        """End the stream; a reader that waits for it, in another thread or task, ends as well."""
-        self._core.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._core.let_go()  # a loop that was left by break leaves no listener behind
+        super().__init__(core, core.next_topology)
 
 
 class TopologyStore:

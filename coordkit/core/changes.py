@@ -43,14 +43,16 @@ class Changes:
         self._told: Shown | None = None
         self._closed = False
 
-    async def next_change(self) -> Change | None:
-        """Wait for a change and return it; None once the stream is closed.
+    async def next_change(self, timeout: float | None = None) -> Change | None:
+        """Wait for a change and return it; None once the stream is closed, or after ``timeout`` seconds without one.
 
         Raises ``StoreUnavailable`` if the first state cannot be had in one session timeout, or the client is stopped.
         """
         ensemble, now = self._session.ensemble, self._runtime.now
         ensemble.may_wait(self.name)
         patience = now() + ensemble.session_timeout()
+        deadline = math.inf if timeout is None else now() + timeout
+        polled = False  # then the look goes on, so that who never waits for as long as one takes sees all the same
         self._reader.begin()
         try:
             while True:
@@ -73,9 +75,12 @@ class Changes:
                     raise self._reader.trouble() or StoreUnavailable(
                         self.name, f"{ensemble} did not list the members in time"
                     )
-                await self._wake.wait(until)
+                if now() >= deadline:
+                    polled = True
+                    return None
+                await self._wake.wait(min(until, deadline))
         finally:
-            self._reader.waiting = False
+            self._reader.waiting = polled
         self.let_go()  # what was attached while it was closed
         return None
 

@@ -10,6 +10,7 @@ Not promised: that a member shown is alive. Its session may take one session tim
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from coordkit._ports import Runtime
@@ -19,7 +20,9 @@ from coordkit.core.changes import Changes
 from coordkit.core.membership import Membership
 from coordkit.core.portions import read_all
 from coordkit.core.session import GRACE, Session
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import CoordError, StoreUnavailable
+
+_log = logging.getLogger("coordkit")
 
 
 class Group:
@@ -62,3 +65,21 @@ class Group:
     def watch(self) -> Changes:
         """Return a stream of changes, the first of which is the present state."""
         return Changes(self.session(), self.path)
+
+
+async def leave(membership: Membership, error: BaseException | None) -> None:
+    """Leave at the end of a block that ended with ``error``; the block's own error always wins."""
+    if isinstance(error, GeneratorExit) and membership.alone:
+        membership.abandon()  # nothing can be waited for
+        return
+    try:
+        stayed = await membership.leave()
+    except CoordError as problem:
+        if error is None:
+            raise
+        _log.warning("%s: not left at the end of its block: %s", membership.name, problem)
+        return
+    if not stayed:
+        if error is None:
+            raise membership.loss()
+        _log.warning("%s: lost before the end of its block, which failed by itself: %r", membership.name, error)

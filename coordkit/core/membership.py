@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from coordkit._ports_zookeeper import BadVersion, Check, Link, NodeError, NoNode, SetData, Stat
+from coordkit._ports_zookeeper import BadVersion, Check, Link, NodeError, NoNode, Stat
 from coordkit.core.oversize import LARGE, Oversize
 from coordkit.core.own_znode import OwnZnode
 from coordkit.core.session import Session
@@ -40,7 +40,7 @@ class Membership:
         self._joined = False
         self._leaving = False
         self._why = ""
-        self._content = Oversize(session, group, data)
+        self._content = Oversize(session, group, data, self._refused_for_good)
         self._left = session.runtime.event()
         self._worker = session.runtime.worker(self._tend)
         self._znode = OwnZnode(session, group, identity, self._worker.poke)
@@ -106,15 +106,7 @@ class Membership:
 
     async def _put(self, session: int, replaced: Stat | None = None, mark: Any = None) -> bool:
         self._session.guests.add(self)
-        await self._content.before()
-        data, sent = self.data, self._runtime.now()
-        try:
-            made = await self._znode.put(session, data, replaced, mark)
-        except StoreUnavailable as error:
-            self._unanswered(data, sent, error)
-            raise
-        self._content.answered(data if made else None)
-        return made
+        return await self._content.put(self._znode, session, replaced, mark)
 
     # -- tending it, by the worker
 
@@ -150,14 +142,10 @@ class Membership:
     def _again(self, pause: float = _PAUSE) -> None:
         self._runtime.call_at(self._runtime.now() + pause, self._worker.poke)
 
-    def _unanswered(self, data: bytes, sent: float, error: StoreUnavailable) -> None:
-        """Be told that the data were written in vain; raise ``StoreRefused`` once they must be too large."""
-        refused = self._content.unanswered(data, sent, error)
-        if refused is None:
-            return
-        if self._joined and refused is not self._content.refused:
-            self._lose(refused.why)  # these are the former ones
-        raise refused
+    def _refused_for_good(self, why: str) -> None:
+        """Be told that the servers refuse the very data with which we are there."""
+        if self._joined:
+            self._lose(why)
 
     async def _keep(self) -> None:
         """Bring our znode to what it should be, or find that a newer incarnation has it."""
@@ -185,10 +173,8 @@ class Membership:
     async def _rewrite(self, stat: Stat) -> None:
         """Write the data to our znode, which has others."""
         await self._content.before()
-        data, sent = self.data, self._runtime.now()
-        answer = (await self._znode.ask(SetData(self._znode.node, data, stat.version)))[0]
-        if isinstance(answer, StoreUnavailable):
-            self._unanswered(data, sent, answer)
+        data = self.data
+        answer = await self._content.write(self._session.ask, self._znode.node, data, stat.version)
         if isinstance(answer, NodeError):
             self._again(_MOMENT)
         elif isinstance(answer, Exception):
@@ -233,10 +219,7 @@ class Membership:
 
     async def _write(self, data: bytes, until: float) -> bool:
         """Write the data to our own znode; return False if it has changed since we last heard of it."""
-        request, sent = SetData(self._znode.node, data, self._znode.version), self._runtime.now()
-        answer = (await self._session.ask_soon(self.name, [request]))[0]
-        if isinstance(answer, StoreUnavailable):
-            self._unanswered(data, sent, answer)
+        answer = await self._content.write(self._session.ask_soon, self._znode.node, data, self._znode.version)
         if isinstance(answer, NoNode):
             self._worker.poke()  # it is being made anew, with these data
             return True
@@ -320,21 +303,3 @@ class Membership:
         self._session.guests.discard(self)
         self._znode.forget()
         self._left.set()
-
-
-async def leave(membership: Membership, error: BaseException | None) -> None:
-    """Leave at the end of a block that ended with ``error``; the block's own error always wins."""
-    if isinstance(error, GeneratorExit) and membership.alone:
-        membership.abandon()  # nothing can be waited for
-        return
-    try:
-        stayed = await membership.leave()
-    except CoordError as problem:
-        if error is None:
-            raise
-        _log.warning("%s: not left at the end of its block: %s", membership.name, problem)
-        return
-    if not stayed:
-        if error is None:
-            raise membership.loss()
-        _log.warning("%s: lost before the end of its block, which failed by itself: %r", membership.name, error)

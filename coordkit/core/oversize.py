@@ -1,4 +1,4 @@
-"""Finding out that data are too large for the servers, which do not say so: they hang up.
+"""How a member's data get into its znode; and finding out that they are too large for the servers, which hang up.
 
 A request larger than the servers' ``jute.maxbuffer`` (1 MiB unless they are told otherwise, for all of the request)
 costs the connection, and with it what else the client leads or holds. Asked for again and again, it would do so for
@@ -11,10 +11,15 @@ further attempt.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from coordkit._ports_zookeeper import Check, Multi
+from coordkit._ports_zookeeper import Check, Multi, Request, SetData, Stat
+from coordkit.core.own_znode import OwnZnode
 from coordkit.core.session import Session
 from coordkit.errors import StoreRefused, StoreUnavailable
+
+Ask = Callable[[str, Sequence[Request]], Awaitable[list[Any]]]
 
 LARGE = 16_384
 """Bytes of data that no server is taken to refuse: there, a connection that is lost over them is a bad line."""
@@ -24,14 +29,15 @@ _PAUSE, _LONGEST = 0.2, 5.0  # seconds before they are written again, doubled ea
 
 
 class Oversize:
-    """The data of one member, and how often in a row they were written without an answer."""
+    """The data of one member: they are written by this, and it counts how often in a row there was no answer."""
 
-    def __init__(self, session: Session, name: str, data: bytes) -> None:
+    def __init__(self, session: Session, name: str, data: bytes, refused: Callable[[str], None]) -> None:
         self.data = data  # what is to be there
         self.kept = data  # what the servers were last known to take, or what we joined with
         self.refused: StoreRefused | None = None  # what became of the last change of it
         self.settled = session.runtime.event()  # that is known
         self._name = name
+        self._refused_for_good = refused  # the former data, too: nothing is left that could be there
         self._session = session
         self._runtime = session.runtime
         self._drops = 0
@@ -61,16 +67,36 @@ class Oversize:
             self.kept = data
             self.settled.set()
 
-    def unanswered(self, data: bytes, sent: float, error: StoreUnavailable) -> StoreRefused | None:
-        """Be told that there was none; return what to say if the data are too large. The former ones are back then."""
+    async def put(self, znode: OwnZnode, session: int, replaced: Stat | None, mark: Any) -> bool:
+        """Have the znode made with the data; return False if something else is there."""
+        await self.before()
+        data, sent = self.data, self._runtime.now()
+        try:
+            made = await znode.put(session, data, replaced, mark)
+        except StoreUnavailable as error:
+            self._unanswered(data, sent, error)
+            raise
+        self.answered(data if made else None)
+        return made
+
+    async def write(self, ask: Ask, node: str, data: bytes, version: int) -> Any:
+        """Write data into the znode; return the answer. Raises ``StoreRefused`` once they must be too large."""
+        sent = self._runtime.now()
+        answer = (await ask(self._name, [SetData(node, data, version)]))[0]
+        if isinstance(answer, StoreUnavailable):
+            self._unanswered(data, sent, answer)
+        return answer
+
+    def _unanswered(self, data: bytes, sent: float, error: StoreUnavailable) -> None:
+        """Take note that there was none; if the data are too large, put the former ones back, and say so."""
         if sent <= self._dropped:
-            return None  # under way when the connection was lost over another write
+            return  # under way when the connection was lost over another write
         self._dropped = self._runtime.now()
         self._drops += 1
         if self._drops > 1:
             self._next = self._runtime.now() + min(_LONGEST, _PAUSE * 2.0**self._drops)
         if self._drops < _DROPS or len(data) <= LARGE:
-            return None
+            return
         self.answered(None)
         refused = StoreRefused(
             self._name,
@@ -81,4 +107,6 @@ class Oversize:
         if self.data != self.kept:
             self.data, self.refused = self.kept, refused
             self.settled.set()
-        return refused
+        else:
+            self._refused_for_good(refused.why)
+        raise refused

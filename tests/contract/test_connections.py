@@ -117,6 +117,26 @@ def kept(client: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("deployment", ["standalone", "cluster"], indirect=True)
+async def test_what_is_under_way_is_not_cut_off(
+    flavour: Any, maybe: Any, deployment: Any, coordkit_namespace: str
+) -> None:
+    """Each would else meet an error, and ask again: but a script of the user's own, which is sent once."""
+    client = deployment.redis()
+    fence = flavour.Fence(client, coordkit_namespace)
+
+    async def work() -> None:
+        for _ in range(40):
+            assert await maybe(fence.run("return 1", token=1)) == 1
+
+    working = [flavour.spawn(work) for _ in range(4)]
+    while not all(each.done() for each in working):
+        await maybe(flavour.disconnect(client))
+        await flavour.sleep(0.001)
+    for each in working:
+        await each.result()
+
+
 async def test_what_was_no_client_is_not_disconnected(flavour: Any, maybe: Any) -> None:
     with pytest.raises(TypeError, match="redis must be a redis-py client"):
         await maybe(flavour.disconnect("redis://localhost"))

@@ -33,7 +33,7 @@ def zk_servers(request: pytest.FixtureRequest) -> ZooKeeperEnsemble:
 
 def at_last(zk: Any) -> Any:
     """Return a client whose node has heard of all that was written by now."""
-    zk.sync("/")
+    zk.retry(zk.sync, "/")  # it may be reconnecting, where its request for a watch was refused
     return zk
 
 
@@ -320,6 +320,31 @@ async def test_closed_streams_leave_nothing_behind(flavour: Any, zk_client: Any,
         assert len(session.ensemble._wire.trees) == 0
         watches = [*zk._data_watchers.values(), *zk._child_watchers.values()]
         assert sum(len(each) for each in watches) <= 2
+
+
+async def test_a_stream_may_be_asked_for_a_while(flavour: Any, zk_client: Any, path: str) -> None:
+    """Also by who never waits for as long as a look takes."""
+    group = flavour.Group(zk_client(), path)
+    stream = group.watch()
+
+    async def polled() -> Any:
+        change = await flavour.maybe(stream.next(timeout=0))
+        if change is not None:
+            seen.append(change)
+        return change
+
+    seen: list[Any] = []
+    first = await flavour.maybe(stream.next(timeout=scaled(10)))
+    assert first.members == {}
+    assert await flavour.maybe(stream.next(timeout=0.05)) is None
+    async with flavour.within(group.join("a")):
+        assert (await flavour.maybe(stream.next(timeout=scaled(10)))).joined == {"a"}
+        assert await polled() is None
+        async with flavour.within(group.join("b")):
+            await flavour.until(polled)
+        assert seen[0].joined == {"b"}
+        stream.close()
+        assert await flavour.maybe(stream.next(timeout=scaled(10))) is None
 
 
 async def test_closing_a_stream_ends_its_reader(flavour: Any, zk_client: Any, path: str) -> None:

@@ -146,7 +146,7 @@ async def test_where_the_lease_is_not_kept_the_token_refuses_the_ghost(
     coordkit_namespace: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As in kazoo and Curator: connected is taken as proof. Both lead, and the resource knows better."""
+    """As in kazoo and Curator: connected is taken as proof. Both lead, and the resource and the servers know better."""
     monkeypatch.setattr(Session, "proven", property(lambda _: 3600.0))
     fence = flavour.Fence(flavour.redis(coordkit_redis_server.url), coordkit_namespace)
     key = f"{{{coordkit_namespace}}}:value"
@@ -166,6 +166,10 @@ async def test_where_the_lease_is_not_kept_the_token_refuses_the_ghost(
                 assert scene.ghost is False or leadership.ensure()
                 with pytest.raises(StaleToken):
                     await flavour.maybe(fence.set(key, "ghost", token=leadership.token))
+                leadership._core.remaining = lambda: 0.0  # so the transaction waits for its grace only
+                with pytest.raises((StoreUnavailable, LeadershipLost)):
+                    async with flavour.within(leadership.transaction()) as transaction:
+                        transaction.create(f"{scene.path}/late")
                 refused = True
         except (LeadershipLost, StoreUnavailable):
             pass  # it cannot resign, or learned of it now that its server has given up
@@ -173,6 +177,8 @@ async def test_where_the_lease_is_not_kept_the_token_refuses_the_ghost(
         if refused and scene.ghost:
             break
     assert refused
+    scene.new.sync(scene.path)
+    assert not scene.new.exists(f"{scene.path}/late")
     assert scene.ghost, "the old leader's server was never there when the successor led"
     assert token > leadership.token
     assert await flavour.maybe(fence.get(key, token=token)) == b"new"

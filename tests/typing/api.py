@@ -146,6 +146,7 @@ def zookeeper(zk: KazooClient) -> None:
         assert_type(group.members(), dict[str, bytes])
     for change in group.watch():
         assert_type(change, coordkit.Change)
+    assert_type(group.watch().next(timeout=1), coordkit.Change | None)
     with group.balance(coordkit.Sticky(), failures=(OSError,)) as balance, balance.pick("key") as pick:
         assert_type(balance, coordkit.Balance)
         assert_type(pick.data, bytes)
@@ -197,6 +198,7 @@ async def zookeeper_awaited(zk: KazooClient) -> None:
         assert_type(member, coordkit.aio.Member)
     async for change in group.watch():
         assert_type(change, coordkit.Change)
+    assert_type(await group.watch().next(timeout=1), coordkit.Change | None)
     async with group.balance() as balance:
         with balance.pick(exclude={"me"}) as pick:
             assert_type(pick.identity, str)
