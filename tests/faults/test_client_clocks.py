@@ -1,4 +1,4 @@
-"""Clients whose wall clocks are wrong by an hour: who waits, who holds and which token is higher is the servers' affair.
+"""Clients whose wall clocks are wrong by an hour: who waits, who holds, which token is higher is the servers' affair.
 
 rueidislock sends ends of leases by the client's clock, Redisson keeps those of its fair lock's waiters and of its
 expirable permits by it: there, who is behind holds nothing, and who is ahead pushes the others aside.
@@ -63,7 +63,7 @@ def shim(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def off_by(shim: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Give a way to start a process whose wall clock is wrong; it acquires, says its tokens, and gives back when asked."""
+    """Give a way to start a process whose clock is wrong; it acquires, says its tokens, and gives back when asked."""
     with ExitStack() as stack:
 
         def start(seconds: float, *words: str) -> subprocess.Popen[str]:
