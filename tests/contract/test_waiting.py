@@ -386,6 +386,25 @@ async def test_a_grant_without_its_copies_is_given_back(
     await flavour.until(lambda: not coordkit_redis.exists(lock.key))
 
 
+async def test_one_copy_of_two_is_not_enough(
+    flavour: Any, maybe: Any, coordkit_redis_replicated: Any, coordkit_faults: Any, coordkit_namespace: str
+) -> None:
+    """Redisson: it is, whatever was asked for."""
+    servers = coordkit_redis_replicated
+    client = flavour.redis(servers.primary.url)
+    lock = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=30, min_replicas=2)
+    async with flavour.within(lock):
+        pass
+    coordkit_faults.pause(servers.replicas[0])
+    with pytest.raises(StoreUnavailable, match="1 of 2 replicas had it"):
+        await maybe(lock.acquire(timeout=0))
+    await flavour.until(lambda: _is_free(lock, maybe))
+
+
+async def _is_free(lock: Any, maybe: Any) -> bool:
+    return await maybe(lock.holder()) is None
+
+
 async def test_what_was_handed_on_has_its_copies_before_acquire_returns(
     flavour: Any, maybe: Any, coordkit_redis_replicated: Any, coordkit_namespace: str
 ) -> None:

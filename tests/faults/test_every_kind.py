@@ -165,6 +165,55 @@ def test_a_forked_child_holds_nothing_and_waits_for_itself(
         assert tokens(again) > tokens(lease)
 
 
+@kinds
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+async def test_a_child_forked_out_of_a_loop_holds_nothing_and_waits_for_itself(
+    kind: str, servers: list[Any], coordkit_namespace: str
+) -> None:
+    """The same under asyncio: in the child a loop of its own runs, while the parent's goes on in the parent."""
+    clients = [redis.asyncio.Redis.from_url(server.url, socket_timeout=2) for server in servers]
+    held = made(coordkit.aio, clients, kind, coordkit_namespace, 1.5)
+    other = made(coordkit.aio, clients, rival(kind), coordkit_namespace, 60)
+    async with held:  # so that the parent listens, too
+        with contextlib.suppress(coordkit.AcquireTimeout):
+            await other.acquire(timeout=0.1)
+    lease = await held.acquire()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            asyncio.run(_of_a_child(lease, other, writing))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert await asyncio.to_thread(said.readline) == "refused\n"
+        while kind not in SERVERS and not waiters(servers, coordkit_namespace):  # noqa: ASYNC110  it happens at the server
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2.0)  # longer than the ttl: the parent is renewed on
+        lease.ensure()
+        assert await lease.release() is True
+        assert int(await asyncio.to_thread(said.readline)) > tokens(lease)[0]
+    assert os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]) == 0
+    async with held.hold(timeout=30) as again:
+        assert tokens(again) > tokens(lease)
+    for client in clients:
+        await (getattr(client, "aclose", None) or client.close)()
+
+
+async def _of_a_child(lease: Any, other: Any, writing: int) -> None:
+    with pytest.raises(LeaseLost, match="forked child"):
+        lease.ensure()
+    assert not lease.remaining()
+    assert not await lease.release()
+    assert await other.try_acquire() is None
+    os.write(writing, b"refused\n")
+    async with other.hold(timeout=30) as mine:
+        os.write(writing, b"%d\n" % tokens(mine)[0])
+
+
 # -- cut connections, and servers that forget
 
 

@@ -100,15 +100,19 @@ async def test_a_primary_that_is_gone(
         await maybe(got.release())
 
 
-@both
+@pytest.mark.parametrize(
+    ("deployment", "fault"),
+    [("sentinel", "kill"), ("sentinel", "pause"), pytest.param("cluster", "kill", marks=CLUSTER.marks)],
+    indirect=["deployment"],
+)
 async def test_what_the_replica_had_outlasts_the_outage(
-    flavour: Any, make: Any, maybe: Any, deployment: Any, primary: Any, coordkit_faults: Any
+    flavour: Any, make: Any, maybe: Any, deployment: Any, primary: Any, coordkit_faults: Any, fault: str
 ) -> None:
     """With a ttl that is longer than it, and a copy on each replica: the holder goes on, and nobody else gets in."""
     old = primary()
     copies = len(deployment.servers.replicas()) if deployment.kind == "sentinel" else 1
     lease = await maybe(make(ttl=120, min_replicas=copies).acquire())
-    coordkit_faults.kill(old)
+    getattr(coordkit_faults, fault)(old)
     deployment.servers.wait_promoted(old)
     other = make(ttl=120)
 

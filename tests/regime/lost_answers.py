@@ -17,10 +17,12 @@ import contextlib
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import redis
 from regime.accesses import FENCED, PASSING
 from regime.flavours import Flavour, maybe
 from regime.history import now
@@ -29,11 +31,12 @@ from regime.mutants import MUTANTS
 from regime.operations import ASKING
 from regime.scripts import names
 from regime.stage import OTHERS_TTL, TTL, Operation, Stage
-from regime.subjects import SUBJECTS, holder_ids, tokens
+from regime.subjects import GOES_WITHIN, SUBJECTS, holder_ids, tokens
 
+import coordkit
 from coordkit import AcquireTimeout, LeaseLost, StoreUnavailable
+from coordkit.testing.processes import start_redis
 
-GOES_WITHIN = 2.5  # seconds: what nobody holds is given back, and does not wait for its ttl
 AT_ONCE = 8  # cases
 ROUNDS = 6  # requests of a contender that asks again and again: two asks, and what they give back
 
@@ -44,6 +47,7 @@ _PARTS = {
     "lock": (*_TOLD, "once", "block"),
     "reentrant": ("acquire", "wait and keep", "release", "again", "cancel"),
     "redis-py": _ASKS,
+    "copied": ("once", "acquire", "wait and keep"),
     "read": _TOLD,
     "write": _TOLD,
     "permit": _TOLD,
@@ -54,6 +58,27 @@ _PARTS = {
 OPERATIONS = {kind: {part: ASKING[part] for part in parts} for kind, parts in _PARTS.items()}
 OPERATIONS["lock"] |= PASSING
 OPERATIONS["fence"] = FENCED
+OPERATIONS["copied"]["adopt"] = PASSING["adopt"]
+
+WRONG = (
+    ("blocking", "lock", "acquire", "acquire_is_not_idempotent"),
+    ("asyncio", "lock", "once", "acquire_is_not_idempotent"),
+    ("blocking", "lock", "once", "keeps_what_it_may_have_got"),
+    ("asyncio", "lock", "cancel", "keeps_what_it_may_have_got"),
+    ("blocking", "lock", "break", "breaks_again"),
+    ("asyncio", "lock", "adopt", "adopts_once"),
+    ("asyncio", "reentrant", "acquire", "acquire_is_not_idempotent"),
+    ("blocking", "redis-py", "acquire", "acquire_is_not_idempotent"),
+    ("blocking", "copied", "once", "keeps_what_it_may_have_got"),
+    ("blocking", "read", "acquire", "reader_waits_for_itself"),
+    ("asyncio", "write", "acquire", "writer_waits_for_itself"),
+    ("blocking", "permit", "acquire", "takes_another_permit"),
+    ("asyncio", "several", "cancel a wait", "keeps_the_first_of_several"),
+    ("blocking", "bare quorum", "once", "refused_by_its_own_vote"),
+    ("blocking", "fence", "run", "runs_again"),
+    ("asyncio", "fence", "set", "no_fence"),
+)
+"""Flavour, kind and operation by which a mutant must be found."""
 
 
 @dataclass
@@ -69,6 +94,17 @@ class Outcome:
 
 class NotPrepared(Exception):
     """A machine too busy to answer before there was any fault: nothing was tried, so it is tried anew."""
+
+
+@contextlib.contextmanager
+def servers_of_all_kinds() -> Iterator[list[str]]:
+    """Give three servers that are a quorum; the first of them, which has a replica, serves all other kinds."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(start_redis()) for _ in range(3)]
+        stack.enter_context(start_redis(replica_of=servers[0]))
+        clients = [stack.enter_context(redis.Redis.from_url(server.url)) for server in servers]
+        coordkit.Quorum(clients).initialise()
+        yield [server.url for server in servers]
 
 
 def case(flavour: str, kind: str, operation: str, urls: list[str], fault: Fault | None) -> Outcome:
@@ -102,10 +138,7 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
     if operation.prepare is not None:
         try:
             await operation.prepare(stage)
-        except (
-            StoreUnavailable,
-            AcquireTimeout,
-        ) as error:  # a mutant may wait for itself
+        except (StoreUnavailable, AcquireTimeout) as error:  # a mutant may wait for itself
             raise NotPrepared from error
     stage.line.arm(fault)
     began = now()
@@ -129,7 +162,7 @@ async def _play(stage: Stage, operation: Operation, fault: Fault | None) -> Outc
     if operation.check is not None:
         wrong += await operation.check(stage, told, fault.what if fault is not None else "")
     # What arrives after all is over and done is ended by its ttl only.
-    wrong += await _leave(stage, told, TTL + 1 if fault is not None and fault.what == "late" else GOES_WITHIN)
+    wrong += await _leave(stage, told, TTL + 1 if fault is not None and fault.what == "late" else stage.subject.goes)
     return Outcome(told, wrong, requests, answers, fired)
 
 

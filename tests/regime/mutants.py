@@ -44,6 +44,11 @@ def release_without_owner_check(_worker: Worker) -> None:
     edit(lock, "_RELEASE", "if holder and holder ~= ARGV[1] then", "if false then")
 
 
+def lets_in_whoever_asks(_worker: Worker) -> None:
+    """SET, whoever holds it."""
+    edit(lock, "_ACQUIRE", "ARGV[1], 'NX', 'PX', ARGV[2])", "ARGV[1], 'PX', ARGV[2])")
+
+
 def random_token(_worker: Worker) -> None:
     """A token that tells grants apart and says nothing of their order."""
     was = contend.Contender.lease
@@ -208,6 +213,7 @@ MUTANTS: dict[str, Callable[[Worker], None]] = {
         no_fence,
         no_deadline_check,
         release_without_owner_check,
+        lets_in_whoever_asks,
         random_token,
         token_without_the_clock,
         token_minted_after_the_lock,

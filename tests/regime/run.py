@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = [options.seed] if options.seed is not None else list(range(options.seeds))
     rows: list[str] = []
     good = True
-    for workload, mutant in _runs(options):
-        verdicts = [_one(options, workload, mutant, seed) for seed in seeds]
+    for workload, mutant, kind in _runs(options):
+        of_kind = argparse.Namespace(**{**vars(options), "kind": kind})
+        verdicts = [_one(of_kind, workload, mutant, seed) for seed in seeds]
         must_fail = bool(mutant) or workload in CONTROLS
         reached = sum(v.killed if must_fail else v.passed for v in verdicts)
         fine = reached >= len(seeds) * 0.9 if must_fail else reached == len(seeds)
@@ -62,15 +63,21 @@ def _one(options: argparse.Namespace, workload: str, mutant: str, seed: int) -> 
     return verdict
 
 
-def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+def _runs(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     for workload in options.workloads or (_owners(options.mutant) if options.mutant else ALL):
         if options.mutant:
-            yield workload, options.mutant
+            yield workload, options.mutant, options.kind
             continue
         if not options.only_mutants:
-            yield workload, ""
+            yield workload, "", options.kind
         if options.mutants or options.only_mutants:
-            yield from ((workload, mutant) for mutant in ALL[workload])
+            yield from ((workload, mutant, options.kind) for mutant in ALL[workload])
+            yield from ((workload, mutant, kind) for kind, mutant in _others(workload))
+
+
+def _others(workload: str) -> tuple[tuple[str, str], ...]:
+    """Return the other kinds that a workload may have, each with a mutant that it must find."""
+    return WORKLOADS[workload].others if workload in WORKLOADS else ()
 
 
 def _owners(mutant: str) -> list[str]:
@@ -84,7 +91,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each run (10)")
     parser.add_argument("--seeds", type=int, default=10, help="so many seeds from 0 on (10)")
     parser.add_argument("--seed", type=int, help="this seed only")
-    parser.add_argument("--kind", choices=list(KINDS), default="lock", help="what is held")
+    parser.add_argument("--kind", choices=list(KINDS), default="lock", help="what W1 or W8 holds, if not a lock")
     bugs = parser.add_mutually_exclusive_group()
     bugs.add_argument("--mutant", choices=[*MUTANTS, *ZOO_MUTANTS, *SHARD_MUTANTS], help="with this bug")
     bugs.add_argument("--mutants", action="store_true", help="also with each bug that the workload must find")
@@ -98,4 +105,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.mutant} is in no workload's list: name one, and --kind, as the test does that wants it")
     if owners and (wrong := set(options.workloads) - set(owners)):
         parser.error(f"{options.mutant} need not be found by {', '.join(sorted(wrong))}, but by {', '.join(owners)}")
+    if options.kind != "lock" and not set(options.workloads or ALL) <= {"W1", "W8"}:
+        parser.error("only W1 and W8 hold other kinds than a lock")
     return options

@@ -21,6 +21,8 @@ class Kept(NamedTuple):
 
 Servers = Sequence[redis.Redis]
 
+GOES_WITHIN = 2.5  # seconds: what nobody holds is given back, and does not wait for its ttl
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -34,6 +36,7 @@ class Subject:
     away: int = 0  # so many of the last of these cannot be reached
     needs: int = 1  # how many times a holder must be kept to have it
     certain: bool = False  # one bad line is not noticed at all
+    goes: float = GOES_WITHIN
     alone: bool = True  # who is refused has nothing, not even a part
 
 
@@ -88,6 +91,10 @@ def _lock_kept(servers: Servers, name: str) -> list[Kept]:
 
 def _reentrant(api: Any, clients: Sequence[Any], name: str, ttl: float) -> Any:
     return api.Lock(clients[0], name, ttl=ttl, reentrant=True)
+
+
+def _copied(api: Any, clients: Sequence[Any], name: str, ttl: float) -> Any:
+    return api.Lock(clients[0], name, ttl=ttl, min_replicas=1)
 
 
 # -- a lock shared with redis-py's
@@ -200,6 +207,7 @@ _QUEUE = "coordkit:1:{%s}:queue"
 
 SUBJECTS = {
     "lock": Subject(_lock, _lock_rivals, _lock_kept, _QUEUE),
+    "copied": Subject(_copied, _lock_rivals, _lock_kept, _QUEUE, goes=1.5),
     "reentrant": Subject(_reentrant, _lock_rivals, _lock_kept, _QUEUE),
     "redis-py": Subject(_shared, _shared_rivals, lambda servers, name: list(_plain(servers, name))),
     "read": Subject(_read, _writer, _rw_kept, "coordkit:1:{%s}:rw:queue"),
@@ -210,4 +218,7 @@ SUBJECTS = {
     "bare quorum": Subject(_votes, _votes_rivals, _votes_kept, servers=3, away=1, needs=2, alone=False),
     "fence": Subject(_fence, lambda *_: [], lambda *_: []),
 }
-"""``bare quorum`` has one of three away, so that the other two must agree, one of them over the bad line."""
+"""``copied`` waits longer for an answer, so less is left of a ttl then.
+
+``bare quorum`` has one of three away, so that the other two must agree, one of them over the bad line.
+"""

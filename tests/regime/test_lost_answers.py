@@ -7,17 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 from regime.environment import ENVIRONMENT
-from regime.lost_answers import enumerate_faults, every
+from regime.lost_answers import WRONG, enumerate_faults, every, servers_of_all_kinds
 from regime.subjects import SUBJECTS
-
-import coordkit
-from coordkit.testing.processes import start_redis
 
 TESTS = Path(__file__).resolve().parents[1]
 SIDE_BY_SIDE = 2
@@ -28,12 +23,9 @@ PARAMETERS = ("flavour", "kind", "operation", "mutant")
 
 @pytest.fixture(scope="module")
 def urls() -> Iterator[list[str]]:
-    """Give three servers that are a quorum; the first of them serves all other kinds."""
-    with ExitStack() as stack:
-        servers = [stack.enter_context(start_redis()) for _ in range(3)]
-        clients = [stack.enter_context(redis.Redis.from_url(server.url)) for server in servers]
-        coordkit.Quorum(clients).initialise()
-        yield [server.url for server in servers]
+    """Give the servers that all kinds need."""
+    with servers_of_all_kinds() as urls:
+        yield urls
 
 
 Found = Callable[..., list[str]]
@@ -74,26 +66,7 @@ def test_what_the_caller_is_told_is_so(flavour: str, kind: str, operation: str, 
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    PARAMETERS,
-    [
-        ("blocking", "lock", "acquire", "acquire_is_not_idempotent"),
-        ("asyncio", "lock", "once", "acquire_is_not_idempotent"),
-        ("blocking", "lock", "once", "keeps_what_it_may_have_got"),
-        ("asyncio", "lock", "cancel", "keeps_what_it_may_have_got"),
-        ("blocking", "lock", "break", "breaks_again"),
-        ("asyncio", "lock", "adopt", "adopts_once"),
-        ("asyncio", "reentrant", "acquire", "acquire_is_not_idempotent"),
-        ("blocking", "redis-py", "acquire", "acquire_is_not_idempotent"),
-        ("blocking", "read", "acquire", "reader_waits_for_itself"),
-        ("asyncio", "write", "acquire", "writer_waits_for_itself"),
-        ("blocking", "permit", "acquire", "takes_another_permit"),
-        ("asyncio", "several", "cancel a wait", "keeps_the_first_of_several"),
-        ("blocking", "bare quorum", "once", "refused_by_its_own_vote"),
-        ("blocking", "fence", "run", "runs_again"),
-        ("asyncio", "fence", "set", "no_fence"),
-    ],
-)
+@pytest.mark.parametrize(PARAMETERS, WRONG)
 def test_a_wrong_lock_is_found(
     flavour: str, kind: str, operation: str, mutant: str, found: Found, urls: list[str]
 ) -> None:

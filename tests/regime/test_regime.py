@@ -81,10 +81,7 @@ def test_what_is_wrong_is_found(workload: str, mutant: str, verdicts: Verdicts) 
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    ("kind", "mutant"),
-    [("either", "reads_beside_a_writer"), ("either", "writes_beside_readers"), ("permit", "one_permit_too_many")],
-)
+@pytest.mark.parametrize(("kind", "mutant"), WORKLOADS["W1"].others)
 def test_racers_that_are_let_in_wrongly_are_seen(kind: str, mutant: str) -> None:
     """By what they race for, whatever they believe."""
     verdict = run("W1", SEED, 1.0, kind=kind, mutant=mutant)

@@ -85,6 +85,7 @@ class Workload:
     checkers: tuple[Checker, ...]
     faults: tuple[str, ...] = ()
     mutants: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()  # mutants of other kinds than a lock
     workers: int = 5
     actors: int = 4
     names: tuple[str, ...] = ("job",)
@@ -102,7 +103,19 @@ _W4: dict[str, Any] = {"actors": 2, "names": tuple(f"job{i}" for i in range(8)),
 
 WORKLOADS = {
     # Nobody dies here, so the ttl is long: what the turnstile sees does not depend on who is quick.
-    "W1": Workload("racer", 30.0, (_alone, _overlaps, _TOKENS), resource=True, turnstile=True),
+    "W1": Workload(
+        "racer",
+        30.0,
+        (_alone, _overlaps, _TOKENS),
+        resource=True,
+        turnstile=True,
+        mutants=("lets_in_whoever_asks",),
+        others=(
+            ("either", "reads_beside_a_writer"),
+            ("either", "writes_beside_readers"),
+            ("permit", "one_permit_too_many"),
+        ),
+    ),
     "W2": Workload(
         "leases",
         0.4,
