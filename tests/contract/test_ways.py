@@ -291,6 +291,38 @@ async def test_a_greeting_that_fails_is_not_said_to_have_sent_the_command(flavou
         await flavour.maybe(way_.execute(("PING",), {}))
 
 
+@pytest.mark.parametrize("what", ["greeting", "probe"])
+async def test_what_is_asked_in_nobodys_name_is_bounded_also_where_the_client_waits_for_ever(
+    flavour: Any, coordkit_faults: Any, coordkit_redis_server: Any, monkeypatch: Any, what: str
+) -> None:
+    """A server that falls silent behind the handshake: what the user asks may wait for ever, as in redis-py."""
+    monkeypatch.setattr("coordkit._redis.PATIENCE", 0.3)
+    proxy, maybe = coordkit_faults.proxy(coordkit_redis_server), flavour.maybe
+
+    def greet(ask: Any) -> int:
+        proxy.hold = True
+        return 0 if what == "probe" else int(ask("GET", "epoch") or 0)
+
+    async def greet_async(ask: Any) -> int:
+        proxy.hold = True
+        return 0 if what == "probe" else int(await ask("GET", "epoch") or 0)
+
+    greeting = greet_async if flavour.is_async else greet
+    way_ = way_of(flavour, proxy.url, greet=greeting, socket_timeout=None, socket_connect_timeout=5)
+    if what == "probe":
+        for _ in range(way_.breaker.failure_threshold):
+            way_.breaker.failed("so we say")
+        way_.breaker._until = 0.0
+
+    async def ask() -> None:
+        with pytest.raises(ShardDown, match="not sent"):
+            await maybe(way_.execute(("PING",), {}))
+
+    await flavour.spawn(ask).result(20)
+    if what == "probe":
+        await flavour.until(lambda: way_.breaker.state == "open" and way_.breaker.why != "so we say", 20)
+
+
 async def test_replies_that_nobody_read_are_nobody_elses(flavour: Any, url: str) -> None:
     """As where another shard of the same batch failed, or the caller was interrupted."""
     maybe, way_ = flavour.maybe, way_of(flavour, url)
