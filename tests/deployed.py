@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from coordkit.routing import ReplicaSet
+
 UNSHARDED = ("standalone", "sentinel", "cluster")
 KINDS = (*UNSHARDED, "shards")
 
@@ -23,7 +25,16 @@ class Deployed:
     def _standalone(self, options: dict[str, Any]) -> Any:
         return self._flavour.redis(self.servers.url, **options)
 
+    def replica_set(self, **options: Any) -> Any:
+        """Return the shard that the Sentinels watch: its master, and the replicas that they know."""
+        return ReplicaSet.of_sentinel(self._watchers(), self.servers.service_name, **options)
+
     def _sentinel(self, options: dict[str, Any]) -> Any:
+        client: Any = self._watchers().master_for(self.servers.service_name, **options)
+        self._flavour.on_exit(client.connection_pool.disconnect)  # before redis-py 5.0.1 its own `close` leaves it open
+        return self._flavour.closing(client)
+
+    def _watchers(self) -> Any:
         if self._flavour.is_async:
             from redis.asyncio import Sentinel
         else:
@@ -32,9 +43,7 @@ class Deployed:
         sentinel: Any = Sentinel(self.servers.sentinels, sentinel_kwargs=patience)
         for watcher in sentinel.sentinels:
             self._flavour.closing(watcher)
-        client: Any = sentinel.master_for(self.servers.service_name, **options)
-        self._flavour.on_exit(client.connection_pool.disconnect)  # before redis-py 5.0.1 its own `close` leaves it open
-        return self._flavour.closing(client)
+        return sentinel
 
     def _shards(self, options: dict[str, Any]) -> Any:
         clients = {name: self._flavour.redis(one.url, **options) for name, one in zip("abc", self.servers, strict=True)}

@@ -1,4 +1,8 @@
-"""ShardedRedis as people run it: three shards, five, shards with replicas, shards behind Sentinels; both flavours."""
+"""ShardedRedis as people run it: three shards, five, shards with replicas, shards behind Sentinels; both flavours.
+
+Where replicas are read from, all reads are theirs, and each write waits until the replica of its shard has it: so every
+test holds there as well.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import redis.exceptions
 from deployed import Deployed
 
 from coordkit.errors import StoreRefused, StoreUnavailable
+from coordkit.routing import ReplicaSet
+from coordkit.testing.deployments import tell
 
 pytestmark = pytest.mark.empties_servers
 
@@ -18,7 +24,10 @@ LAYOUTS = {
     "five": "coordkit_redis_quorum",
     "replicas": "coordkit_redis_sentinel_shards",  # without asking the Sentinels
     "sentinel": "coordkit_redis_sentinel_shards",
+    "reads from replicas": "coordkit_redis_sentinel_shards",  # by their addresses
+    "reads from sentinel's": "coordkit_redis_sentinel_shards",
 }
+READING = {"read_from": "replica", "min_replicas": 1, "wait_timeout": 10}
 
 
 class Layout:
@@ -32,7 +41,22 @@ class Layout:
     def shards(self, **options: Any) -> Any:
         """Return a ShardedRedis with clients of its own."""
         options = {"socket_timeout": 5, "socket_connect_timeout": 5, **options}
-        return self._flavour.ShardedRedis({name: self._client(one, options) for name, one in self.servers.items()})
+        terms: Any = READING if self.kind.startswith("reads") else {}
+        made = self._flavour.ShardedRedis(
+            {name: self._shard(one, options) for name, one in self.servers.items()}, **terms
+        )
+        if terms:  # what looks at replicas goes on until then
+            self._flavour.on_exit(made.aclose if self._flavour.is_async else made.close)
+        return made
+
+    def _shard(self, server: Any, options: dict[str, Any]) -> Any:
+        if self.kind == "reads from replicas":
+            nodes = [server.primary(), *server.replicas()]
+            primary, *replicas = (Deployed(self._flavour, "standalone", node).redis(**options) for node in nodes)
+            return ReplicaSet(primary, replicas)
+        if self.kind == "reads from sentinel's":
+            return Deployed(self._flavour, "sentinel", server).replica_set(**options)
+        return self._client(server, options)
 
     def _client(self, server: Any, options: dict[str, Any]) -> Any:
         kind = "sentinel" if self.kind == "sentinel" else "standalone"
@@ -118,11 +142,11 @@ async def test_what_is_without_a_key_is_merged_or_told_by_shard(
 
 async def test_it_may_be_emptied(flavour: Any, layout: Layout, maybe: Any, keys: list[str]) -> None:
     """In a database that nobody else uses here."""
-    if layout.kind == "sentinel":
+    if "sentinel" in layout.kind:
         shards = layout.shards(db=9)
     else:
         shards = layout.shards()
-        for one in shards.shards().values():
+        for one in shards._servers.clients():
             one.connection_pool.connection_kwargs["db"] = 9
     await maybe(shards.mset(dict.fromkeys(keys, 1)))
     assert await maybe(shards.dbsize()) == len(keys)
@@ -221,4 +245,33 @@ def test_the_layouts_are_what_they_say(request: Any) -> None:
         kind: [len(getattr(one, "nodes", [one])) for one in request.getfixturevalue(name)]
         for kind, name in LAYOUTS.items()
     }
-    assert sizes == {"three": [1] * 3, "five": [1] * 5, "replicas": [3] * 3, "sentinel": [3] * 3}
+    assert sizes == {"three": [1] * 3, "five": [1] * 5, **dict.fromkeys((*LAYOUTS,)[2:], [3] * 3)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LAYOUTS if kind.startswith("reads")])
+async def test_reads_are_those_of_the_replicas(
+    request: Any, flavour: Any, maybe: Any, keys: list[str], kind: str
+) -> None:
+    layout = Layout(flavour, kind, request.getfixturevalue(LAYOUTS[kind]))
+    shards = layout.shards(decode_responses=True)
+    await maybe(shards.mset({key: key for key in keys}))
+    before = {name: [calls(one.primary()), calls(*one.replicas())] for name, one in layout.servers.items()}
+    assert await maybe(shards.mget(keys)) == keys
+    pipe = shards.pipeline()
+    for key in keys:
+        assert await maybe(shards.get(key)) == key
+        pipe.get(key)
+    assert await maybe(pipe.execute()) == keys
+    for name, one in layout.servers.items():
+        mine = sum(shards.shard_for(key) == name for key in keys)
+        primary, replicas = before[name]
+        assert calls(one.primary()) == primary, name
+        assert calls(*one.replicas()) >= replicas + 1 + 2 * mine, name  # more where a busy machine answers late
+    assert await maybe(shards.delete(*keys)) == len(keys)
+
+
+def calls(*servers: Any) -> int:
+    """Return how many GETs and MGETs these were sent."""
+    lines = [line for one in servers for line in tell(one, "INFO", "commandstats").splitlines()]
+    counted = [line.partition("calls=")[2] for line in lines if line.startswith(("cmdstat_get:", "cmdstat_mget:"))]
+    return sum(int(each.partition(",")[0]) for each in counted)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -290,6 +291,38 @@ async def test_a_greeting_that_fails_is_not_said_to_have_sent_the_command(flavou
         await flavour.maybe(way_.execute(("PING",), {}))
 
 
+@pytest.mark.parametrize("what", ["greeting", "probe"])
+async def test_what_is_asked_in_nobodys_name_is_bounded_also_where_the_client_waits_for_ever(
+    flavour: Any, coordkit_faults: Any, coordkit_redis_server: Any, monkeypatch: Any, what: str
+) -> None:
+    """A server that falls silent behind the handshake: what the user asks may wait for ever, as in redis-py."""
+    monkeypatch.setattr("coordkit._redis.PATIENCE", 0.3)
+    proxy, maybe = coordkit_faults.proxy(coordkit_redis_server), flavour.maybe
+
+    def greet(ask: Any) -> int:
+        proxy.hold = True
+        return 0 if what == "probe" else int(ask("GET", "epoch") or 0)
+
+    async def greet_async(ask: Any) -> int:
+        proxy.hold = True
+        return 0 if what == "probe" else int(await ask("GET", "epoch") or 0)
+
+    greeting = greet_async if flavour.is_async else greet
+    way_ = way_of(flavour, proxy.url, greet=greeting, socket_timeout=None, socket_connect_timeout=5)
+    if what == "probe":
+        for _ in range(way_.breaker.failure_threshold):
+            way_.breaker.failed("so we say")
+        way_.breaker._until = 0.0
+
+    async def ask() -> None:
+        with pytest.raises(ShardDown, match="not sent"):
+            await maybe(way_.execute(("PING",), {}))
+
+    await flavour.spawn(ask).result(20)
+    if what == "probe":
+        await flavour.until(lambda: way_.breaker.state == "open" and way_.breaker.why != "so we say", 20)
+
+
 async def test_replies_that_nobody_read_are_nobody_elses(flavour: Any, url: str) -> None:
     """As where another shard of the same batch failed, or the caller was interrupted."""
     maybe, way_ = flavour.maybe, way_of(flavour, url)
@@ -397,6 +430,39 @@ async def test_a_client_that_would_be_bypassed_is_used_itself(flavour: Any, url:
     for each in by_itself:
         assert isinstance(sharded_of({"a": each})._ways["a"], (PoolWay, AsyncPoolWay))
     assert isinstance(sharded_of({"a": good})._ways["a"], (way.Way, way_aio.Way))
+
+
+def test_a_client_with_a_cache_is_used_itself_and_watches(
+    url: str, coordkit_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocking only: redis-py's asyncio has none. It wraps each connection, and wants a newer Redis."""
+    cache = pytest.importorskip("redis.cache", reason="a client-side cache came with redis-py 5.1")
+    monkeypatch.setattr(redis.connection.CacheProxyConnection, "MIN_ALLOWED_VERSION", "7.0.0")
+    key, other = coordkit_namespace, f"{coordkit_namespace}:2"
+    options = {"protocol": 3, "cache_config": cache.CacheConfig(), "retry": None, "health_check_interval": 1}
+    with client.ShardedRedis({"a": redis.Redis.from_url(url, **options)}) as shards, redis.Redis.from_url(url) as looks:
+        looks.mset({key: "old", other: "other"})
+        for value in (b"old", b"new"):
+            for _ in range(3):
+                assert shards.get(key) == value
+                assert shards.mget(other, key) == [b"other", value]
+                assert shards.pipeline().get(other).get(key).execute() == [b"other", value]
+                assert shards.pipeline(transaction=True).get(key).get(other).execute() == [value, b"other"]
+            looks.set(key, "new")
+        for lost in (False, True):
+            with shards.pipeline() as pipe:
+                pipe.watch(key)
+                assert pipe.get(key) == looks.get(key)
+                looks.append(key, "!")
+                if lost:
+                    for one in looks.client_list(_type="normal"):
+                        if one["cmd"] == "get" and one["resp"] == "3":
+                            looks.client_kill(one["addr"])
+                    time.sleep(1.1)  # its health is due to be checked, which would connect anew
+                pipe.multi()
+                with pytest.raises(StoreUnavailable if lost else redis.WatchError):
+                    pipe.set(key, "mine").execute()
+        assert looks.get(key) == b"new!!"
 
 
 async def test_a_tracer_around_redis_pys_method_sees_each_command(

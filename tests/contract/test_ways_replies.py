@@ -1,7 +1,7 @@
 """What a command returns over kept connections is what redis-py's own client returns, to the type; both flavours.
 
 A long list of redis-py's methods runs through a plain client and through ShardedRedis on the same server: one by one,
-in a pipeline, and in a transaction, decoded or not, with both protocols.
+in a pipeline, and in a transaction, decoded or not, with both protocols, and where its own pool is used.
 """
 
 from __future__ import annotations
@@ -282,6 +282,11 @@ CALLS: list[Callable[[Any], Any]] = [
 ]
 
 
+Terms = tuple[int, bool, int]
+"""Protocol, whether replies are decoded, and ``max_connections``: with few, the client itself is used."""
+TERMS: list[Terms] = [(2, False, 100), (2, True, 100), (3, False, 100), (3, True, 100), (2, True, 20), (3, False, 20)]
+
+
 def int_or_zero(score: Any) -> int:
     return int(float(score)) if float(score) < 1e9 else 0
 
@@ -307,9 +312,9 @@ async def outcome(flavour: Any, call: Callable[[], Any]) -> Any:
         return told(error)
 
 
-def clients(flavour: Any, url: str, pair: tuple[int, bool]) -> tuple[Any, Any]:
-    protocol, decoded = pair
-    options = {"protocol": protocol, "decode_responses": decoded, "socket_timeout": 10}
+def clients(flavour: Any, url: str, terms: Terms) -> tuple[Any, Any]:
+    protocol, decoded, most = terms
+    options = {"protocol": protocol, "decode_responses": decoded, "socket_timeout": 10, "max_connections": most}
     kind = client_aio.ShardedRedis if flavour.is_async else client.ShardedRedis
     return flavour.redis(url, **options), flavour.closing(kind({"a": flavour.redis(url, **options)}))
 
@@ -328,11 +333,11 @@ def place(call: Any) -> str:
     return inspect.getsource(call).strip()
 
 
-@pytest.mark.parametrize("pair", [(2, False), (2, True), (3, False), (3, True)])
+@pytest.mark.parametrize("terms", TERMS, ids=str)
 async def test_each_command_returns_what_redis_py_returns(
-    flavour: Any, coordkit_redis_server: Any, pair: tuple[int, bool]
+    flavour: Any, coordkit_redis_server: Any, terms: Terms
 ) -> None:
-    plain, shards = clients(flavour, coordkit_redis_server.url, pair)
+    plain, shards = clients(flavour, coordkit_redis_server.url, terms)
     told_by: list[list[Any]] = []
     for one in (plain, shards):
         await cleared(flavour, plain)
@@ -345,12 +350,12 @@ async def test_each_command_returns_what_redis_py_returns(
 
 
 @pytest.mark.parametrize("transaction", [False, True])
-@pytest.mark.parametrize("pair", [(2, False), (2, True), (3, False), (3, True)])
+@pytest.mark.parametrize("terms", TERMS, ids=str)
 async def test_each_pipeline_returns_what_redis_py_returns(
-    flavour: Any, coordkit_redis_server: Any, pair: tuple[int, bool], transaction: bool
+    flavour: Any, coordkit_redis_server: Any, terms: Terms, transaction: bool
 ) -> None:
     """In batches of ten, as large and as mixed as they come."""
-    plain, shards = clients(flavour, coordkit_redis_server.url, pair)
+    plain, shards = clients(flavour, coordkit_redis_server.url, terms)
     told_by: list[list[Any]] = []
     batches = [CALLS[i : i + 10] for i in range(0, len(CALLS), 10)]
     for one in (plain, shards):

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from coordkit._asyncio.runtime import RUNTIME
 from coordkit.errors import NoNodes, StoreRefused, StoreUnavailable, TooFewReplicas
@@ -15,6 +16,7 @@ from coordkit.routing.commands import table as command_table
 from coordkit.routing.commands.plan import Plan, Question
 from coordkit.routing.commands.reads import OTHER, READ, WRITE
 from coordkit.routing.commands.router import Router
+from coordkit.routing.replicas import questions, questions_aio
 from coordkit.routing.replicas.lag import MaxLag
 from coordkit.routing.replicas.probes import Probes
 from coordkit.routing.replicas.readers import Node, Readers
@@ -237,5 +239,26 @@ def test_one_that_is_closed_while_its_first_look_is_waited_for_looks_again_when_
         await probes.close()
         await reading
         assert not probes.begun
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("flavour", ["blocking", "asyncio"])
+def test_what_was_made_for_a_replica_goes_with_it(flavour: str) -> None:
+    """Where replicas come and go with new addresses, clients of old ones would pile up."""
+    kind: Any = redis.asyncio.Redis if flavour == "asyncio" else redis.Redis
+    made: Any = (questions_aio if flavour == "asyncio" else questions).Questions("s", None)
+
+    class Followed:
+        def client_at(self, address: tuple[str, int], _: Any) -> Any:
+            return kind(host=address[0], port=address[1])
+
+    async def story() -> None:
+        for port in range(1, 4):
+            found = made._as_nodes(Followed(), [("127.0.0.1", port)])
+            [node] = await found if flavour == "asyncio" else found
+            made._bounded(node.client)
+            assert node.address == f"127.0.0.1:{port}"
+            assert list(made._clients) == [node.client]
 
     asyncio.run(story())

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import socket
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import redis.asyncio
@@ -24,7 +21,7 @@ from redis.exceptions import MaxConnectionsError, ReadOnlyError, ResponseError
 from coordkit import _redis, _redis_packing
 from coordkit._asyncio.home import Home
 from coordkit._asyncio.lines import Lines, connect
-from coordkit._asyncio.runtime import life, running_loop
+from coordkit._asyncio.runtime import life
 from coordkit._asyncio.wire import FastWire, Wire, wire_on
 from coordkit._threads.runtime import now
 from coordkit.errors import CoordError
@@ -34,6 +31,7 @@ from coordkit.routing.ways.errors import Outdated, is_unreached, tripped
 from coordkit.routing.ways.greeting_aio import Asking, Greet
 from coordkit.routing.ways.replies import Packer, speaks_plainly
 from coordkit.routing.ways.waits import Waits, ended
+from coordkit.routing.ways.waits_aio import end_half_of
 
 
 class Connections(Lines):
@@ -57,7 +55,7 @@ class Connections(Lines):
         self._most: float = getattr(client.connection_pool, "max_connections", None) or math.inf
         self._sentinel = hasattr(client.connection_pool, "sentinel_manager")
         self._packer: Packer | None = None
-        self.waits = Waits(name, _end_half_of)
+        self.waits = Waits(name, end_half_of)
         self._recent: tuple[weakref.ref[asyncio.AbstractEventLoop], Home] | None = None
 
     async def close(self) -> None:
@@ -286,24 +284,6 @@ class Connections(Lines):
         recipe = _redis.recipe(pool, Retry(NoBackoff(), 0), redis.asyncio.Connection)
         self._packer = Packer(pool.connection_class(**recipe))
         return self._packer
-
-
-def _end_half_of(wire: Wire) -> None:
-    """End it in its own loop, which alone closes sockets: elsewhere the number may be another socket's by then."""
-    if running_loop() is wire.loop:
-        _end_half_now(wire)
-        return
-    with suppress(RuntimeError):  # a loop that is closed has nobody who waits
-        wire.loop.call_soon_threadsafe(_end_half_now, wire)
-
-
-def _end_half_now(wire: Wire) -> None:
-    stream = wire.connection._writer  # noqa: SLF001  redis-py has no other name for it
-    if stream is None:  # it was lost, and closed, meanwhile
-        return
-    # By another name for the same socket: the loop's own has no such thing for TLS.
-    with suppress(OSError, ValueError), socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno())) as twin:
-        twin.shutdown(socket.SHUT_WR)
 
 
 async def _lost(home: Home, wire: Wire, error: BaseException) -> None:
