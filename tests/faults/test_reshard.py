@@ -254,6 +254,40 @@ async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> No
     assert (await cluster.reshard(batch=16384).run()).phase == "done"
 
 
+REFUSALS = {
+    "memory": (lambda c: c.config_set("maxmemory", 1), lambda c: c.config_set("maxmemory", 0), "raise maxmemory"),
+    "replica": (lambda c: c.replicaof("127.0.0.1", 1), lambda c: c.replicaof("NO", "ONE"), "a (read-only )?replica"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSALS)
+@pytest.mark.parametrize(("step", "back"), [("begin", False), ("pass 1", True), ("close", False)])
+async def test_a_target_that_says_no_is_gone_on_with_when_it_does_not(
+    durable: Any, why: str, step: str, back: bool
+) -> None:
+    """It is out of memory, or has become a replica: the move ends there, also one that would roll it back."""
+    cluster, _ = durable
+    ill, well, said = REFUSALS[why]
+    reshard = cluster.reshard(on_step=lambda name: name == step and ill(cluster.plain["c"]), batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    with pytest.raises(CoordError, match=said):
+        await reshard.run()
+    with pytest.raises(CoordError, match=said):
+        await cluster.reshard().roll_back()
+    assert len(cluster.ledger.now.moves) == 1
+    well(cluster.plain["c"])
+    following = cluster.reshard(batch=16384)
+    assert (await (following.roll_back if back else following.run)()).phase == "done"
+    for each in (client, Client(cluster)):
+        for key in cluster.keys(60):
+            await each.incr(key)
+    cluster.check()
+
+
 async def test_a_target_that_lost_what_it_was_brought_last_gets_it_again(
     flavour: Any, coordkit_redis_shards: Any, coordkit_namespace: str
 ) -> None:
