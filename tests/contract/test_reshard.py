@@ -554,7 +554,7 @@ async def test_answers_of_the_store_are_lost(cluster: Cluster, done: bool) -> No
     assert cluster.ledger.now.owners.counts()["c"] == 0
     there, store = losing()
     progress = await there.run()
-    assert (progress.phase, progress.share, progress.seconds_left()) == ("done", 1.0, 0.0)
+    assert (progress.phase, progress.share, progress.slots_left, progress.seconds_left()) == ("done", 1.0, 0, 0.0)
     assert store.lost["write"] == 4
     for each in (client, Client(cluster)):
         for key in keys:
