@@ -117,7 +117,7 @@ def durable(flavour: Any, coordkit_namespace: str) -> Iterator[Any]:
         cluster.close()
 
 
-@pytest.mark.parametrize("step", ["begin", "bring", "close"])
+@pytest.mark.parametrize("step", ["raise c", "begin", "bring", "close", "finish"])
 @pytest.mark.parametrize("which", ["source", "target"])
 async def test_a_shard_is_killed_and_comes_back_with_its_file(durable: Any, step: str, which: str) -> None:
     """The mover goes on by itself, and clients find everything."""
