@@ -137,6 +137,7 @@ async def test_one_whose_wait_is_over_is_kept(place: Place, maybe: Any, how: str
             reply = await maybe(WAITS[how](shards, place.key))
         assert b"item" in str(reply).encode()
         await maybe(shards.execute_command("LRANGE", place.key, 0, -1, NEVER_DECODE=True))
+        await maybe(shards.pipeline().lrange(place.key, 0, -1).execute())
         made.add(way.connected)
     assert len(made) == 1
     assert way.waits._waiting == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import pytest
@@ -349,6 +350,25 @@ async def test_a_target_without_memory_leaves_the_key_where_it_is(pair: Pair, ma
     assert await maybe(pair.b.get(key)) == b"v"
 
 
+async def test_a_value_that_is_too_large_for_the_target_stays_and_is_named(pair: Pair, maybe: Any) -> None:
+    """512 MB in one piece, where nobody has set it otherwise."""
+    large = pair.key("large")
+    await maybe(pair.a.set(large, os.urandom(2 << 20)))
+    size = len(await maybe(pair.a.dump(large)))
+    carrier = pair.carrier(Move(2, "a", "b"))
+    await carrier.begin()
+    before = (await maybe(pair.b.config_get("proto-max-bulk-len")))["proto-max-bulk-len"]
+    await maybe(pair.b.config_set("proto-max-bulk-len", 1 << 20))
+    try:
+        with pytest.raises(StoreRefused, match=rf"large' is {size:,} bytes .*: raise its proto-max-bulk-len"):
+            await carrier.ensure([pair.key("small"), large])
+    finally:
+        await maybe(pair.b.config_set("proto-max-bulk-len", before))
+    assert await maybe(pair.a.strlen(large)) == 2 << 20
+    await carrier.ensure([large])
+    assert await maybe(pair.b.strlen(large)) == 2 << 20
+
+
 async def test_a_value_that_the_target_cannot_read_stays(pair: Pair, maybe: Any) -> None:
     """A newer server's format, as when a move goes back to an older one: the key is not marked, and not removed."""
     good, bad = pair.key("good"), pair.key("bad")
@@ -362,7 +382,7 @@ async def test_a_value_that_the_target_cannot_read_stays(pair: Pair, maybe: Any)
 
     carrier = pair.carrier(Move(2, "a", "b"), b=Garbled(pair.ports["b"], None, b""))
     await carrier.begin()
-    with pytest.raises(StoreRefused, match="payload"):
+    with pytest.raises(StoreRefused, match=r"payload .*\(key .*bad\)"):
         await carrier.ensure([good, bad])
     assert await maybe(pair.a.exists(good, bad)) == 2
     await pair.carrier(Move(2, "a", "b")).ensure([good, bad])

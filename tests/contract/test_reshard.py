@@ -15,11 +15,12 @@ from reshard_cluster import STEPS, Client, Cluster
 from coordkit._run import run
 from coordkit.errors import CoordError, StoreRefused, StoreUnavailable
 from coordkit.routing import Topology, slot_of
-from coordkit.routing.fence.fence import local_key, raise_epoch
+from coordkit.routing.fence.fence import drop_connections, local_key, raise_epoch
 from coordkit.routing.moving import mover
 from coordkit.routing.moving.pace import Pace
 from coordkit.routing.moving.source import Source
 from coordkit.routing.moving.target import Target
+from coordkit.routing.resharding import goals
 from coordkit.routing.ways.errors import Outdated
 
 pytestmark = pytest.mark.empties_servers
@@ -335,6 +336,24 @@ async def test_a_new_shard_must_be_empty(cluster: Cluster) -> None:
         await cluster.reshard().roll_back()
 
 
+async def test_what_comes_to_a_new_shard_while_it_is_added_is_seen(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one who used it before, and has not heard that it is none any more, until its connection is dropped."""
+    reshard = cluster.reshard()
+    await reshard.initialise()
+    before = cluster.ledger.now
+
+    async def dropping(port: Any, **options: Any) -> Any:
+        cluster.plain["c"].set("late", 1)
+        return await drop_connections(port, **options)
+
+    monkeypatch.setattr(goals, "drop_connections", dropping)
+    with pytest.raises(CoordError, match="has 1 keys"):
+        await reshard.add("c", cluster.urls["c"])
+    assert cluster.ledger.now is before
+
+
 async def test_who_writes_at_the_source_without_the_topology_is_reported(cluster: Cluster) -> None:
     reshard = cluster.reshard(on_step=lambda step: step.startswith("pass") and _litter(cluster), batch=16384)
     await reshard.initialise()
@@ -535,7 +554,7 @@ async def test_answers_of_the_store_are_lost(cluster: Cluster, done: bool) -> No
     assert cluster.ledger.now.owners.counts()["c"] == 0
     there, store = losing()
     progress = await there.run()
-    assert (progress.phase, progress.share, progress.seconds_left()) == ("done", 1.0, 0.0)
+    assert (progress.phase, progress.share, progress.slots_left, progress.seconds_left()) == ("done", 1.0, 0, 0.0)
     assert store.lost["write"] == 4
     for each in (client, Client(cluster)):
         for key in keys:

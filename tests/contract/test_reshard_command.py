@@ -162,7 +162,7 @@ def test_it_may_be_stopped_and_killed_and_is_resumed(
 
 def test_one_moves_at_a_time_and_who_has_lost_that_says_so(terminal: Terminal, plain: Any, coordkit_zk: Any) -> None:
     store = TopologyStore(coordkit_zk, "/users")
-    moving = terminal.start("add", terminal.address("c"), "--keys-per-second", "12", "--batch", "16384")
+    moving = terminal.start("add", terminal.address("c"), "--keys-per-second", "2", "--batch", "16384")
     try:
         assert wait_until(lambda: plain["c"].dbsize() > 5, 30)
         code, _, error = terminal.run("resume")
@@ -170,7 +170,8 @@ def test_one_moves_at_a_time_and_who_has_lost_that_says_so(terminal: Terminal, p
         for name in coordkit_zk.get_children("/users/rebalancer/candidates"):
             coordkit_zk.delete(f"/users/rebalancer/candidates/{name}")
         _, error = moving.communicate(timeout=30)
-        assert moving.returncode == 76, error
+        assert moving.returncode == 76, error  # at its next step, and not in front of the next write of the topology
+        assert len(plain["c"].keys("k*")) < 80  # of about a hundred of the first batch
     finally:
         ended(moving)
     check(plain, None)

@@ -117,7 +117,7 @@ def durable(flavour: Any, coordkit_namespace: str) -> Iterator[Any]:
         cluster.close()
 
 
-@pytest.mark.parametrize("step", ["begin", "bring", "close"])
+@pytest.mark.parametrize("step", ["raise c", "begin", "bring", "close", "finish"])
 @pytest.mark.parametrize("which", ["source", "target"])
 async def test_a_shard_is_killed_and_comes_back_with_its_file(durable: Any, step: str, which: str) -> None:
     """The mover goes on by itself, and clients find everything."""
@@ -252,6 +252,40 @@ async def test_a_target_that_forgot_everything_ends_the_move(durable: Any) -> No
         await cluster.reshard().run()
     await cluster.reshard().repair("c")
     assert (await cluster.reshard(batch=16384).run()).phase == "done"
+
+
+REFUSALS = {
+    "memory": (lambda c: c.config_set("maxmemory", 1), lambda c: c.config_set("maxmemory", 0), "raise maxmemory"),
+    "replica": (lambda c: c.replicaof("127.0.0.1", 1), lambda c: c.replicaof("NO", "ONE"), "a (read-only )?replica"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSALS)
+@pytest.mark.parametrize(("step", "back"), [("begin", False), ("pass 1", True), ("close", False)])
+async def test_a_target_that_says_no_is_gone_on_with_when_it_does_not(
+    durable: Any, why: str, step: str, back: bool
+) -> None:
+    """It is out of memory, or has become a replica: the move ends there, also one that would roll it back."""
+    cluster, _ = durable
+    ill, well, said = REFUSALS[why]
+    reshard = cluster.reshard(on_step=lambda name: name == step and ill(cluster.plain["c"]), batch=16384)
+    await reshard.initialise()
+    client = Client(cluster)
+    for key in cluster.keys(60):
+        await client.incr(key)
+    await reshard.add("c", cluster.urls["c"])
+    with pytest.raises(CoordError, match=said):
+        await reshard.run()
+    with pytest.raises(CoordError, match=said):
+        await cluster.reshard().roll_back()
+    assert len(cluster.ledger.now.moves) == 1
+    well(cluster.plain["c"])
+    following = cluster.reshard(batch=16384)
+    assert (await (following.roll_back if back else following.run)()).phase == "done"
+    for each in (client, Client(cluster)):
+        for key in cluster.keys(60):
+            await each.incr(key)
+    cluster.check()
 
 
 async def test_a_target_that_lost_what_it_was_brought_last_gets_it_again(

@@ -10,7 +10,7 @@ from typing import Any
 
 from coordkit._ports import Call, Runtime
 from coordkit.core.answer import answered
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import StoreRefused, StoreUnavailable
 from coordkit.routing.fence.fence import local_key
 from coordkit.routing.fence.port import ShardPort
 from coordkit.routing.fence.walk import replies
@@ -75,7 +75,17 @@ class Target:
         for each in batch:
             args += [each.value, each.ends, "keep" if each.kept else "take"]
         call = Call(_TAKE, (self._moves, self._marks, *(each.key for each in batch)), args)
-        state, *taken = await self._asked(call)
+        try:
+            state, *taken = await self._asked(call)
+        except StoreRefused as error:
+            if "bulk length" not in error.why:
+                raise
+            large = max(batch, key=lambda each: len(each.value))
+            raise StoreRefused(
+                self._port.shard,
+                f"{large.key!r} is {len(large.value):,} bytes as DUMP gives it, more than it takes in one piece "
+                f"({error.why}): raise its proto-max-bulk-len, or remove the key, and resume",
+            ) from error
         if state == b"over":  # it was open when we looked
             return Brought(over=True)
         if state != b"open":  # somebody removed what says so
