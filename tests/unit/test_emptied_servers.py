@@ -14,6 +14,7 @@ NEED_NO_MARKER = {
     "faults/test_epoch_on_disk.py": "starts its servers",
     "faults/test_quorum.py": "starts its servers",
     "regime/stateful.py": "starts its server",
+    "regime/test_lost_seats.py": "starts its servers",
     "reshard_cluster.py": "is searched for in those that import it",
     "test_readme.py": "skips its one example that does, unless it started the servers",
 }

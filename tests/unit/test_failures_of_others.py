@@ -104,7 +104,6 @@ K31: a lease goes by the wall clocks of hosts
 the ghost leader: connected, at a follower that is cut off (notes, 2.4)
     faults/test_ghost_leader.py::test_the_old_term_ends_before_the_new_one_begins
     faults/test_ghost_leader.py::test_where_the_lease_is_not_kept_the_token_refuses_the_ghost
-    faults/test_election_ghost.py::test_the_ghost_is_told_before_its_successor_leads
 the decision table of lost answers (2.6)
     faults/test_zookeeper_lost_answers.py::test_nothing_that_is_lost_leaves_anything_behind
     faults/test_zookeeper_lost_answers.py::test_a_creation_that_is_made_late_stands_in_nobodys_way

@@ -11,7 +11,7 @@ from coordkit._ports_zookeeper import GetData
 from coordkit._threads.runtime import RUNTIME
 from coordkit.core.oversize import LARGE, Oversize
 from coordkit.core.portions import Portions, read_all
-from coordkit.errors import StoreUnavailable
+from coordkit.errors import StoreRefused, StoreUnavailable
 
 
 def finish(work: Any) -> Any:
@@ -92,16 +92,21 @@ def writing(line: Any, oversize: Oversize, error: StoreUnavailable) -> Any:
     def unanswered(data: bytes) -> Any:
         line.clock += 0.1
         sent, line.clock = line.clock, line.clock + 0.1
-        said = oversize.unanswered(data, sent, error)
-        assert oversize.unanswered(data, sent, error) is None, "the same connection, lost once"
-        return said
+        try:
+            oversize._unanswered(data, sent, error)
+        except StoreRefused as refused:
+            return refused
+        finally:
+            oversize._unanswered(data, sent, error)  # the same connection, lost once
+        return None
 
     return unanswered
 
 
 def test_data_are_too_large_if_the_connection_is_lost_over_them_three_times_in_a_row() -> None:
     line: Any = Line(losing=0)
-    oversize, error = Oversize(line, "/g", b"small"), StoreUnavailable("/g", "gone")
+    lost: list[str] = []
+    oversize, error = Oversize(line, "/g", b"small", lost.append), StoreUnavailable("/g", "gone")
     large = bytes(LARGE + 1)
     oversize.change(large)
     unanswered = writing(line, oversize, error)
@@ -118,11 +123,25 @@ def test_data_are_too_large_if_the_connection_is_lost_over_them_three_times_in_a
     assert "jute.maxbuffer" in refused.why
     assert refused.__cause__ is error
     assert (oversize.data, oversize.refused) == (b"small", refused)
+    assert lost == [], "the former ones are still there"
+
+
+def test_data_that_are_too_large_from_the_first_are_refused_for_good() -> None:
+    line: Any = Line(losing=0)
+    lost: list[str] = []
+    large = bytes(LARGE + 1)
+    oversize, error = Oversize(line, "/g", large, lost.append), StoreUnavailable("/g", "gone")
+    unanswered = writing(line, oversize, error)
+    assert unanswered(large) is None
+    assert unanswered(large) is None
+    assert lost == []
+    refused = unanswered(large)
+    assert lost == [refused.why]
 
 
 def test_small_data_are_never_too_large() -> None:
     line: Any = Line(losing=0)
-    oversize, error = Oversize(line, "/g", b""), StoreUnavailable("/g", "gone")
+    oversize, error = Oversize(line, "/g", b"", pytest.fail), StoreUnavailable("/g", "gone")
     unanswered = writing(line, oversize, error)
     assert [unanswered(bytes(LARGE)) for _ in range(20)] == [None] * 20
     assert 4.0 < oversize.pause() <= 5.0
