@@ -13,8 +13,8 @@ async def disconnect(client: RedisClient | Quorum) -> None:
     They are closed without it, too: each after 30 seconds without work, all with the client, and before their event
     loop ends. This is for who wants that now, as before the client is closed. The client stays open, and nothing
     ends: leases are held and renewed on, whoever waits for a lock goes on waiting, and what is asked next connects
-    anew. It closes those of the running event loop. Of a ``ShardedRedis`` it closes those of locks and fences; its
-    own ``aclose`` closes all others, with the clients.
+    anew. It closes those of the running event loop. Of a ``ShardedRedis`` it closes those of locks and fences, of one
+    that follows a topology those that listen for grants; its own ``aclose`` closes all others, with the clients.
 
     :raises TypeError: for what is no client of this flavour.
     """

@@ -135,16 +135,19 @@ class Election:
         if on_lost is None:
             return
 
-        def call() -> None:
+        known: Callable[[], leadership.Leadership | None] = core.pulse  # to tell of it is not to have it
+
+        def call(lost: leadership.Leadership) -> None:
             try:
-                on_lost(core.loss())
+                on_lost(lost.loss())
             except Exception:  # noqa: BLE001  the caller's code, called from ours
                 _log.exception("%s: on_lost failed", self.path)
 
         loop = asyncio.get_running_loop()
 
         def soon() -> None:
-            loop.call_soon(call)
+            if (lost := known()) is not None:
+                loop.call_soon(call, lost)
 
         core.lost.call_when_set(soon)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from weakref import WeakSet
 
 from redis import exceptions
 
@@ -33,6 +34,7 @@ class Home:
         self.free = _AT_ONCE
         self.busy = 0  # connections that somebody has to himself
         self._sweep: asyncio.TimerHandle | None = None
+        self._retired: WeakSet[FastWire] = WeakSet()  # closed once nobody waits for their answers
         self._waiting: deque[asyncio.Future[None]] = deque()
         life().closing.add(self)
 
@@ -41,6 +43,13 @@ class Home:
             self._sweep = asyncio.get_running_loop().call_later(_redis.IDLE, self._sweep_out)
 
     async def close(self) -> None:
+        """Close all, for nobody uses them any more."""
+        await self.close_dead()
+        for wire in list(self._retired):
+            await wire.close()
+
+    async def close_dead(self) -> None:
+        """Close all that is idle or shared: the server went away."""
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -57,17 +66,17 @@ class Home:
         for wire in self._taken():
             await wire.close()
 
+    def retire(self, wire: FastWire) -> None:
+        """Have what was shared closed once nobody waits for its answers; and with all else, if that comes first."""
+        self._retired.add(wire)
+        wire.retire()
+
     def _taken(self) -> list[Wire]:
         """Take out what nobody uses, at once: whoever comes before it is closed makes a connection anew."""
         idle, self.idle = self.idle, []
-        if self.shared is None or self.wanting:
-            return idle
-        shared, self.shared = self.shared, None
-        if shared.waited_for:
-            shared.retire()
-        else:
-            self.watch.end(shared)
-            idle.append(shared)
+        if self.shared is not None and not self.wanting:
+            shared, self.shared = self.shared, None
+            self.retire(shared)  # in a moment, also if no answer is owed: who has just had one may ask again
         return idle
 
     # -- turns

@@ -172,7 +172,7 @@ class Lines:
         home.shared = wire
         home.sweep_later()
         if former is not None:
-            former.retire()
+            home.retire(former)
 
     async def _in_turn(self, work: Work, patience: float) -> list[Any]:
         home = self._home()
@@ -234,7 +234,7 @@ async def _broken(home: Home, wire: Wire, error: BaseException) -> None:
     if wire.late and isinstance(error, Exception):
         raise exceptions.TimeoutError("no answer in time") from error
     if isinstance(error, exceptions.ConnectionError | OSError) and not isinstance(error, TimeoutError):
-        await home.close()  # the server went away: what is idle is dead as well
+        await home.close_dead()  # the server went away: what is idle is dead as well
 
 
 def _packed(wire: Wire, commands: Sequence[tuple[Any, ...]]) -> bytes:

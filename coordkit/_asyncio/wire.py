@@ -149,7 +149,11 @@ class PipedWire(Wire):
         """Close it once nobody waits any more."""
         self._retired = True
         if not self._asked:
-            life().spawn(self.close())
+            life().spawn(self._close_retired())
+
+    async def _close_retired(self) -> None:
+        if not self._asked:  # whoever has just had an answer may have asked again: the server did not know the script
+            await self.close()
 
     def give_up(self) -> None:
         self.late = True
@@ -169,7 +173,7 @@ class PipedWire(Wire):
         if not waiter.done():
             waiter.set_result(replies)
         if self._retired and not self._asked:
-            life().spawn(self.close())
+            life().spawn(self._close_retired())
 
     def came(self, request: Any = None) -> list[Any]:
         return self._replies if request is None or request is self._cut else []

@@ -13,7 +13,8 @@ def disconnect(client: RedisClient | Quorum) -> None:
     They are closed without it, too: each after 30 seconds without work, all of them with the client. This is for
     who wants that now, as before the client is closed. The client stays open, and nothing ends: leases are held and
     renewed on, whoever waits for a lock goes on waiting, and what is asked next connects anew. Of a
-    ``ShardedRedis`` it closes those of locks and fences; its own ``close`` closes all others, with the clients.
+    ``ShardedRedis`` it closes those of locks and fences, of one that follows a topology those that listen for grants;
+    its own ``close`` closes all others, with the clients.
 
     :raises TypeError: for what is no client of this flavour.
     """

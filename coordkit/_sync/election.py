@@ -131,15 +131,19 @@ class Election:
         if on_lost is None:
             return
 
-        def call() -> None:
+        known: Callable[[], leadership.Leadership | None] = core.pulse  # to tell of it is not to have it
+
+        def call(lost: leadership.Leadership) -> None:
             try:
-                on_lost(core.loss())
+                on_lost(lost.loss())
             except Exception:  # noqa: BLE001  the caller's code, called from ours
                 _log.exception("%s: on_lost failed", self.path)
 
         def begin() -> None:
+            if (lost := known()) is None:
+                return
             try:
-                threading.Thread(target=call, name="coordkit-on-lost", daemon=True).start()
+                threading.Thread(target=call, args=(lost,), name="coordkit-on-lost", daemon=True).start()
             except RuntimeError:
                 _log.exception("%s: on_lost was not called: too many threads", self.path)
 

@@ -20,6 +20,8 @@ def connection_of(pool: Any, within: float | None = None, **otherwise: Any) -> A
     """Return a connection of a pool's own class, not connected yet, with these arguments and others."""
     connection = pool.connection_class(**{**bounded(pool, within), **otherwise})
     packer: Any = getattr(connection, "_command_packer", None)
+    if packer is pool.connection_kwargs.get("command_packer"):
+        return connection  # the client's own, which all its connections share
     if packs := getattr(packer, "pack", None):
         # What redis-py says while it connects has numbers in it (HELLO 3, SELECT 1).
         packer.pack = lambda *args: packs(*_redis_packing.without_numbers(args))

@@ -48,9 +48,13 @@ class Inbox:
         self._not_before = 0.0
 
     def close(self) -> None:
-        """Listen no more, unless somebody waits for a message; whoever comes next listens anew."""
-        if os.getpid() == self._process:
+        """Listen no more, unless somebody waits, or is about to; whoever comes next listens anew."""
+        if os.getpid() != self._process or (turn := self._opening.take()) is None:
+            return
+        try:
             self._lines.close()
+        finally:
+            self._opening.end(turn)
 
     # -- the port
 

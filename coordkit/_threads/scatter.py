@@ -115,8 +115,12 @@ def _close_later(rows: deque[Row]) -> None:
 
 
 def _close_all(rows: deque[Row]) -> None:
-    while rows:
-        rows.pop().close()
+    while True:
+        try:
+            row = rows.pop()
+        except IndexError:
+            return
+        row.close()
 
 
 class Asking:

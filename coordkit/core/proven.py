@@ -41,6 +41,7 @@ class Proven(lease.Lease):
         self.place = place
         self.strict = strict
         self._link = place.session
+        self._listener: Callable[[Link], None] | None = None  # it may end in another thread before there is one
         super().__init__(
             # A lease asks its grantor to renew and to revoke; granting is the standing's.
             lease.Terms(place.session.runtime, cast("Grantor", place), place.session.proven, max_hold=max_hold),
@@ -50,13 +51,13 @@ class Proven(lease.Lease):
             span,
             slot,
         )
-        self._listener = self._listen()
+        self._listen()
         if place.gone:  # before we listened
             place.when_gone()
         if not place.watched_at_once:
             self._link.renew_soon(self)  # a proof also watches our znode
 
-    def _listen(self) -> Callable[[Link], None]:
+    def _listen(self) -> None:
         """Hear of the link and of our znode, as long as somebody has this; to hear is not to have it (``pulse.py``)."""
         known: Callable[[], Proven | None] = self.pulse
         place, session = self.place, self._link
@@ -81,8 +82,10 @@ class Proven(lease.Lease):
             return session.runtime.now() if lease is None else lease.expires
 
         place.until, place.when_gone, place.when_changed = until, deposed, look
+        self._listener = heard
         session.subscribe(heard)
-        return heard
+        if not self.held:  # it ended just now
+            session.unsubscribe(heard)
 
     def _deposed(self) -> None:
         self.lose("its znode was deleted")
@@ -141,6 +144,6 @@ class Proven(lease.Lease):
 
     def _end(self, state: lease.State, why: str = "") -> bool:
         ended = super()._end(state, why)
-        if ended:
+        if ended and self._listener is not None:
             self._link.unsubscribe(self._listener)
         return ended

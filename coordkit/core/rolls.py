@@ -130,10 +130,10 @@ class Reader:
         self._ticket = 0
 
     def begin(self) -> None:
-        """Wait for news from now on; what failed before is no matter of ours."""
-        self.waiting = True
+        """Wait for news from now on; what failed before is no matter of ours, unless we have waited all along."""
+        waited, self.waiting = self.waiting, True
         shared = self._shared
-        if shared is not None and shared.failure is not None and shared.failure[0] > self._ticket:
+        if not waited and shared is not None and shared.failure is not None and shared.failure[0] > self._ticket:
             self._come(shared)
 
     def present(self) -> Shown | None:

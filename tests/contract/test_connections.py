@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import redis.asyncio
 import coordkit
 import coordkit.aio
 from coordkit import _redis
+from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.servers import wait_until
 
 
@@ -135,6 +137,97 @@ async def test_what_is_under_way_is_not_cut_off(
         await flavour.sleep(0.001)
     for each in working:
         await each.result()
+
+
+async def test_who_has_to_send_a_script_once_more_is_not_cut_off(
+    flavour: Any, maybe: Any, coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    """A server that does not know the script says so, and what is shared was left to who waited for that."""
+    with FaultProxy(
+        coordkit_redis_server.host, coordkit_redis_server.port, server_url=coordkit_redis_server.url
+    ) as line:
+        client = flavour.redis(line.url)
+        fence = flavour.Fence(client, coordkit_namespace)
+        assert await maybe(fence.run("return 1", token=1)) == 1
+        line.hold = True
+        running = flavour.spawn(_run_anew, maybe, fence, coordkit_namespace)
+        await flavour.until(
+            lambda: not kept(client) or any(getattr(wire, "waited_for", False) for wire in kept(client))
+        )
+        await maybe(flavour.disconnect(client))
+        line.hold = False
+        assert await running.result() == 2
+
+
+async def _run_anew(maybe: Any, fence: Any, unheard_of: str) -> Any:
+    return await maybe(fence.run(f"return 2 -- {unheard_of}", token=1))
+
+
+async def test_who_is_about_to_wait_keeps_the_connection_to_be_told_over(
+    flavour: Any, maybe: Any, coordkit_redis_server: Any, coordkit_namespace: str
+) -> None:
+    with FaultProxy(
+        coordkit_redis_server.host, coordkit_redis_server.port, server_url=coordkit_redis_server.url
+    ) as line:
+        client = flavour.redis(line.url)
+        lock = flavour.Lock(client, f"{coordkit_namespace}:job", ttl=60)
+        lease = await maybe(lock.acquire())
+        line.latency = 0.3
+        waiting = flavour.spawn(_acquired, maybe, lock)
+        asked: list[Any] = []
+
+        def subscribing() -> bool:
+            asked[:] = [each for each in kept(client) if getattr(each, "asked", None)]
+            return bool(asked)
+
+        await flavour.until(subscribing)
+        await maybe(flavour.disconnect(client))
+        assert [each for each in kept(client) if each in asked] == asked
+        line.latency = 0.0
+        assert await maybe(lease.release())
+        assert await maybe((await waiting.result()).release())
+
+
+def test_what_was_retired_ends_with_its_loop(
+    coordkit_redis_server: Any, coordkit_redis: Any, coordkit_namespace: str
+) -> None:
+    """Who waited for its answer was cancelled, so that nobody does, and the answer does not come."""
+    name = coordkit_namespace.replace(":", "-")
+    there = count_of(coordkit_redis, name)
+
+    async def story(line: FaultProxy) -> redis.asyncio.Redis:
+        client = redis.asyncio.Redis.from_url(line.url, client_name=name)
+        fence = coordkit.aio.Fence(client, coordkit_namespace)
+        assert await fence.run("return 1", token=1) == 1
+        line.hold = True
+        running = asyncio.ensure_future(fence.run("return 1", token=1))
+        while not kept(client)[0].waited_for:  # noqa: ASYNC110  no event tells
+            await asyncio.sleep(0)
+        await coordkit.aio.disconnect(client)
+        running.cancel()
+        await asyncio.wait([running])
+        await client.aclose()
+        return client
+
+    with FaultProxy(
+        coordkit_redis_server.host, coordkit_redis_server.port, server_url=coordkit_redis_server.url
+    ) as line:
+        client = asyncio.run(story(line))
+        line.hold = False
+        assert wait_until(lambda: there() == 0, 5.0, 0.02)
+        del client
+
+
+def test_another_thread_may_take_what_is_to_be_closed() -> None:
+    """The last row of a quorum is borrowed between the look whether there is one and the taking."""
+
+    class Borrowed(deque[Any]):
+        def __bool__(self) -> bool:
+            return True
+
+    quorum = coordkit.Quorum([redis.Redis(port=port) for port in (1, 2, 3)])  # which never connect
+    quorum._panel._rows = Borrowed()
+    coordkit.disconnect(quorum)
 
 
 async def test_what_was_no_client_is_not_disconnected(flavour: Any, maybe: Any) -> None:

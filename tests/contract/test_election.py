@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -713,6 +714,20 @@ async def test_leading_takes_two_round_trips_and_resigning_one(
     async with flavour.within(election):
         assert sent[0] == 2
     assert sent[0] == 3
+
+
+async def test_who_is_to_be_told_of_the_loss_does_not_have_the_leadership(
+    flavour: Any, zk_client: Any, path: str, request: pytest.FixtureRequest
+) -> None:
+    """What a signal handler interrupted just before the block is given back when nobody has it, without a collector."""
+    election = flavour.Election(zk_client(), path, identity="one", on_lost=lambda _: None)
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    leadership = await flavour.maybe(election._led(20))
+    known = leadership._core.pulse
+    assert known() is leadership._core
+    del leadership
+    assert known() is None
 
 
 def test_an_interrupted_contender_is_gone(zk_client: Any, path: str) -> None:

@@ -347,6 +347,26 @@ async def test_a_stream_may_be_asked_for_a_while(flavour: Any, zk_client: Any, p
         assert await flavour.maybe(stream.next(timeout=scaled(10))) is None
 
 
+async def test_who_only_looks_in_is_told_that_the_group_may_not_be_read(
+    flavour: Any, zk_client: Any, path: str
+) -> None:
+    """Between two short looks the servers refused, and the next look began anew, as if they had not."""
+    zk = zk_client()
+    zk.ensure_path(path.rpartition("/")[0])
+    zk.create(path, acl=[make_acl("ip", "192.0.2.1", all=True)])
+    stream = flavour.Group(zk, path).watch()
+
+    async def refused() -> bool:
+        try:
+            assert await flavour.maybe(stream.next(timeout=0)) is None
+        except StoreRefused:
+            return True
+        return False
+
+    await flavour.until(refused)
+    stream.close()
+
+
 async def test_closing_a_stream_ends_its_reader(flavour: Any, zk_client: Any, path: str) -> None:
     reader = Reader(flavour, flavour.Group(zk_client(), path))
     await flavour.until(lambda: reader.changes)

@@ -193,6 +193,21 @@ def test_no_number_of_a_handshake_is_left_to_be_formatted(
     assert {type(word) for words in sent for word in words} <= {bytes, str}
 
 
+def test_the_packer_of_a_client_stays_as_it_is() -> None:
+    """It was wrapped anew for each connection of ours: after a thousand of them it could pack nothing any more."""
+
+    class Packer:
+        def pack(self, *args: Any) -> list[bytes]:
+            return [repr(args).encode()]
+
+    packer = Packer()
+    pool = redis.ConnectionPool(command_packer=packer)
+    connection = connection_of(pool)
+
+    assert connection.pack_command("SELECT", 1) == [b"('SELECT', 1)"]
+    assert not vars(packer)
+
+
 async def test_a_connection_whose_transport_knows_no_abort_is_closed() -> None:
     """As those of fakeredis: what stands for a transport there can only be closed."""
 

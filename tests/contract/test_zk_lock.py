@@ -21,9 +21,10 @@ from zk_lines import in_order, meddle, raze, watched
 
 import coordkit.aio.zk
 import coordkit.zk
-from coordkit._ports_zookeeper import Create, GetChildren, Multi
+from coordkit._ports_zookeeper import Create, GetChildren, Link, Multi
+from coordkit._threads.zookeeper import session_of
 from coordkit.core import znodes
-from coordkit.core.session import GRACE, PROVEN
+from coordkit.core.session import GRACE, PROVEN, Session
 from coordkit.errors import AcquireTimeout, CoordError, LeaseLost, NotAcquired, StoreRefused, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo, start_kazoo
 from coordkit.testing.faults import Faults, kill_session
@@ -441,6 +442,30 @@ async def test_an_answer_that_came_too_late_proves_nothing(flavour: Any, zk_clie
     async with flavour.within(lock.hold(timeout=20)) as lease:
         assert any(multis)
         assert lease.ensure()
+
+
+def test_what_is_lost_just_when_it_is_had_is_stood_for_again(
+    zk_client: Any, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kazoo's thread tells of the connection as soon as it is listened to, while the lease is being made."""
+    subscribe, told = Session.subscribe, list[Any]()
+
+    def subscribed(session: Session, listener: Callable[[Link], None]) -> None:
+        subscribe(session, listener)
+        if listener.__qualname__.startswith("Proven."):
+            told.append(listener)
+            monkeypatch.undo()
+            kazoos = threading.Thread(target=listener, args=(Link.CLOSED,))
+            kazoos.start()
+            kazoos.join()
+
+    monkeypatch.setattr(Session, "subscribe", subscribed)
+    zk = zk_client()
+    lease = coordkit.zk.Lock(zk, path).acquire()
+    assert told
+    assert lease.ensure()
+    assert not session_of(zk)._listeners.intersection(told)
+    assert lease.release()
 
 
 async def test_a_lost_lease_is_in_the_way_until_it_is_given_back(flavour: Any, zk_client: Any, path: str) -> None:
