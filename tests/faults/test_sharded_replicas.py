@@ -425,3 +425,43 @@ def test_replicas_are_looked_at_after_an_event_loop_was_closed_by_hand(
         loop.run_until_complete(story(shards))
         loop.close()
     asyncio.run(story(shards))
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_one_that_failed_under_the_last_event_loop_is_probed_under_the_next(
+    servers: Any, coordkit_faults: Any, by_hand: bool
+) -> None:
+    """asyncio only, and without a max_lag: nothing but who failed is looked at, and nobody fails any more."""
+    clients = [redis.asyncio.Redis.from_url(each.url, **PATIENCE) for each in (servers.primary, *servers.replicas)]
+    shards = aio.ShardedRedis({"a": ReplicaSet(clients[0], clients[1:])}, read_from="replica", balance=RoundRobin)
+    hurt = servers.replicas[0]
+
+    async def read() -> None:
+        for _ in range(4):
+            assert await shards.get("none") is None
+
+    async def fails() -> None:
+        await read()
+        coordkit_faults.kill(hurt)
+        await read()
+        assert "it failed lately" in shards.replicas("a")[address(hurt)]
+        if by_hand:
+            for node in shards._servers.made["a"].readers.replicas:
+                await node.way.close()
+
+    async def is_probed() -> None:
+        await read()
+        until = asyncio.get_running_loop().time() + SOON
+        while shards.replicas("a")[address(hurt)]:
+            assert asyncio.get_running_loop().time() < until, "it is probed no more"
+            await asyncio.sleep(0.05)
+        await read()
+
+    if by_hand:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(fails())
+        loop.close()
+    else:
+        asyncio.run(fails())
+    coordkit_faults.heal()
+    asyncio.run(is_probed())

@@ -89,6 +89,8 @@ class Probes:
                 looked = self._looked = self._runtime.event()
         if first:
             self._worker.poke()
+        else:  # who failed before it was closed, or forked, would wait for the next who fails
+            self._look_at(self._due())
         awaited = self._readers.max_lag is not None or (self._follows and not self._readers.replicas)
         if awaited and looked is not None:
             await looked.wait(3 * WITHIN)
