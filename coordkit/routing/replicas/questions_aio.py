@@ -46,7 +46,7 @@ class Questions:
 
     def go_on(self) -> bool:
         """Return whether the event loop under which the probes began is still open."""
-        loop = self._loop and self._loop()
+        loop = None if self._loop is None else self._loop()
         return loop is not None and not loop.is_closed()
 
     async def infos(self, nodes: Collection[Node]) -> dict[Node, Any]:
