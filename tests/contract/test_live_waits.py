@@ -105,6 +105,20 @@ async def test_who_waits_for_a_key_that_moves_is_told(place: Place, flavour: Any
     assert await maybe(shards.set(place.key, 1))
 
 
+@pytest.mark.parametrize("name", ["BLPOP", "blpop", "BlPop", b"blpop"])
+async def test_who_waits_at_all_shards_is_told(place: Place, flavour: Any, maybe: Any, name: Any) -> None:
+    shards = await place.client()
+    waiting = flavour.spawn(lambda: maybe(shards.on_all(name, place.key, 5)))
+    for shard in "ab":
+        await place.blocked(shard)
+    shards.adopt(place.moved())
+    await place.blocked("a", 0)
+    place.plain["b"].rpush(place.key, "item")
+    with pytest.raises(PartialFailure, match="so nobody waits there") as partial:
+        await waiting.result()
+    assert set(partial.value.failed) == {"a"}
+
+
 async def test_what_had_been_popped_is_not_lost(place: Place, flavour: Any, maybe: Any) -> None:
     """Its reply is on its way when the wait is ended: it is read all the same; that connection is not used again."""
     shards = await place.client()

@@ -18,6 +18,7 @@ import redis
 from coordkit import ShardedRedis, aio
 from coordkit.errors import ShardDown, StoreUnavailable, TooFewReplicas
 from coordkit.routing import LeastOutstanding, PeakEwma, ReplicaSet, RoundRobin
+from coordkit.routing.replicas import questions_aio
 from coordkit.testing.deployments import tell
 from coordkit.testing.proxy import FaultProxy
 from coordkit.testing.replicated import ReplicatedRedis
@@ -385,3 +386,82 @@ def test_replicas_are_looked_at_under_one_event_loop_after_another(
 
     asyncio.run(story())
     asyncio.run(last())
+
+
+def test_replicas_are_looked_at_after_an_event_loop_was_closed_by_hand(
+    servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop for each job is common; nobody is told of its end, and what was seen last would be true for ever."""
+    monkeypatch.setattr("coordkit.routing.replicas.probes._EVERY", 0.1)
+    looks = 0
+    asked = questions_aio.Questions.infos
+
+    async def infos(self: Any, nodes: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await asked(self, nodes)
+
+    monkeypatch.setattr(questions_aio.Questions, "infos", infos)
+
+    async def story(shards: Any) -> None:
+        before, until = looks, asyncio.get_running_loop().time() + SOON
+        while looks < before + 3:
+            assert await shards.get("none") is None
+            assert asyncio.get_running_loop().time() < until, "it is looked at no more"
+            await asyncio.sleep(0.02)
+        assert shards.replicas("a") == {address(each): "" for each in servers.replicas}
+        made = shards._servers.made["a"]
+        while not made._probes._worker._task.done():  # noqa: ASYNC110  no event tells; then nothing is half said
+            await asyncio.sleep(0.001)
+        await made._probes._questions.close()  # of which the probes are not told, as of the loop's end
+        for node in (made.readers.primary, *made.readers.replicas):
+            await node.way.close()
+
+    clients = [redis.asyncio.Redis.from_url(each.url, **PATIENCE) for each in (servers.primary, *servers.replicas)]
+    shard = ReplicaSet(clients[0], clients[1:])
+    shards = aio.ShardedRedis({"a": shard}, read_from="replica", max_lag=30.0)
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(story(shards))
+        loop.close()
+    asyncio.run(story(shards))
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_one_that_failed_under_the_last_event_loop_is_probed_under_the_next(
+    servers: Any, coordkit_faults: Any, by_hand: bool
+) -> None:
+    """asyncio only, and without a max_lag: nothing but who failed is looked at, and nobody fails any more."""
+    clients = [redis.asyncio.Redis.from_url(each.url, **PATIENCE) for each in (servers.primary, *servers.replicas)]
+    shards = aio.ShardedRedis({"a": ReplicaSet(clients[0], clients[1:])}, read_from="replica", balance=RoundRobin)
+    hurt = servers.replicas[0]
+
+    async def read() -> None:
+        for _ in range(4):
+            assert await shards.get("none") is None
+
+    async def fails() -> None:
+        await read()
+        coordkit_faults.kill(hurt)
+        await read()
+        assert "it failed lately" in shards.replicas("a")[address(hurt)]
+        if by_hand:
+            for node in shards._servers.made["a"].readers.replicas:
+                await node.way.close()
+
+    async def is_probed() -> None:
+        await read()
+        until = asyncio.get_running_loop().time() + SOON
+        while shards.replicas("a")[address(hurt)]:
+            assert asyncio.get_running_loop().time() < until, "it is probed no more"
+            await asyncio.sleep(0.05)
+        await read()
+
+    if by_hand:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(fails())
+        loop.close()
+    else:
+        asyncio.run(fails())
+    coordkit_faults.heal()
+    asyncio.run(is_probed())

@@ -90,16 +90,15 @@ class Router(KeyRouter):
         keys = [wire[i] for i in key_positions(rule, wire)]
         if rule == "sort":
             self._check_patterns(name, wire, keys)
-        if name in self._blocking:  # whoever waits is known by this name: see `ways.waits`
-            args = (name if isinstance(args[0], str) else name.encode(), *wire[1:])
-        return self._routed(name, keys, args, options)
+        return self._routed(name, keys, self._known_to_wait(name, wire, args), options)
 
     def plan_everywhere(self, args: Sequence[Any], options: Mapping[str, Any]) -> Plan:
         """Say what is sent to put a command to each shard as it is; CrossShardError if it is about a connection."""
-        name = self._name(wire_arguments(args))
+        wire = wire_arguments(args)
+        name = self._name(wire)
         if name in NOT_THROUGH_A_POOL or name in WAITS:
             raise refused(name)
-        shards = self.placement.shards
+        args, shards = self._known_to_wait(name, wire, args), self.placement.shards
         parts = [Part(shard, tuple(args), dict(options), (shard,)) for shard in shards]
         return Plan(name, "broadcast", tuple(parts), by_shard(shards))
 
@@ -155,6 +154,12 @@ class Router(KeyRouter):
         questions: list[tuple[Any, ...]] = [("DBSIZE",), tuple(args)] if name == "RANDOMKEY" else [tuple(args)]
         parts = [Part(shard, words, dict(options), (shard,)) for shard in shards for words in questions]
         return Plan(name, together.action, tuple(parts), joined(together, shards))
+
+    def _known_to_wait(self, name: str, wire: Sequence[Any], args: Sequence[Any]) -> Sequence[Any]:
+        """Return the words of a command; of one that may wait under the name by which that is known (`ways.waits`)."""
+        if name not in self._blocking:
+            return args
+        return (name if isinstance(args[0], str) else name.encode(), *wire[1:])
 
     def _name(self, wire: Sequence[Any]) -> str:
         name = word(wire[0])

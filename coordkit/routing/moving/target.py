@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from coordkit._ports import Call, Runtime
@@ -22,6 +23,7 @@ _CLOSE = load("move_close")
 _LOOK = load("move_look")
 _TAKE = load("move_take")
 
+_LEAST_BULK = 1 << 20  # bytes in one piece that every server takes
 _PAUSE, _LONGEST = 0.005, 0.2  # seconds between two looks whether a move has begun
 
 
@@ -77,10 +79,10 @@ class Target:
         call = Call(_TAKE, (self._moves, self._marks, *(each.key for each in batch)), args)
         try:
             state, *taken = await self._asked(call)
-        except StoreRefused as error:
-            if "bulk length" not in error.why:
-                raise
+        except (StoreRefused, StoreUnavailable) as error:
             large = max(batch, key=lambda each: len(each.value))
+            if not await self._is_too_large(large, error):
+                raise
             raise StoreRefused(
                 self._port.shard,
                 f"{large.key!r} is {len(large.value):,} bytes as DUMP gives it, more than it takes in one piece "
@@ -95,6 +97,22 @@ class Target:
             if fresh and each.value:
                 total = total.plus(Brought(1, len(each.value), len(each.value), each.key))
         return total
+
+    async def _is_too_large(self, one: Read, error: StoreRefused | StoreUnavailable) -> bool:
+        """Return whether a take failed because the server does not take so much in one piece."""
+        if isinstance(error, StoreRefused):
+            return "bulk length" in error.why
+        # It says so and hangs up: who is still sending meets that first, and would send it all again.
+        if len(one.value) <= _LEAST_BULK:
+            return False
+        try:
+            [said] = await self._port.ask([(b"CONFIG", b"GET", b"proto-max-bulk-len")])
+        except StoreUnavailable:
+            return False
+        if isinstance(said, Exception):  # it does not let us ask
+            return False
+        words = [*chain.from_iterable(said.items())] if isinstance(said, dict) else said
+        return len(words) == 2 and len(one.value) > int(words[1])
 
     # -- for the mover
 

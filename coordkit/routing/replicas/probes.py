@@ -36,8 +36,12 @@ class Questions(Protocol):
         """Return the replicas that Sentinel knows; None if there is no Sentinel, or none answers."""
         ...
 
-    def begin(self, probes: Probes) -> None:
-        """Have what looks closed where it cannot go on: with its event loop."""
+    def begin(self, probes: Probes) -> bool:
+        """Have what looks closed where it cannot go on: with its event loop; return whether that was closed unheard."""
+        ...
+
+    def go_on(self) -> bool:
+        """Return whether who has begun can still look: not under an event loop that is closed."""
         ...
 
     async def close(self) -> None:
@@ -61,10 +65,15 @@ class Probes:
 
     def reset(self) -> None:
         """Begin anew: in a forked child, whose timers are gone."""
-        self.begun = False
+        self._begun = False
         self._timer: Timer | None = None
         self._when = math.inf
         self._looked: Event | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is looked at; else the next who reads begins."""
+        return self._begun and self._questions.go_on()
 
     async def begin(self) -> None:
         """Begin to look, before the first read; where replicas are asked of Sentinel, wait for its first answer.
@@ -72,17 +81,20 @@ class Probes:
         Where there is a ``max_lag``, too: until it was looked at, a replica is not read from.
         """
         self._closed = False  # a client that was closed may be used again, as redis-py's
-        self._questions.begin(self)
+        if self._questions.begin(self):
+            self.reset()
         with self._mutex:
             looked, first = self._looked, self._looked is None and self._every() < math.inf
             if first:
                 looked = self._looked = self._runtime.event()
         if first:
             self._worker.poke()
+        else:  # who failed before it was closed, or forked, would wait for the next who fails
+            self._look_at(self._due())
         awaited = self._readers.max_lag is not None or (self._follows and not self._readers.replicas)
         if awaited and looked is not None:
             await looked.wait(3 * WITHIN)
-        self.begun = not self._closed  # else it was closed meanwhile, and the next read begins anew
+        self._begun = not self._closed  # else it was closed meanwhile, and the next read begins anew
 
     async def close(self) -> None:
         """Look no more, until somebody reads from a replica again."""

@@ -26,8 +26,13 @@ class Questions:
         self._clients: dict[Any, redis.Redis] = {}
         self._nodes: dict[tuple[str, int], Node] = {}
 
-    def begin(self, probes: Probes) -> None:
-        """Do nothing: threads go on for as long as the process does."""
+    def begin(self, probes: Probes) -> bool:  # noqa: ARG002  asyncio needs them
+        """Return False: threads go on for as long as the process does."""
+        return False
+
+    def go_on(self) -> bool:
+        """Return True, for the same reason."""
+        return True
 
     async def infos(self, nodes: Collection[Node]) -> dict[Node, Any]:
         """Return what each answered to INFO replication, or its error; the primary is asked first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
+from weakref import ref
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -29,10 +30,24 @@ class Questions:
         self._followed = followed
         self._clients: dict[Any, redis.Redis] = {}
         self._nodes: dict[tuple[str, int], Node] = {}
+        self._loop: ref[asyncio.AbstractEventLoop] | None = None  # under which the probes began
 
-    def begin(self, probes: Probes) -> None:
-        """Have the probes end with this event loop, and begin anew under the next that reads."""
+    def begin(self, probes: Probes) -> bool:
+        """Have the probes end with this event loop, and begin anew under the next that reads.
+
+        Return whether they began under one before that was closed by hand, which tells nobody.
+        """
+        unheard = self._loop is not None and not self.go_on()
+        if unheard:
+            self._clients = {}  # their connections are that loop's
+        self._loop = ref(asyncio.get_running_loop())
         life().closing.add(probes)
+        return unheard
+
+    def go_on(self) -> bool:
+        """Return whether the event loop under which the probes began is still open."""
+        loop = None if self._loop is None else self._loop()
+        return loop is not None and not loop.is_closed()
 
     async def infos(self, nodes: Collection[Node]) -> dict[Node, Any]:
         """Return what each answered to INFO replication, or its error; the primary is asked first."""
