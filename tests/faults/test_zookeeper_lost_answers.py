@@ -18,6 +18,7 @@ from kazoo.exceptions import ConnectionLoss
 from zookeeper_relay import Loss, Relay
 
 from coordkit._ports_zookeeper import Multi
+from coordkit._run import run
 from coordkit.core import records
 from coordkit.errors import AcquireTimeout, LeadershipLost, StoreUnavailable
 from coordkit.testing.cleaning import close_kazoo
@@ -130,7 +131,44 @@ async def a_look_round(stage: Stage) -> None:
         assert await flavour.maybe(flavour.Group(stage.zk, f"{stage.path}/members").members()) == {"one": b"1"}
 
 
-STORIES = [a_term, a_succession, a_wait_in_vain, a_membership, a_look_round]
+async def a_transfer(stage: Stage) -> None:
+    """Whoever was to lead does, or the line goes on: never two at once, and never nobody for long."""
+    flavour = stage.flavour
+    first = flavour.Election(stage.zk, stage.path, identity="first")
+    second = flavour.Election(stage.direct, stage.path, identity="second")
+
+    async def succeed() -> bool:
+        async with flavour.within(second.lead(timeout=scaled(20))) as leadership:
+            leadership.ensure()
+        return True
+
+    running = None
+    with contextlib.suppress(LeadershipLost, StoreUnavailable):
+        async with flavour.within(first.lead(timeout=scaled(20))) as leadership:
+            running = flavour.spawn(succeed)
+            await flavour.until(lambda: len(candidates(stage.direct, stage.path)) == 2, 20)
+            await flavour.maybe(leadership.transfer_to("second"))
+    assert running is None or await running.result()
+
+
+async def a_primary(stage: Stage) -> None:
+    """It leads until its work is done, in as many terms as that takes; the in-sync set is written once for all."""
+    flavour = stage.flavour
+
+    async def work(primary: Any) -> str:
+        while True:
+            with contextlib.suppress(StoreUnavailable):  # it says nothing of whether it was written
+                await flavour.maybe(primary.set_in_sync(["one", "two"]))
+                return "done"
+
+    lead = work if flavour.is_async else lambda primary: run(work(primary))
+    roles = flavour.Roles(stage.zk, stage.path, identity="one", on_primary=lead)
+    assert await flavour.maybe(roles.run()) == "done"
+    others = flavour.Roles(stage.direct, stage.path, identity="two", on_primary=lead)
+    assert (await flavour.maybe(others.in_sync())).identities == {"one", "two"}
+
+
+STORIES = [a_term, a_succession, a_transfer, a_primary, a_wait_in_vain, a_membership, a_look_round]
 
 
 @pytest.mark.timeout(300)
