@@ -113,7 +113,7 @@ async def stand(make: Callable[[Any], Turn], url: str, watcher: Any, tasks: int,
     return Line(took / max(len(served), 1), len(served), in_turn, most)
 
 
-def main() -> int:
+def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--tasks", type=int, default=1000)
     arguments.add_argument("--rounds", type=int, default=3)
@@ -141,8 +141,8 @@ def main() -> int:
     mine = lines["coordkit.aio.Lock"]
     targets.at_least("share served in turn", min(one.in_turn for one in mine), 1.0)
     targets.at_most("connections", max(one.connections for one in mine), CONNECTIONS)
-    return targets.status(options.check)
+    sys.exit(targets.status(options.check))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
