@@ -25,6 +25,8 @@ async def _somebody_waits(stage: Stage) -> None:
     stage.waiter = pool.submit(lambda: stage.fresh().acquire(timeout=20).release())
     pool.shutdown(wait=False)  # what was submitted goes on
     while not stage.direct.zcard(stage.subject.queue % stage.name):
+        if stage.waiter.done():
+            raise StoreUnavailable(stage.name, "on a busy machine whoever held it lost it, and nobody waits for it now")
         await stage.flavour.sleep(0.005)
 
 
