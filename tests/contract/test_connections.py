@@ -206,7 +206,7 @@ def test_what_was_retired_ends_with_its_loop(
         await coordkit.aio.disconnect(client)
         running.cancel()
         await asyncio.wait([running])
-        await client.aclose()
+        await (getattr(client, "aclose", None) or client.close)()
         return client
 
     with FaultProxy(

@@ -69,7 +69,8 @@ class Terminal:
 def plain(coordkit_redis_shards: Any) -> Iterator[dict[str, redis.Redis]]:
     again = Retry(ConstantBackoff(0.01), 50)  # the fence drops these connections, too
     clients = {
-        s: redis.Redis.from_url(server.url, retry=again) for s, server in zip("abc", coordkit_redis_shards, strict=True)
+        s: redis.Redis.from_url(server.url, retry=again, retry_on_error=[redis.ConnectionError])
+        for s, server in zip("abc", coordkit_redis_shards, strict=True)
     }
     for client in clients.values():
         client.flushdb()

@@ -131,7 +131,7 @@ def test_of_several_the_first_that_ends_is_what_remains() -> None:
 
 
 def test_of_several_one_that_is_over_is_the_end_before_it_is_announced() -> None:
-    several = [lease(60.0), lease(0.02)]
+    several = [lease(60.0), lease(0.3)]
     timer = several[1]._timer
     assert timer is not None
     timer.cancel()  # it comes late
