@@ -43,7 +43,9 @@ class ReplicaSet(Generic[C]):
         """
         if not callable(getattr(sentinel, "master_for", None)):
             raise TypeError(f"sentinel={sentinel!r}; a redis.Sentinel is allowed")
-        shard: ReplicaSet[Any] = cls(sentinel.master_for(service_name, **options))
+        primary = sentinel.master_for(service_name, **options)
+        primary.auto_close_connection_pool = True  # nobody else has it; redis-py 5.0.0 does not say so itself
+        shard: ReplicaSet[Any] = cls(primary)
         shard.followed = True
         return shard
 
