@@ -127,7 +127,7 @@ def main() -> None:
     with start_redis() as server, redis.Redis.from_url(server.url) as watcher:
         for _ in range(options.rounds):
             for name, make in ROWS.items():
-                watcher.flushall()
+                watcher.delete(NAME)
                 lines[name].append(asyncio.run(stand(make, server.url, watcher, options.tasks, options.limit)))
 
     print(f"redis-py {redis.__version__}; {options.tasks} tasks, {options.rounds} rounds")

@@ -9,7 +9,6 @@ TESTS = Path(__file__).parents[1]
 EMPTIES = re.compile(r"\.(flushall|flushdb)\(|[\"']FLUSH(ALL|DB)[\"']\)|import reshard_cluster|from reshard_cluster")
 MARKED = re.compile(r"^pytestmark = pytest\.mark\.empties_servers$", re.MULTILINE)
 NEED_NO_MARKER = {
-    "bench/tasks.py": "starts its server",
     "contract/test_epoch_fence.py": "starts its server",
     "faults/test_abandon.py": "starts its servers",
     "faults/test_epoch_on_disk.py": "starts its servers",
